@@ -1,0 +1,242 @@
+"""Files that are either whole or absent, arrays with data cards, and the one-line error of a user's mistake."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+
+class UserError(Exception):
+    """A user's mistake or a bad input: shown as one line, exit status 2.
+
+    Parameters
+    ----------
+    where : path or flag that is at fault
+    expected, found : str, what the script needed and what it got
+    do : str, what the user can do about it
+    """
+
+    def __init__(self, where, expected, found, do):
+        super().__init__(f"{where}: expected {expected}, found {found}; {do}")
+
+
+# ---------------------------------------------------------------------------------------------- atomic writes
+
+
+@contextlib.contextmanager
+def atomic_path(path):
+    """Yield a temporary path beside `path`; rename it to `path` when the block ends well, else delete it.
+
+    The temporary name keeps the ending, which many writers go by.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path, content):
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path, text):
+    write_bytes(path, text.encode())
+
+
+def write_json(path, content):
+    write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
+
+
+def _plain(value):
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return value.as_posix()
+    raise TypeError(f"{type(value).__name__} does not go into JSON")
+
+
+def read_json(path):
+    """Parse a JSON file; a missing or broken one is a UserError."""
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise missing(path, "a JSON file") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise UserError(path, "JSON", f"{error}", "delete the file and run the script that writes it again") from None
+
+
+def missing(path, what, do="run the script that writes it, or check the path"):
+    return UserError(path, what, "nothing there", do)
+
+
+def sha256(path):
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def fingerprint(content):
+    """Short hash of anything that JSON holds."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+
+def card_path(path):
+    return Path(f"{path}.json")
+
+
+def _card(path, array, rows, units, made_by, **facts):
+    return {"file": Path(path).name, "shape": list(array.shape), "dtype": str(array.dtype), "rows": rows, "units": units, "made_by": made_by, **facts}  # fmt: skip
+
+
+def save_array(path, array, *, rows, units, made_by, **facts):
+    """Write `X.npy` and its data card `X.npy.json`, both atomically.
+
+    Parameters
+    ----------
+    path : path of the .npy
+    array : np.ndarray
+    rows : str, the order of the rows
+    units : str
+    made_by : str, script and what it did
+    **facts : more entries of the card (vertex indices, say)
+    """
+    with atomic_path(path) as temporary:
+        with open(temporary, "wb") as handle:
+            np.save(handle, array)
+        card = _card(path, array, rows, units, made_by, **facts, sha256=sha256(temporary))
+        write_json(card_path(path), card)  # before the array: a card alone is no array
+
+
+def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=False, do="run the script that writes it again"):
+    """Read a .npy file and check it.
+
+    Parameters
+    ----------
+    path : path of the .npy
+    shape : tuple with None for any size, optional
+    dtype : str or dtype that the file must have, optional
+    finite : bool, refuse NaN and infinite values
+    mmap : bool, return a read-only memory map
+    verify : bool, compare the content with the SHA-256 of the data card
+    do : str, advice for the error line
+
+    Returns
+    -------
+    np.ndarray
+
+    Raises
+    ------
+    UserError : missing, truncated, misshapen, of another type, altered, or not finite
+    """
+    path = Path(path)
+    wanted = "an array of shape (" + ", ".join("any" if n is None else str(n) for n in shape) + ")" if shape else "a .npy array"
+    if not path.is_file():
+        raise missing(path, wanted, do)
+    try:
+        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(path, wanted, f"a broken file ({str(error).splitlines()[0]})", do) from None
+    fits = shape is None or (len(shape) == array.ndim and all(n is None or n == m for n, m in zip(shape, array.shape, strict=True)))
+    if not fits:
+        raise UserError(path, wanted, f"shape {array.shape}", do)
+    if dtype is not None and array.dtype != np.dtype(dtype):
+        raise UserError(path, f"type {np.dtype(dtype)}", f"type {array.dtype}", do)
+    if card_path(path).exists():
+        card = read_json(card_path(path))
+        if card.get("shape") != list(array.shape) or card.get("dtype") != str(array.dtype):
+            raise UserError(path, f"what its data card says ({card.get('shape')}, {card.get('dtype')})", f"{list(array.shape)}, {array.dtype}", do)
+        if verify and card.get("sha256") != sha256(path):
+            raise UserError(path, "the content that its data card has the SHA-256 of", "other bytes", do)
+    if finite and array.dtype.kind == "f":
+        step = max(1, 2**22 // max(1, int(np.prod(array.shape[1:]))))
+        for i in range(0, len(array), step):
+            bad = ~np.isfinite(array[i : i + step])
+            if bad.any():
+                raise UserError(path, "finite numbers", f"NaN or infinity from row {i + np.argwhere(bad)[0][0]} on", do)
+    return array
+
+
+class ArrayWriter:
+    """An .npy that is filled row by row, goes on where it was cut off, and gets its name only when it is whole.
+
+    Parameters
+    ----------
+    path : path of the final .npy
+    shape, dtype : of the whole array
+    key : anything JSON holds that identifies the run; a half-done array of another key is thrown away
+    card : dict for the data card: rows, units, made_by and any more facts
+
+    Use::
+
+        with ArrayWriter(path, (n, 512), "float32", key=key, card=card) as out:
+            for i in range(out.done, n, batch):
+                out.write(i, values)
+    """
+
+    def __init__(self, path, shape, dtype, *, key, card):
+        self.path, self.shape, self.dtype, self.card = Path(path), tuple(shape), np.dtype(dtype), card
+        self.partial = self.path.with_name(f".partial-{self.path.name}")
+        self.progress = self.path.with_name(f".partial-{self.path.name}.json")
+        self.key = fingerprint([key, list(self.shape), str(self.dtype)])
+
+    def __enter__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.done = 0
+        with contextlib.suppress(UserError, OSError, ValueError, KeyError):
+            state = read_json(self.progress)
+            if state["key"] == self.key:
+                self.array = np.lib.format.open_memmap(self.partial, mode="r+")
+                if self.array.shape == self.shape and self.array.dtype == self.dtype:
+                    self.done = state["done"]
+        if not self.done:
+            self.array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=self.shape)
+            # a sparse map that outgrows the disk would end in a bus error: ask for the room now
+            with open(self.partial, "r+b") as handle:
+                os.posix_fallocate(handle.fileno(), 0, os.path.getsize(self.partial))
+        return self
+
+    def write(self, start, rows):
+        """Store rows from index `start` on and note that all before their end are done."""
+        self.array[start : start + len(rows)] = rows
+        self.array.flush()
+        self.done = start + len(rows)
+        write_json(self.progress, {"key": self.key, "done": self.done})
+
+    def __exit__(self, kind, error, trace):
+        if kind is None and self.done == self.shape[0]:
+            card = _card(self.path, self.array, **self.card, sha256=sha256(self.partial))
+            write_json(card_path(self.path), card)
+            os.replace(self.partial, self.path)
+            self.progress.unlink(missing_ok=True)
+        del self.array
+        return False
+
+
+def write_h5_strings(path, key, strings):
+    """Write variable-length UTF-8 strings to `path:key`, atomically."""
+    import h5py
+
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
+
+
+def scratch_folder(parent):
+    """A temporary folder below `parent`, deleted at the end of the block."""
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(dir=parent, prefix=".partial-")

@@ -1,0 +1,88 @@
+"""Where everything lies below --out_root: one place for all paths that pass between scripts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DECODERS = ("semantic", "structure", "CMG", "retrieval")
+
+
+def part(split):
+    """'train' -> 'Train', as folders and files spell it."""
+    return split.capitalize()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below {out_root}/{dataset}/."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, args):
+        return cls(Path(args.out_root) / args.dataset)
+
+    # stimuli
+    def clip(self, split, name):
+        return self.root / "stimuli_clips" / part(split) / f"{name}.mp4"
+
+    def frames(self, split, name):
+        """Folder of a clip's frames, {frame:07d}.jpg or .png inside."""
+        return self.root / "stimuli_frames" / part(split) / name
+
+    def captions(self, split):
+        return self.root / "captions" / f"{part(split)}_captions_new.h5"
+
+    # fMRI
+    def fmri(self, subject, split):
+        return self.root / "fMRI_in_fslr" / f"sub{subject}" / part(split)
+
+    def fmri_report(self, subject):
+        return self.root / "fMRI_in_fslr" / f"sub{subject}" / "report.json"
+
+    def mask(self, subject):
+        return self.root / "fMRI_in_fslr" / f"sub{subject}" / "activated_mask" / "mask_correct.npy"
+
+    def masked_fmri(self, subject, split, n_vertices):
+        return self.fmri(subject, split) / f"masked{n_vertices}_{'trn' if split == 'train' else 'test'}_data.npy"
+
+    # features
+    @property
+    def features(self):
+        return self.root / "features"
+
+    def text_embeddings_sd(self, split):
+        return self.features / f"{part(split)}_text_embeddings_SD.npy"
+
+    def text_embeddings_clip(self, split):
+        return self.features / f"{part(split)}_text_embeddings_CLIP_512.npy"
+
+    def image_embeddings_clip(self, split):
+        return self.features / f"{part(split)}_img_embeddings_CLIP_512.npy"
+
+    def contents(self, split):
+        return self.features / f"{part(split)}_contents.npy"
+
+    @property
+    def ground_truth(self):
+        return self.features / "test_groundtruth.npy"
+
+    # training, reconstruction and after
+    def checkpoints(self, subject, arm, decoder):
+        return self.root / "checkpoints" / f"sub{subject}" / arm / decoder
+
+    def recons(self, subject, name):
+        """Folder of one reconstruction: results_recons, results_recons_with_gt, stage1, manifest.json, gallery.html."""
+        return self.root / "recons" / f"sub{subject}" / name
+
+    def retrieval(self, subject):
+        return self.root / "retrieval" / f"sub{subject}"
+
+    def metrics(self, subject, name):
+        return self.root / "metrics" / f"sub{subject}" / name
+
+    def explain(self, subject):
+        return self.root / "explain" / f"sub{subject}"
+
+    @property
+    def report(self):
+        return self.root / "report.html"
