@@ -21,7 +21,10 @@ class UserError(Exception):
     """
 
     def __init__(self, where, expected, found, do):
-        super().__init__(f"{where}: expected {expected}, found {found}; {do}")
+        super().__init__(where, expected, found, do)  # as they are, or it could not come back from a worker process
+
+    def __str__(self):
+        return "{}: expected {}, found {}; {}".format(*self.args)
 
 
 # ---------------------------------------------------------------------------------------------- atomic writes

@@ -1,0 +1,85 @@
+"""Make the phantom's movies: 2 s scenes with known content, in the tree of CC2017.
+
+Writes   {data_root}/phantom/CC2017_Purdue/Stimuli/video_fmri_dataset/stimuli/{seg1..18,test1..2}.mp4     64 x 64, 30 fps
+         {data_root}/phantom/phantom_truth.json          factors and caption of every scene, in clip order
+
+    python Data_preprocess/Phantom/step1_make_stimuli.py --data_root data
+
+Half a minute. The phantom is a made-up data set of known content, never a result about brains.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from common import cli, phantom_world
+from common.datasets import get_dataset
+from common.files import write_json
+from common.phantom_features import TRUTH
+from common.records import RunRecord
+from common.video import write_mp4
+
+CRF = 8  # finer than step 1 of the preprocessing cuts clips, so that coding them twice costs little
+
+
+def draw_scenes(dataset, seed):
+    """Random scenes: dict split -> dict run -> list of Scene."""
+    scenes = {}
+    for number, split in enumerate(("train", "test")):
+        rng = np.random.default_rng([seed, number])
+        scenes[split] = {run: [phantom_world.random_scene(rng) for _ in range(dataset.clips_per_run(split))] for run in dataset.runs(split)}
+    return scenes
+
+
+def truth(scenes):
+    """Content of phantom_truth.json: per split a list of clips in order."""
+    return {
+        split: [
+            {"clip": f"{run}_{j}", "caption": scene.caption, "scene": scene.to_json()}
+            for run, of_run in runs.items() for j, scene in enumerate(of_run, 1)
+        ]
+        for split, runs in scenes.items()
+    }  # fmt: skip
+
+
+def make_movie(path, scenes):
+    frames = np.concatenate([phantom_world.render(scene, range(phantom_world.SCENE_FRAMES)) for scene in scenes])
+    write_mp4(path, frames, phantom_world.FPS, crf=CRF)
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder to write phantom/ into")
+    group.add_argument("--workers", type=int, default=os.cpu_count(), help="movies made at the same time")
+    return parser
+
+
+def main(args):
+    dataset = get_dataset("phantom")
+    record = RunRecord(args.data_root / "phantom" / "records" / "step1_make_stimuli", args)
+    if record.is_done():
+        return
+    record.start()
+    scenes = draw_scenes(dataset, args.seed)
+    write_json(args.data_root / TRUTH, {"phantom": True, "seed": args.seed, **truth(scenes)})
+    movies = [(dataset.movie_path(args.data_root, run), of_run) for runs in scenes.values() for run, of_run in runs.items()]
+    if not args.overwrite:
+        movies = [(path, of_run) for path, of_run in movies if not path.exists()]
+    with ProcessPoolExecutor(args.workers) as pool:
+        list(tqdm(pool.map(partial(_call, make_movie), movies), total=len(movies), desc="phantom movies", unit="movie"))
+    n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
+    print(f"phantom: {n_scenes['train']} training scenes in {dataset.n_train_runs} movies, {n_scenes['test']} test scenes in {dataset.n_test_runs}")
+    record.finish(**n_scenes)
+
+
+def _call(function, arguments):
+    return function(*arguments)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

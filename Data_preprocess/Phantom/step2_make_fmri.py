@@ -1,0 +1,169 @@
+"""Make the phantom's fMRI: CIFTI series of a simulated cortex that watched the phantom's movies.
+
+V1-V4 answer to structure, V3A, V3B, MT and MST to motion, LO1, LO2, TPOJ1 and TPOJ2 to semantics, the rest to nothing.
+
+Reads    {data_root}/phantom/phantom_truth.json
+Writes   {data_root}/phantom/CC2017_Purdue/Subject0{s}/video_fmri_dataset/subject{s}/fmri/{run}/cifti/{run}_{rep}_Atlas.dtseries.nii
+
+    python Data_preprocess/Phantom/step2_make_fmri.py --data_root data --subj_ID 1
+
+Half a minute and 0.6 GB per subject. The default haemodynamic response is faster than a real one (peak at 3 s), because
+the phantom's scenes change every 2 s; --hrf canonical peaks at 5 s and shows what blur does.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import gamma
+from tqdm import tqdm
+
+from common import cli, cortex
+from common.cifti import write_series
+from common.datasets import get_dataset
+from common.files import write_json
+from common.model_sources import PHANTOM_MODELS
+from common.phantom_features import AREAS, TRUTH, feature_groups
+from common.records import RunRecord
+
+EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes
+AR = 0.4  # correlation of successive noise samples
+BASELINE, DRIFT = 1000.0, 4.0  # arbitrary units; the noise has standard deviation 1
+DENSITY = 0.25  # share of its area's features that a vertex answers to
+N_CONSTANT, N_NAN = 12, 12  # vertices with a broken series, outside the planted areas
+HRF = {"phantom": ((10, 1 / 3), (20, 1 / 3)), "canonical": ((6, 1.0), (16, 1.0))}  # gamma shape and scale of peak and undershoot
+
+
+# ---------------------------------------------------------------------------------------------- the simulated cortex
+
+
+def response_weights(name, tr, n=16):
+    """Response to one scene of length TR, sampled 0, 1, 2, ... TRs after its onset; sums to 1 for long n."""
+    (peak, scale), (under, under_scale) = HRF[name]
+    integral = gamma.cdf(np.arange(n) * tr, peak, scale=scale) - gamma.cdf(np.arange(n) * tr, under, scale=under_scale) / 6
+    return np.diff(integral, prepend=0) / (1 - 1 / 6)
+
+
+def draw_vertices(groups, subject, seed):
+    """A subject's planted vertices: list of (vertices, weights (D, V)) per feature group, and the broken vertices."""
+    rng = np.random.default_rng([seed, subject, 1])
+    planted = []
+    for name, areas in AREAS.items():
+        vertices = cortex.area_vertices(areas)
+        n_features = groups[name]["train"].shape[1]
+        weights = rng.standard_normal((n_features, len(vertices))) * (rng.random((n_features, len(vertices))) < DENSITY)
+        planted.append((name, vertices, weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-9)))
+    quiet = np.setdiff1d(np.arange(cortex.N_CORTEX), np.concatenate([vertices for _, vertices, _ in planted]))
+    broken = rng.choice(quiet, N_CONSTANT + N_NAN, replace=False)
+    return planted, broken[:N_CONSTANT], broken[N_CONSTANT:]
+
+
+def signal(features, weights, response, start_tr):
+    """Noise-free series of unit variance, (T, V).
+
+    Parameters
+    ----------
+    features : (N, D) of a run's scenes
+    weights : (D, V)
+    response : (n,) response weights
+    start_tr : time of volume 0 in TRs after the film's start
+    """
+    drive = features @ weights
+    drive /= np.maximum(drive.std(0), 1e-9)
+    n_volumes = len(features) + EXTRA_VOLUMES
+    lag = start_tr + np.arange(n_volumes)[:, None] - np.arange(len(features))
+    kernel = np.where((lag >= 0) & (lag < len(response)), response[lag.clip(0, len(response) - 1)], 0)
+    return kernel @ drive
+
+
+def noise(n_volumes, rng):
+    """AR(1) noise of unit variance plus a 4th-order drift, (T, 59412)."""
+    series = rng.standard_normal((n_volumes, cortex.N_CORTEX), dtype=np.float32)
+    series[1:] *= np.sqrt(1 - AR**2)
+    for t in range(1, n_volumes):
+        series[t] += AR * series[t - 1]
+    powers = np.vander(np.linspace(-1, 1, n_volumes), 5, increasing=True).astype(np.float32)
+    return series + DRIFT * powers @ rng.standard_normal((5, cortex.N_CORTEX), dtype=np.float32)
+
+
+def make_run(paths, planted, constant, nan, amplitude, tr, seeds):
+    """Write all repetitions of one run; `planted` holds (vertices, noise-free series)."""
+    for path, seed in zip(paths, seeds, strict=True):
+        series = noise(len(planted[0][1]), np.random.default_rng(seed))
+        for vertices, clean in planted:
+            series[:, vertices] += amplitude * clean
+        series += BASELINE
+        series[:, constant] = BASELINE
+        series[:, nan] = np.nan
+        write_series(path, series, tr)
+
+
+# ---------------------------------------------------------------------------------------------- script
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("data")
+    group.add_argument("--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds phantom/")
+    group.add_argument("--subj_ID", type=int, nargs="+", default=[1], help="subjects 1 to 3; their weights differ")
+    group.add_argument("--workers", type=int, default=os.cpu_count(), help="runs made at the same time")
+    group = parser.add_argument_group("model")
+    group.add_argument("--reliability", type=float, default=0.3, help="inter-repetition correlation of responsive vertices")
+    group.add_argument("--hrf", choices=list(HRF), default="phantom", help="haemodynamic response")
+    group.add_argument("--clip_path", default=str(PHANTOM_MODELS / "clip"), help="CLIP that embeds the captions")
+    return parser
+
+
+def main(args):
+    dataset = get_dataset("phantom")
+    for subject in args.subj_ID:
+        dataset.check_subject(subject)
+    truth = args.data_root / TRUTH
+    groups = None
+    for subject in args.subj_ID:
+        record = RunRecord(args.data_root / "phantom" / "records" / f"step2_make_fmri_sub{subject}", args, [truth], neutral={"subj_ID", "clip_path"})
+        if record.is_done():
+            continue
+        groups = groups or feature_groups(args.data_root, args.clip_path)
+        record.start()
+        n_files = make_subject(args, dataset, subject, groups)
+        print(f"phantom subject {subject}: {n_files} series of {cortex.N_CORTEX} vertices")
+        record.finish(series=n_files)
+
+
+def make_subject(args, dataset, subject, groups):
+    """Write all runs of a subject; returns the number of series."""
+    planted, constant, nan = draw_vertices(groups, subject, args.seed)
+    response = response_weights(args.hrf, dataset.tr)
+    amplitude = np.sqrt(args.reliability / (1 - args.reliability)) / np.linalg.norm(response)  # the noise has unit variance
+    write_json(
+        args.data_root / "phantom" / f"phantom_vertices_sub{subject}.json",
+        {**{name: vertices for name, vertices, _ in planted}, "constant": np.sort(constant), "nan": np.sort(nan), "response": response},
+    )
+    jobs = []
+    for split in ("train", "test"):
+        for number, run in enumerate(dataset.runs(split)):
+            rows = np.s_[number * dataset.clips_per_run(split) : (number + 1) * dataset.clips_per_run(split)]
+            start = 2 - dataset.volume_offset(run)  # the volume of the first clip lies 2 TR after the film's start
+            clean = [(vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32)) for name, vertices, weights in planted]
+            repetitions = dataset.repetitions(subject, run)
+            paths = [dataset.series_path(args.data_root, subject, run, rep) for rep in repetitions]
+            seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in repetitions]
+            todo = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if args.overwrite or not path.exists()]
+            if todo:
+                jobs.append((*zip(*todo, strict=True), clean))
+    work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)
+    with ProcessPoolExecutor(args.workers) as pool:
+        list(tqdm(pool.map(work, jobs), total=len(jobs), desc=f"phantom fMRI subject {subject}", unit="run"))
+    return sum(len(dataset.repetitions(subject, run)) for split in ("train", "test") for run in dataset.runs(split))
+
+
+def _make_run(job, **shared):
+    paths, seeds, clean = job
+    make_run(paths, clean, seeds=seeds, **shared)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

@@ -1,0 +1,178 @@
+"""CIFTI dense series (.dtseries.nii): the cortex columns of a run, checked; and the same written."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from common.cortex import N_CORTEX, N_LEFT, N_MESH, N_RIGHT, mesh_vertices
+from common.files import UserError, atomic_path, missing
+
+N_GRAYORDINATES = 91282  # cortex and 31870 subcortical voxels, the HCP's standard
+SPACES = {"cortex": N_CORTEX, "full": N_GRAYORDINATES}
+
+_LEFT, _RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"
+_INTENT = 3002  # NIFTI_INTENT_CONNECTIVITY_DENSE_SERIES
+_ADVICE = "copy or download the file again"
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """What a dense series' header says.
+
+    Attributes
+    ----------
+    n_volumes, n_columns : int
+    tr : float, s between volumes
+    cortex : (59412,) int, columns of the left, then the right cortical vertices
+    """
+
+    n_volumes: int
+    n_columns: int
+    tr: float
+    cortex: np.ndarray
+
+
+def series_info(path):
+    """Read and check the header of a dense series.
+
+    Parameters
+    ----------
+    path : path of a .dtseries.nii on the fs_LR 32k cortex, with or without subcortical voxels
+
+    Returns
+    -------
+    SeriesInfo
+
+    Raises
+    ------
+    UserError : missing, damaged, truncated, or of another space
+    """
+    return _open(path)[1]
+
+
+def _damaged(path, error):
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(path, "a readable CIFTI series", f"'{reason}'", _ADVICE)
+
+
+def _open(path):
+    path = Path(path)
+    if not path.is_file():
+        raise missing(path, "a CIFTI series (.dtseries.nii)", "check the path and --data_root")
+    nib.imageglobals.logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = nib.load(path)
+            if not isinstance(image, nib.Cifti2Image):
+                raise ValueError("an ordinary NIfTI file")
+            header = image.nifti_header
+            series, models = (image.header.get_axis(i) for i in range(2))
+            if not isinstance(series, nib.cifti2.SeriesAxis) or not isinstance(models, nib.cifti2.BrainModelAxis):
+                raise ValueError("not time by brain models")
+            shape = (series.size, len(models))
+            if int(header["intent_code"]) != _INTENT:
+                raise ValueError(f"intent code {int(header['intent_code'])}")
+            if tuple(image.dataobj.shape) != shape:
+                raise ValueError(f"{image.dataobj.shape} values, {shape} in the description")
+            if float(header["scl_slope"]) not in (0, 1) and np.isfinite(header["scl_slope"]):
+                raise ValueError(f"a scale of {float(header['scl_slope'])}")
+            if header.get_data_dtype().kind not in "fiu":
+                raise ValueError(f"values of type {header.get_data_dtype()}")
+            expected = int(image.dataobj.offset) + shape[0] * shape[1] * header.get_data_dtype().itemsize
+            info = SeriesInfo(shape[0], shape[1], float(series.step), _cortex_columns(path, models))
+    except UserError:
+        raise
+    except Exception as error:  # nibabel meets damaged bytes with exceptions of many kinds
+        raise _damaged(path, error) from None
+    if path.stat().st_size != expected:
+        raise UserError(path, f"{expected} bytes for {shape[0]} volumes of {shape[1]} grayordinates", f"{path.stat().st_size}", _ADVICE)
+    return image, info
+
+
+def _cortex_columns(path, models):
+    """Columns of the standard cortical vertices, left then right, (59412,) int."""
+    columns = []
+    for name, n, standard in zip((_LEFT, _RIGHT), (N_LEFT, N_RIGHT), mesh_vertices(), strict=True):
+        found = np.flatnonzero(models.name == name)
+        mesh = models.nvertices.get(name)
+        if len(found) != n or mesh != N_MESH:
+            raise UserError(
+                path,
+                f"{n} vertices of {name} on a {N_MESH}-vertex mesh ({N_CORTEX} cortical grayordinates in all)",
+                f"{len(found)} on a mesh of {mesh or 0} ({len(models)} grayordinates in all)",
+                "resample the series to fs_LR 32k",
+            )
+        if not np.array_equal(models.vertex[found], standard):
+            raise UserError(path, f"the standard fs_LR 32k vertices of {name}", "other vertex numbers", _ADVICE)
+        columns.append(found)
+    return np.concatenate(columns)
+
+
+def read_series(path, first=0, n_volumes=None, space="cortex"):
+    """Read volumes of a dense series.
+
+    Parameters
+    ----------
+    path : path of the .dtseries.nii
+    first : int, first volume wanted, counted from 0
+    n_volumes : int, all from `first` on by default
+    space : 'cortex' for the 59412 cortical vertices, 'full' for all 91282 grayordinates
+
+    Returns
+    -------
+    (n_volumes, 59412 or 91282) float32, in the file's memory order: one vertex's series is contiguous
+
+    Raises
+    ------
+    UserError : missing, damaged, truncated, of another space, or with too few volumes
+    """
+    image, info = _open(path)
+    last = info.n_volumes if n_volumes is None else first + n_volumes
+    if info.n_volumes < last or last <= first:
+        raise UserError(path, f"at least {max(last, first + 1)} volumes", str(info.n_volumes), _ADVICE)
+    if space == "full":
+        if info.n_columns != N_GRAYORDINATES or not np.array_equal(info.cortex, np.arange(N_CORTEX)):
+            raise UserError(path, f"{N_GRAYORDINATES} grayordinates, cortex first", str(info.n_columns), "use --space cortex")
+        columns = slice(None)
+    else:
+        # the cortex is one block in every standard file; a copy by index is needed where it is not
+        start, end = int(info.cortex[0]), int(info.cortex[0]) + N_CORTEX
+        whole = np.array_equal(info.cortex, np.arange(start, end))
+        columns = slice(start, end) if whole else slice(None)
+    try:
+        values = np.asarray(image.dataobj[:, columns], dtype=np.float32)[first:last]
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from None
+    return values if space == "full" or whole else values[:, info.cortex]
+
+
+def cortex_axis():
+    """The brain models of the 59412 cortical vertices."""
+    left, right = mesh_vertices()
+    make = nib.cifti2.BrainModelAxis.from_surface
+    return make(left, N_MESH, name="CortexLeft") + make(right, N_MESH, name="CortexRight")
+
+
+def write_series(path, data, tr, other=None):
+    """Write a dense series, atomically.
+
+    Parameters
+    ----------
+    path : path of the .dtseries.nii
+    data : (volumes, 59412 + columns of `other`) float
+    tr : float, s between volumes
+    other : nibabel BrainModelAxis of what follows the cortex, optional
+    """
+    models = cortex_axis() if other is None else cortex_axis() + other
+    if np.ndim(data) != 2 or np.shape(data)[1] != len(models):
+        raise ValueError(f"(volumes, {len(models)}) expected, {np.shape(data)} given")
+    data = np.asarray(data, dtype=np.float32)
+    image = nib.Cifti2Image(data, header=(nib.cifti2.SeriesAxis(0, tr, len(data)), models))
+    image.nifti_header.set_intent("ConnDenseSeries")
+    with atomic_path(path) as temporary:
+        image.to_filename(temporary)

@@ -1,0 +1,274 @@
+"""fMRI arithmetic: detrending, z-scoring, repetition reliability, vertex selection, noise ceiling, sparsification.
+
+Everything is vectorised over vertices and computed in double precision.
+"""
+
+import numpy as np
+from scipy import stats
+
+BLOCK = 512  # vertices whose series are worked on together, so that they stay in a core's cache
+SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below which it is rounding error
+
+
+# ---------------------------------------------------------------------------------------------- one run
+
+
+def polynomial_basis(n_volumes, order):
+    """Orthonormal polynomials up to `order` on linspace(0, 1, n_volumes), (order + 1, n_volumes) float64."""
+    time = np.linspace(-1, 1, n_volumes)  # spans the same polynomials as linspace(0, 1), better conditioned
+    return np.ascontiguousarray(np.linalg.qr(np.polynomial.legendre.legvander(time, order))[0].T)
+
+
+def _blocks(run):
+    """Slices of vertices and copies of their series, (vertices, T) float64."""
+    for start in range(0, run.shape[1], BLOCK):
+        block = slice(start, start + BLOCK)
+        yield block, np.array(run[:, block].T, dtype=np.float64, order="C")
+
+
+def _is_constant(series):
+    return (series == series[:, :1]).all(axis=1)
+
+
+def _norm(series):
+    return np.sqrt(np.einsum("vt,vt->v", series, series))
+
+
+def _check_run(run, order):
+    run = np.asarray(run)
+    if run.ndim != 2 or len(run) <= order:
+        raise ValueError(f"(more than {order} volumes, vertices) expected, {run.shape} given")
+    return run
+
+
+def detrend(run, order=4):
+    """Remove a polynomial trend over time from every vertex.
+
+    Parameters
+    ----------
+    run : (T, V) float, T > order
+    order : int, degree of the polynomial over t = linspace(0, 1, T)
+
+    Returns
+    -------
+    (T, V) float64; a constant column gives exactly 0, one with a NaN gives NaN
+
+    References
+    ----------
+    Paper, section on data preprocessing; least squares, as `np.polyfit` per vertex.
+    """
+    run = _check_run(run, order)
+    basis = polynomial_basis(len(run), order)
+    clean = np.empty(run.shape[::-1])
+    for block, series in _blocks(run):
+        constant = _is_constant(series)
+        with np.errstate(invalid="ignore"):  # infinite values
+            clean[block] = series - (series @ basis.T) @ basis
+        clean[block][constant] = 0
+    return clean.T
+
+
+def zscore(run):
+    """Subtract the mean over time and divide by the population standard deviation.
+
+    Parameters
+    ----------
+    run : (T, V) float
+
+    Returns
+    -------
+    (T, V) float64; a constant column gives 0, one with a NaN gives NaN
+    """
+    run = _check_run(run, 0)
+    scaled = np.empty(run.shape[::-1])
+    for block, series in _blocks(run):
+        constant = _is_constant(series)
+        with np.errstate(invalid="ignore"):
+            series -= series.mean(axis=1, keepdims=True)
+            std = _norm(series) / np.sqrt(len(run))
+        std[std == 0] = 1
+        series[constant] = 0
+        np.divide(series, std[:, None], out=scaled[block])
+    return scaled.T
+
+
+def clean_run(run, order=4):
+    """Detrend and z-score a run in one pass; vertices without a usable signal become 0.
+
+    Parameters
+    ----------
+    run : (T, V) float, any memory order; a column contiguous in memory is fastest
+    order : int, degree of the polynomial trend
+
+    Returns
+    -------
+    clean : (T, V) float64
+    not_finite : (V,) bool, vertices with a NaN or an infinite value
+    constant : (V,) bool, vertices without variance beyond the trend
+    """
+    run = _check_run(run, order)
+    basis = polynomial_basis(len(run), order)
+    clean = np.empty(run.shape[::-1])
+    not_finite, constant = np.zeros(run.shape[1], bool), np.zeros(run.shape[1], bool)
+    for block, series in _blocks(run):
+        norm = _norm(series)
+        bad = ~np.isfinite(norm)
+        series[bad] = 0
+        series -= (series @ basis.T) @ basis  # its mean is 0 from here on: the basis holds the constant
+        residual = _norm(series)
+        flat = ~bad & (residual <= SIGNAL_FLOOR * norm)
+        residual[bad | flat] = np.inf
+        np.multiply(series, (np.sqrt(len(run)) / residual)[:, None], out=clean[block])
+        not_finite[block], constant[block] = bad, flat
+    return clean.T, not_finite, constant
+
+
+# ---------------------------------------------------------------------------------------------- repetitions
+
+
+def correlate_repetitions(rep1, rep2):
+    """Pearson correlation over time of every vertex's two repetitions.
+
+    Parameters
+    ----------
+    rep1, rep2 : (T, V) float
+
+    Returns
+    -------
+    (V,) float64; NaN where it is undefined (constant, NaN) or +-1 (identical or scaled repetitions)
+    """
+    if np.shape(rep1) != np.shape(rep2):
+        raise ValueError(f"two repetitions of one shape expected, {np.shape(rep1)} and {np.shape(rep2)} given")
+    r = np.empty(np.shape(rep1)[1])
+    for (block, x), (_, y) in zip(_blocks(np.asarray(rep1)), _blocks(np.asarray(rep2)), strict=True):
+        constant = _is_constant(x) | _is_constant(y)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            x -= x.mean(axis=1, keepdims=True)
+            y -= y.mean(axis=1, keepdims=True)
+            part = np.einsum("vt,vt->v", x, y) / (_norm(x) * _norm(y))
+        part[constant | ~(np.abs(part) < 1 - 1e-12)] = np.nan
+        r[block] = part
+    return r
+
+
+def t_test(correlations):
+    """One-sample t-test of the Fisher z of correlations against 0, two-sided.
+
+    Parameters
+    ----------
+    correlations : (S, V) float, per segment and vertex
+
+    Returns
+    -------
+    t, p : (V,) float64; NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
+    """
+    z = np.arctanh(np.asarray(correlations, dtype=np.float64))
+    if len(z) < 2:
+        return np.full(z.shape[1], np.nan), np.full(z.shape[1], np.nan)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t = z.mean(axis=0) / (z.std(axis=0, ddof=1) / np.sqrt(len(z)))
+    return t, 2 * stats.t.sf(np.abs(t), len(z) - 1)
+
+
+def repetition_reliability(pairs):
+    """Test whether a vertex answers to the film: Fisher z of the inter-repetition correlations against 0.
+
+    Parameters
+    ----------
+    pairs : iterable of (rep1 (T, V), rep2 (T, V)), one per training segment; read one at a time
+
+    Returns
+    -------
+    t, p : (V,) float64, one-sample t-test over segments, two-sided; both NaN for a vertex whose correlation is
+        undefined or +-1 in a segment
+
+    Raises
+    ------
+    ValueError : no pair, or repetitions of different shapes
+
+    References
+    ----------
+    Paper, section on voxel selection.
+    """
+    correlations = [correlate_repetitions(rep1, rep2) for rep1, rep2 in pairs]
+    if not correlations:
+        raise ValueError("at least one pair of repetitions expected, none given")
+    return t_test(correlations)
+
+
+def select_vertices(t, p, n):
+    """The n vertices of smallest p; ties go to the larger |t|, then to the lower index.
+
+    Parameters
+    ----------
+    t, p : (V,) float
+    n : int
+
+    Returns
+    -------
+    (V,) bool with n True; never one whose p is NaN
+
+    Raises
+    ------
+    ValueError : fewer than n finite p
+    """
+    t, p = np.asarray(t, dtype=np.float64), np.asarray(p, dtype=np.float64)
+    usable = int(np.isfinite(p).sum())
+    if usable < n:
+        raise ValueError(f"{n} vertices wanted, {usable} have a finite p")
+    mask = np.zeros(len(p), bool)
+    mask[np.lexsort((-np.abs(t), p))[:n]] = True  # stable, and NaN sorts last
+    return mask
+
+
+def explainable_variance(average, n_repetitions):
+    """Share of the variance that repetitions have in common: the noise ceiling of a model's R squared.
+
+    For z-scored repetitions the share is v = var(average), of which a part (1 - v) / (R - 1) is noise that averaging
+    has not removed and that is subtracted.
+
+    Parameters
+    ----------
+    average : (T, V) float, mean over repetitions that were z-scored one by one
+    n_repetitions : int, R, at least 2
+
+    Returns
+    -------
+    (V,) float64, at most 1; around 0, also below, where nothing repeats
+
+    References
+    ----------
+    Sahani & Linden 2003; Hsu, Borst & Theunissen 2004.
+    """
+    if n_repetitions < 2:
+        raise ValueError(f"at least 2 repetitions expected, {n_repetitions} given")
+    v = np.var(average, axis=0, dtype=np.float64)
+    return v - (1 - v) / (n_repetitions - 1)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def sparsify(fmri, select_rate, zero_rate, rng):
+    """Set a random part of the entries to zero, in a copy.
+
+    Parameters
+    ----------
+    fmri : array of any shape
+    select_rate : float, share of all entries that may be touched
+    zero_rate : float, share of those that become 0
+    rng : np.random.Generator or np.random.RandomState
+
+    Returns
+    -------
+    array of the same shape and type
+
+    References
+    ----------
+    Paper, section on fMRI augmentation.
+    """
+    sparse = np.array(fmri, order="C")
+    chosen = rng.choice(sparse.size, int(select_rate * sparse.size), replace=False)
+    zeroed = rng.choice(chosen, int(zero_rate * len(chosen)), replace=False)
+    sparse.reshape(-1)[zeroed] = 0
+    return sparse

@@ -1,0 +1,134 @@
+"""Where the weights of Stable Diffusion and CLIP come from: a folder or a hub id, by flag. The phantom has its own."""
+
+import contextlib
+import logging
+from pathlib import Path
+
+from common.cli import PROJECT
+from common.files import UserError
+
+_HELP = {
+    "sd": "Stable Diffusion in the diffusers layout, folder or hub id (default: SD 1.5; the phantom's own)",
+    "clip": "CLIP: open_clip folder, or name:weights such as ViT-B-32:openai (default: that; the phantom's own)",
+}
+_DEFAULTS = {"sd": "stable-diffusion-v1-5/stable-diffusion-v1-5", "clip": "ViT-B-32:openai"}
+_SD_PARTS = {  # part -> library and class
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+_WEIGHTS = ("diffusion_pytorch_model", "model", "pytorch_model", "open_clip_model", "open_clip_pytorch_model")
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+
+def add_model_flags(parser, *names):
+    """Add --sd_path and --clip_path, those of `names` ("sd", "clip")."""
+    group = parser.add_argument_group("models")
+    for name in names:
+        group.add_argument(f"--{name}_path", metavar="SOURCE", help=_HELP[name])
+
+
+def model_path(args, name):
+    """The source that --sd_path or --clip_path names, or the data set's default, str."""
+    from common.datasets import get_dataset
+
+    default = str(PROJECT / "phantom_models" / name) if get_dataset(args.dataset).is_phantom else _DEFAULTS[name]
+    return getattr(args, f"{name}_path") or default
+
+
+def model_files(path, *parts):
+    """Files that a model in a folder is read from, for a run's record; none for one from the hub.
+
+    Parameters
+    ----------
+    path : folder or hub id
+    *parts : subfolders of a diffusers folder; none for an open_clip folder
+    """
+    folders = [Path(path) / part for part in parts] if parts else [Path(path)]
+    files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
+    return [file for file in files if file.suffix in (".json", ".txt") or file.stem in _WEIGHTS]
+
+
+# ---------------------------------------------------------------------------------------------- loading
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the libraries' reports of every step out of ours."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def load_sd_part(path, part, dtype=None):
+    """One part of Stable Diffusion, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    path : folder in the diffusers layout, or hub id
+    part : vae, unet, scheduler, text_encoder or tokenizer
+    dtype : torch dtype of the weights, default float32
+
+    Raises
+    ------
+    UserError : the folder or the part is missing or broken, or the hub does not answer
+    """
+    import importlib
+
+    library, name = _SD_PARTS[part]
+    kind = getattr(importlib.import_module(library), name)
+    try:
+        with _quiet():
+            loaded = kind.from_pretrained(str(path), subfolder=part)
+    except Exception as error:  # the libraries raise almost any kind for a missing or broken file
+        raise _no_model("--sd_path", path, f"Stable Diffusion's {part} in the diffusers layout, in a folder or on the hub", error) from None
+    if part == "tokenizer" and len(loaded) <= len(set(loaded.all_special_ids)):
+        raise UserError(Path(path) / part, "a tokenizer with a vocabulary", "none but special tokens", "copy vocab.json and merges.txt again")
+    if part in ("tokenizer", "scheduler"):
+        return loaded
+    return loaded.to(dtype=dtype).eval().requires_grad_(False) if dtype else loaded.float().eval().requires_grad_(False)
+
+
+def load_clip(path):
+    """A CLIP model of open_clip, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    path : open_clip folder (open_clip_config.json and weights), or name:weights such as ViT-B-32:openai
+
+    Returns
+    -------
+    model : with encode_text and encode_image
+    preprocess : PIL image -> (3, H, W) tensor
+    tokenizer : list of str -> (B, L) tensor
+
+    Raises
+    ------
+    UserError : missing or broken, or not to be had from the hub
+    """
+    import open_clip
+
+    folder = Path(path).is_dir()
+    name, _, weights = (f"local-dir:{path}", "", None) if folder else str(path).partition(":")
+    try:
+        if folder and not any(file.stem in _WEIGHTS and file.suffix != ".json" for file in Path(path).iterdir()):
+            raise FileNotFoundError("no weights in it")
+        with _quiet():
+            # OpenAI's weights were trained with the quick GELU, which the name alone does not choose
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights, force_quick_gelu=weights == "openai")
+            tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip raises RuntimeError, ValueError, KeyError, ... for a missing or broken file
+        raise _no_model("--clip_path", path, "an open_clip folder or name:weights", error) from None
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def _no_model(flag, path, wanted, error):
+    found = "nothing there" if Path(path).is_absolute() and not Path(path).exists() else f"'{(str(error).strip() or repr(error)).splitlines()[0]}'"
+    return UserError(f"{flag} {path}", wanted, found, "give another folder or hub id")

@@ -1,0 +1,253 @@
+"""Films in and out: frames by index, resampling by timestamp, mp4 files whose bytes depend on their content alone."""
+
+import io
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import PictureType
+
+from common.files import UserError, missing, write_bytes
+
+try:
+    import decord
+except ImportError:  # wheels exist for x86-64 alone
+    decord = None
+
+_MP4_ENDINGS = {".mp4", ".m4v", ".mov"}
+# AVColorSpace numbers that swscale takes for BT.601: unspecified, BT.470BG, SMPTE 170M
+_BT601 = {2, 5, 6}
+_FULL_RANGE = 2
+_ADVICE = "copy or download the file again"
+
+
+# ---------------------------------------------------------------------------------------------- checks
+
+
+def check_whole(path):
+    """Raise a UserError unless a film is there and, when it is an mp4, all of its boxes lie inside the file.
+
+    A decoder reads a truncated mp4 without complaint as long as its index stands in front.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise missing(path, "a film", "check the path")
+    if path.suffix.lower() not in _MP4_ENDINGS:
+        return
+    size, position, kinds = path.stat().st_size, 0, set()
+    with open(path, "rb") as handle:
+        while position + 8 <= size:
+            handle.seek(position)
+            head = handle.read(16)
+            length, kind = struct.unpack(">I4s", head[:8])
+            if length == 1 and len(head) == 16:
+                length = struct.unpack(">Q", head[8:])[0]
+            elif length == 0:  # up to the file's end
+                length = size - position
+            if length < 8:
+                break
+            kinds.add(kind)
+            position += length
+    if position != size or not {b"moov", b"mdat"} <= kinds:
+        found = f"a truncated one ({size} bytes)" if position > size or b"moov" not in kinds else "a damaged one"
+        raise UserError(path, "a whole mp4 file", found, _ADVICE)
+
+
+def _broken(path, error):
+    return UserError(path, "a readable film", f"'{str(error).splitlines()[0]}'", _ADVICE)
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class FilmInfo:
+    """What a film's header says: frames per second, number of frames (0: not said), pixels."""
+
+    rate: Fraction
+    n_frames: int
+    width: int
+    height: int
+
+
+def film_info(path):
+    """Read a film's header -> FilmInfo."""
+    check_whole(path)
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            return FilmInfo(stream.average_rate, stream.frames, stream.codec_context.width, stream.codec_context.height)
+    except (av.FFmpegError, IndexError) as error:
+        raise _broken(path, error) from None
+
+
+def iterate_frames(path):
+    """Decode a film one frame at a time.
+
+    Parameters
+    ----------
+    path : path of the film
+
+    Yields
+    ------
+    start, end : Fraction, seconds; 0 is the first frame's timestamp, whatever the file calls it
+    frame : av.VideoFrame
+
+    Raises
+    ------
+    UserError : missing, truncated or damaged
+    """
+    check_whole(path)
+    try:
+        with av.open(str(path), options={"err_detect": "explode"}) as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            one_frame = 1 / (stream.average_rate or Fraction(30))
+            first, end = None, Fraction(0)
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise _broken(path, f"a damaged frame at {float(end):.2f} s")
+                start = end if frame.pts is None else frame.pts * frame.time_base - (first or 0)
+                if first is None:
+                    first, start = start, Fraction(0)
+                duration = frame.duration * frame.time_base if frame.duration else one_frame
+                end = start + duration
+                yield start, end, frame
+            if first is None:
+                raise _broken(path, "no frame in it")
+    except (av.FFmpegError, IndexError) as error:
+        raise _broken(path, error) from None
+
+
+def resample(path, fps):
+    """Frames of a film at a constant rate: for every k/fps the frame whose timestamp is nearest (ties: the earlier).
+
+    Parameters
+    ----------
+    path : path of the film, of any rate, constant or not
+    fps : int or Fraction, wanted frames per second
+
+    Yields
+    ------
+    av.VideoFrame, one for each k/fps before the film's end; the same object again where a frame is repeated
+    """
+    k, last, last_start, last_end = 0, None, None, None
+    for start, end, frame in iterate_frames(path):
+        if last is not None:
+            while Fraction(k) / fps <= (last_start + start) / 2:
+                yield last
+                k += 1
+        last, last_start, last_end = frame, start, end
+    while Fraction(k) / fps < last_end:
+        yield last
+        k += 1
+
+
+def to_rgb(frame):
+    """av.VideoFrame -> (H, W, 3) uint8 RGB."""
+    return frame.to_ndarray(format="rgb24")
+
+
+def read_frames(path, indices=None):
+    """Frames of a clip.
+
+    Parameters
+    ----------
+    path : path of the clip
+    indices : sequence of int, frames that are wanted, in any order; all by default
+
+    Returns
+    -------
+    (T, H, W, 3) uint8, RGB
+
+    Raises
+    ------
+    UserError : missing, truncated or damaged, or without a frame of such an index
+    """
+    check_whole(path)
+    frames = _decord_frames(path, indices) if decord else None
+    return _pyav_frames(path, indices) if frames is None else frames
+
+
+def _decord_frames(path, indices):
+    """The same by decord, which is faster; None where it gives up (GIF, AV1)."""
+    try:
+        reader = decord.VideoReader(str(path), num_threads=1)
+        _check_indices(path, indices, len(reader))
+        return reader.get_batch(list(range(len(reader)) if indices is None else indices)).asnumpy()
+    except (RuntimeError, decord.DECORDError):
+        return None
+
+
+def _pyav_frames(path, indices):
+    wanted = None if indices is None else set(indices)
+    frames, n = {}, 0
+    for n, (_, _, frame) in enumerate(iterate_frames(path), 1):
+        if wanted is None or n - 1 in wanted:
+            frames[n - 1] = to_rgb(frame)
+    _check_indices(path, indices, n)
+    return np.stack([frames[i] for i in (range(n) if indices is None else indices)])
+
+
+def _check_indices(path, indices, n_frames):
+    if indices is not None and len(indices) and not 0 <= min(indices) <= max(indices) < n_frames:
+        raise UserError(path, f"at least {max(indices) + 1} frames", f"{n_frames}", "cut the clip again")
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def _ready_to_encode(frame):
+    """yuv420p in BT.601, limited range. Frames that are so already are passed on as they are, without loss."""
+    if isinstance(frame, av.VideoFrame):
+        if frame.format.name == "yuv420p" and frame.colorspace in _BT601 and frame.color_range != _FULL_RANGE:
+            return frame
+        frame = to_rgb(frame)
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+        format="yuv420p", dst_colorspace="ITU601", threads=1
+    )
+
+
+def write_mp4(path, frames, fps, crf=12):
+    """Write an H.264 film, atomically; the same frames give the same bytes.
+
+    Parameters
+    ----------
+    path : path of the mp4
+    frames : iterable of (H, W, 3) uint8 RGB arrays or av.VideoFrame; an odd last row or column, which yuv420p cannot
+        hold, is dropped
+    fps : int or Fraction
+    crf : int, constant rate factor of x264: 0 is lossless, 51 worst
+
+    Returns
+    -------
+    int, frames written
+    """
+    fps = Fraction(fps)
+    # encoded in memory: a full disk then shows as an ordinary OSError
+    buffer, n = io.BytesIO(), 0
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "threads": "1"})
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = 1 / fps
+        for n, frame in enumerate(frames, 1):
+            even = frame
+            if not isinstance(frame, av.VideoFrame):
+                even = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+            elif frame.width % 2 or frame.height % 2:
+                even = to_rgb(frame)[: frame.height // 2 * 2, : frame.width // 2 * 2]
+            even = _ready_to_encode(even)
+            if n == 1:
+                stream.width, stream.height = even.width, even.height
+            even.pts, even.time_base = n - 1, 1 / fps
+            even.pict_type = PictureType.NONE  # the source's would be imposed on the encoder
+            container.mux(stream.encode(even))
+        if not n:
+            raise ValueError("no frames to write")
+        container.mux(stream.encode())
+    write_bytes(path, buffer.getvalue())
+    return n

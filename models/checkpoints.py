@@ -1,0 +1,217 @@
+"""Checkpoints: ours (safetensors and a JSON that says what they are of), and the authors' released .pth files.
+
+Nothing is unpickled. A file that does not fit is refused before anything of the model changes.
+"""
+
+import importlib.metadata
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from common.files import UserError, atomic_path, missing, read_json, sha256, write_json
+from models.cmg import ConsistencyMotionGenerator
+from models.cmg_patch import PatchCMG
+from models.retrieval_decoder import RetrievalDecoder
+from models.semantic_decoder import SemanticDecoder
+from models.structure_decoder import StructureDecoder
+
+KINDS = {kind.__name__: kind for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)}
+_OURS = ("kind", "arguments", "sha256")
+_AGAIN = "run the training script again, or give another checkpoint"
+
+
+def record_path(path):
+    """The JSON beside X.safetensors: X.json."""
+    return Path(path).with_suffix(".json")
+
+
+# ---------------------------------------------------------------------------------------------- our format
+
+
+def save_checkpoint(path, model, **record):
+    """Write a model's weights and, beside them, the JSON that `load_checkpoint` builds it from, both atomically.
+
+    Parameters
+    ----------
+    path : X.safetensors; the JSON is X.json
+    model : one of KINDS
+    **record : what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; `versions` may be
+        given in place of those of the packages used here
+
+    Raises
+    ------
+    ValueError : a path that does not end in .safetensors, or a record entry of a name that this function writes
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"path: expected one that ends in .safetensors, given {path}")
+    taken = sorted(set(record) & set(_OURS))
+    if taken:
+        raise ValueError(f"record: expected other names than {', '.join(_OURS)}, given {', '.join(taken)}")
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "safetensors", "numpy")}
+    # weights and JSON are both complete before the first of them gets its name; a kill between the two renames leaves
+    # a pair that does not match, and loading says so
+    with atomic_path(record_path(path)) as record_file, atomic_path(path) as weights_file:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights_file)
+        facts = {"kind": type(model).__name__, "arguments": model.arguments}
+        write_json(record_file, {**facts, "versions": versions, **record, "sha256": sha256(weights_file)})
+
+
+def load_checkpoint(path):
+    """Build the model that a checkpoint's JSON describes and fill it.
+
+    Parameters
+    ----------
+    path : X.safetensors, with X.json beside it
+
+    Returns
+    -------
+    model : nn.Module in evaluation mode, on the CPU
+    record : dict, the whole JSON
+
+    Raises
+    ------
+    UserError : missing, truncated, altered, of an unknown kind, not finite, or weights that do not fit the JSON
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise missing(path, "a .safetensors checkpoint", "run the training script, or check the path")
+    record = read_json(record_path(path))
+    model = _build(record, record_path(path))
+    if record.get("sha256") != sha256(path):
+        raise UserError(path, "the weights that its JSON has the SHA-256 of", "other bytes", _AGAIN)
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(path, "safetensors", f"a broken file ({_first_line(error)})", _AGAIN) from None
+    fill(model, state, path)
+    return model.eval(), record
+
+
+def _build(record, path):
+    """Model of a record, its weights allocated but not drawn."""
+    kind = KINDS.get(record.get("kind")) if isinstance(record, dict) else None
+    if kind is None:
+        raise UserError(path, f"a kind of {', '.join(KINDS)}", repr(record.get("kind")) if isinstance(record, dict) else "no record", _AGAIN)
+    try:
+        return empty_model(kind, record["arguments"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(path, f"constructor arguments of {kind.__name__}", _first_line(error), _AGAIN) from None
+
+
+def empty_model(kind, arguments):
+    """A model whose weights are allocated and hold no values yet: drawing 300 million of them takes seconds."""
+    with torch.device("meta"):
+        model = kind(**arguments)
+    return model.to_empty(device="cpu")
+
+
+# ---------------------------------------------------------------------------------------------- the released format
+
+
+def load_released(model, path):
+    """Fill a model from a released .pth state dict, strictly.
+
+    Parameters
+    ----------
+    model : one of KINDS, of the right sizes
+    path : .pth file; its names may all have the prefix 'module.'
+
+    Returns
+    -------
+    the same model
+
+    Raises
+    ------
+    UserError : not a state dict, an entry missing, extra, misshapen or not finite; the model is then as it was
+    """
+    return fill(model, read_released(path), path)
+
+
+def read_released(path, mmap=False):
+    """Read a released .pth file.
+
+    Parameters
+    ----------
+    path : .pth file of a state dict
+    mmap : bool, map the tensors instead of reading them: enough to look at names and shapes, content unchecked
+
+    Returns
+    -------
+    dict of name -> tensor, on the CPU, without the prefix 'module.'
+
+    Raises
+    ------
+    UserError : missing, broken, or anything but a state dict of tensors
+    """
+    path = Path(path)
+    wanted = "a .pth state dict of tensors"
+    if not path.is_file():
+        raise missing(path, wanted, "check the path")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        objects = zipfile.is_zipfile(path) and "unsupported" in str(error).lower()
+        found = "other objects, which are not unpickled" if objects else f"a broken file ({_first_line(error)})"
+        raise UserError(path, wanted, found, "give a file of weights alone") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(path, wanted, f"a broken file ({_first_line(error)})", "download it again") from None
+    if not isinstance(state, dict) or not state:
+        raise UserError(path, wanted, f"a {type(state).__name__}" if state else "nothing in it", "give a file of weights alone")
+    others = [str(name) for name, value in state.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    if others:
+        raise UserError(path, wanted, f"other entries ({_names(others)})", "give the state dict alone")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return dict(state)
+
+
+def fill(model, state, path):
+    """Copy a state dict into a model, if it fits in every name and shape and is finite; else a UserError, no change.
+
+    Parameters
+    ----------
+    model : nn.Module
+    state : dict of tensors
+    path : where the state is from, for the error
+
+    Returns
+    -------
+    the same model
+    """
+    own = model.state_dict()
+    lacking = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    faults = {"missing": lacking, "extra": extra, "misshapen": misshapen}
+    if any(faults.values()):
+        found = ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
+        raise UserError(path, f"the entries of {type(model).__name__}({_spell(model)})", found, "give a checkpoint of this model, or a model of these sizes")  # fmt: skip
+    broken = [name for name, value in state.items() if not value.is_floating_point() or not value.isfinite().all()]
+    if broken:
+        raise UserError(path, "finite floating-point weights", f"NaN, infinity or another type in {_names(broken)}", "give another checkpoint")
+    model.load_state_dict(state)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------- words
+
+
+def _names(names, most=20):
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _spell(model):
+    return ", ".join(f"{key}={value}" for key, value in getattr(model, "arguments", {}).items())
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,69 @@
+"""Building blocks that several decoders share."""
+
+import torch
+from torch import nn
+
+
+def check_shape(name, given, expected):
+    """Raise a ValueError that names the expected and the given shape; a letter in `expected` stands for any size."""
+    if len(given.shape) != len(expected) or any(isinstance(n, int) and n != m for n, m in zip(expected, given.shape, strict=True)):
+        raise ValueError(f"{name}: expected shape ({', '.join(map(str, expected))}), given {tuple(given.shape)}")
+
+
+def check_mask(mask, batch, size):
+    """Raise a ValueError unless `mask` is bool of shape (batch or 1, size, size)."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask: expected type bool (True: may attend), given {mask.dtype}")
+    if mask.ndim != 3 or mask.shape[0] not in (1, batch) or tuple(mask.shape[1:]) != (size, size):
+        raise ValueError(f"mask: expected shape ({batch} or 1, {size}, {size}), given {tuple(mask.shape)}")
+
+
+def xavier_weights(model):
+    """Draw every weight matrix of a model Xavier-uniform; vectors stay as they are."""
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
+def dense(in_dim, out_dim, dropout):
+    """Linear, LayerNorm, GELU, Dropout: the stem of the fMRI encoders and the inside of their residual blocks."""
+    return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.GELU(), nn.Dropout(dropout))
+
+
+class TokenAttention(nn.Module):
+    """Multi-head attention to ONE memory token.
+
+    The softmax over a single token is 1, so every query gets the token's value, whatever query and key say. Their
+    weights (`linears.0`, `linears.1`) exist because the released checkpoints hold them.
+
+    Parameters
+    ----------
+    dim : int, width of what comes in and goes out
+    attn_dim : int, width inside, split into `n_heads`
+    n_heads : int
+    dropout : float, on the attention weights
+    """
+
+    def __init__(self, dim, attn_dim, n_heads, dropout=0.15):
+        super().__init__()
+        if attn_dim % n_heads:
+            raise ValueError(f"attention: expected a width that {n_heads} heads divide, given {attn_dim}")
+        self.n_heads = n_heads
+        self.linears = nn.ModuleList(nn.Linear(dim, attn_dim) for _ in range(3))  # query, key, value
+        self.linears1 = nn.Linear(attn_dim, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def split(self, x):
+        """(B, n, attn_dim) -> (B, heads, n, attn_dim / heads)."""
+        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+
+    def merge(self, x):
+        """(B, heads, n, attn_dim / heads) -> output (B, n, dim)."""
+        return self.linears1(x.transpose(1, 2).flatten(2))
+
+    def forward(self, memory, n_queries):
+        """memory (B, dim) -> (B, n_queries, dim); (B, 1, dim) outside training, where all queries get the same."""
+        value = self.split(self.linears[2](memory[:, None]))
+        n_queries = n_queries if self.training else 1
+        weights = value.new_ones(len(memory), self.n_heads, n_queries, 1)
+        return self.merge(self.dropout(weights) * value)

@@ -1,0 +1,139 @@
+"""Training losses of the decoders. Each total comes with its terms, for logs and for the check that they are finite."""
+
+import torch
+from torch.nn import functional as F
+
+
+def clip_loss(logits):
+    """Symmetric InfoNCE: the mean of the cross-entropies over rows and over columns, the diagonal being right.
+
+    Parameters
+    ----------
+    logits : (B, B) tensor
+
+    Returns
+    -------
+    0-d tensor
+
+    References
+    ----------
+    Radford et al. 2021 (CLIP), figure 3.
+    """
+    if logits.ndim != 2 or logits.shape[0] != logits.shape[1]:
+        raise ValueError(f"logits: expected a square (B, B), given shape {tuple(logits.shape)}")
+    right = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+
+
+def similarity_logits(embedding, target, logit_scale):
+    """exp(logit_scale) * cosine of every embedding (B, D) with every target (B, D), as (B, B)."""
+    return logit_scale.exp() * F.normalize(embedding, dim=-1) @ F.normalize(target, dim=-1).T
+
+
+def contrastive_loss(embedding, text, image, logit_scale, alpha=0.5):
+    """alpha * InfoNCE with the text features + (1 - alpha) * InfoNCE with the image features, all (B, D)."""
+    to_text = clip_loss(similarity_logits(embedding, text, logit_scale))
+    to_image = clip_loss(similarity_logits(embedding, image, logit_scale))
+    return alpha * to_text + (1 - alpha) * to_image
+
+
+def l1_norm(parameters):
+    """Sum of |theta| over the trainable ones of `parameters`, in one fused reduction and not a kernel for each."""
+    trained = [p for p in parameters if p.requires_grad]
+    return torch.stack(torch._foreach_norm(trained, 1)).sum()
+
+
+# ---------------------------------------------------------------------------------------------- totals
+
+
+def semantic_loss(embedding, tokens, text, image, sd_tokens, logit_scale, k1=0.01, k2=0.5, alpha=0.5):
+    """MSE(embedding, text) + k1 * contrastive + k2 * MSE(tokens, sd_tokens).
+
+    Parameters
+    ----------
+    embedding : (B, D), decoded
+    tokens : (B, n, d), decoded
+    text, image : (B, D), CLIP features of caption and frame
+    sd_tokens : (B, n, d), Stable Diffusion's text tokens without the start token
+    logit_scale : 0-d tensor
+    k1, k2 : float, weights of the contrastive and of the token term
+    alpha : float, text against image in the contrastive term
+
+    Returns
+    -------
+    total : 0-d tensor
+    terms : dict of 0-d tensors, unweighted: embedding, contrastive, tokens
+
+    References
+    ----------
+    Mind-Animator, section 3.2, semantic decoder's loss.
+    """
+    terms = {
+        "embedding": F.mse_loss(embedding, text),
+        "contrastive": contrastive_loss(embedding, text, image, logit_scale, alpha),
+        "tokens": F.mse_loss(tokens, sd_tokens),
+    }
+    return terms["embedding"] + k1 * terms["contrastive"] + k2 * terms["tokens"], terms
+
+
+def structure_loss(latent, target, parameters, l1_weight, k=1.0):
+    """k * MSE(latent, target) + l1_weight * sum|theta|.
+
+    Parameters
+    ----------
+    latent, target : (B, C, H, W), decoded and true latent of the first frame
+    parameters : iterable of parameters
+    l1_weight : float, of this epoch (models.schedules.compounding_decay)
+    k : float
+
+    Returns
+    -------
+    total : 0-d tensor
+    terms : dict of 0-d tensors, unweighted: mse, l1
+
+    References
+    ----------
+    Mind-Animator, section 3.2, structure decoder's loss.
+    """
+    terms = {"mse": F.mse_loss(latent, target), "l1": l1_norm(parameters)}
+    return k * terms["mse"] + l1_weight * terms["l1"], terms
+
+
+def cmg_loss(predicted, target, parameters, l1_weight):
+    """MSE(predicted, target) + l1_weight * sum|theta|, over the frames 1 and later of a clip.
+
+    Parameters
+    ----------
+    predicted, target : tensors of one shape
+    parameters : iterable of parameters
+    l1_weight : float, of this epoch (models.schedules.compounding_decay)
+
+    Returns
+    -------
+    total : 0-d tensor
+    terms : dict of 0-d tensors, unweighted: mse, l1
+
+    References
+    ----------
+    Mind-Animator, section 3.3, CMG's loss.
+    """
+    return structure_loss(predicted, target, parameters, l1_weight)
+
+
+def retrieval_loss(embedding, text, image, logit_scale, alpha=0.5):
+    """Contrastive + MSE(embedding, image).
+
+    Parameters
+    ----------
+    embedding : (B, D), decoded
+    text, image : (B, D), CLIP features of caption and frame
+    logit_scale : 0-d tensor
+    alpha : float, text against image in the contrastive term
+
+    Returns
+    -------
+    total : 0-d tensor
+    terms : dict of 0-d tensors: contrastive, embedding
+    """
+    terms = {"contrastive": contrastive_loss(embedding, text, image, logit_scale, alpha), "embedding": F.mse_loss(embedding, image)}
+    return terms["contrastive"] + terms["embedding"], terms

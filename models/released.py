@@ -1,0 +1,242 @@
+"""Find out what the authors' .pth files are: kind and sizes by their entries, subject and epoch by their names."""
+
+import logging
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.files import UserError, missing
+from models.checkpoints import KINDS, empty_model, load_released, read_released
+
+log = logging.getLogger(__name__)
+
+_WORDS = (  # what a name may call each kind, and the kinds that it can then be; the first that fits counts
+    (r"retriev", ("RetrievalDecoder",)),
+    (r"cmg|motion|consist|patch", ("ConsistencyMotionGenerator", "PatchCMG")),
+    (r"struct|content", ("StructureDecoder",)),
+    (r"semantic", ("SemanticDecoder",)),
+)
+_SUBJECT = r"(?<![a-z])sub(?:j|ject)?[_-]?0*(\d+)"
+
+
+@dataclass(frozen=True)
+class Released:
+    """One released checkpoint.
+
+    Attributes
+    ----------
+    path : the .pth file
+    kind : name of the class in KINDS
+    arguments : dict, to build the model with
+    subject, epoch : int, or None where the path does not say
+    """
+
+    path: Path
+    kind: str
+    arguments: dict
+    subject: int | None
+    epoch: int | None
+
+    def load(self):
+        """The model with the released weights, in evaluation mode."""
+        return load_released(empty_model(KINDS[self.kind], self.arguments), self.path).eval()
+
+
+# ---------------------------------------------------------------------------------------------- by the entries
+
+
+def infer(state, n_heads=None, token_dim=768):
+    """Kind and constructor arguments of a released state dict.
+
+    Parameters
+    ----------
+    state : dict of name -> tensor
+    n_heads : int, attention heads of a CMG or patch CMG, which no shape shows; default the paper's
+    token_dim : int, width of a text token, which the semantic decoder's last layer shows only times their number
+
+    Returns
+    -------
+    (kind, arguments), or None for weights of something else
+    """
+    shape = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    heads = {} if n_heads is None else {"n_heads": n_heads}
+    try:
+        if "decoder.norm.a_2" in shape:
+            return "ConsistencyMotionGenerator", _cmg(shape) | heads
+        if "frame_embedder.proj.weight" in shape:
+            return "PatchCMG", _patch_cmg(shape) | heads
+        if "lin0.0.weight" in shape:
+            common = {"in_dim": shape["lin0.0.weight"][1], "hidden_dim": shape["lin0.0.weight"][0], "n_blocks": _count(shape, r"mlp\.(\d+)\.0\.weight")}
+            if "logit_scale" not in shape:
+                return "StructureDecoder", common | {"latent_shape": _latent_shape(shape["lin1.2.weight"][0])}
+            if not any(name.startswith("lin1.") for name in shape):
+                return "RetrievalDecoder", common
+            return "SemanticDecoder", common | _projector(shape, token_dim)
+    except (KeyError, IndexError, ValueError):
+        return None
+    return None
+
+
+def _count(shape, pattern):
+    return len({match[1] for name in shape if (match := re.fullmatch(pattern, name))})
+
+
+def _latent_shape(size, channels=4):
+    side = math.isqrt(size // channels)
+    if channels * side**2 != size:
+        raise ValueError(f"{size} is no {channels} x side x side")
+    return (channels, side, side)
+
+
+def _projector(shape, token_dim):
+    widths = [shape[name][0] for name in sorted(shape, key=_by_number) if re.fullmatch(r"lin1\.\d+\.weight", name) and len(shape[name]) == 2]
+    if widths[-1] % token_dim:
+        raise ValueError(f"{widths[-1]} is no multiple of {token_dim}")
+    return {"n_tokens": widths[-1] // token_dim, "token_dim": token_dim, "projector_dims": tuple(widths[:-1])}
+
+
+def _cmg(shape):
+    layer = "decoder.layers.0"
+    return {
+        "in_dim": shape["encoder.lin0.0.weight"][1],
+        "d_model": shape["decoder.norm.a_2"][0],
+        "n_layers": _count(shape, r"decoder\.layers\.(\d+)\.feed_forward\.w_1\.weight"),
+        "attn_dim": shape[f"{layer}.self_attn.linears.0.weight"][0],
+        "d_ff": shape[f"{layer}.feed_forward.w_1.weight"][0],
+        "encoder_dim": shape["encoder.lin0.0.weight"][0],
+        "encoder_blocks": _count(shape, r"encoder\.mlp\.(\d+)\.0\.weight"),
+        "max_len": shape["tgt_embed.1.pe"][1],
+    }
+
+
+def _patch_cmg(shape):
+    hidden, channels, patch, _ = shape["frame_embedder.proj.weight"]
+    return {
+        "input_size": math.isqrt(shape["pos_embed"][1]) * patch,
+        "patch_size": patch,
+        "in_channels": channels,
+        "in_dim": shape["fMRI_to_spatial.1.weight"][1],
+        "hidden_dim": hidden,
+        "depth": _count(shape, r"blocks\.(\d+)\.mlp\.fc1\.weight"),
+        "mlp_ratio": shape["blocks.0.mlp.fc1.weight"][0] / hidden,
+        "n_frames": shape["time_embed"][1],
+    }
+
+
+def _by_number(name):
+    return [int(part) if part.isdigit() else -1 for part in name.split(".")]
+
+
+# ---------------------------------------------------------------------------------------------- by the name
+
+
+def subject_of(path):
+    """Subject number in a path ('sub1', 'subj_01', 'subject-3'; the innermost counts), or None."""
+    for part in reversed(Path(path).parts):
+        if match := re.search(_SUBJECT, part, re.IGNORECASE):
+            return int(match[1])
+    return None
+
+
+def epoch_of(path):
+    """Epoch in a file name ('epoch30', 'ep_30', or a number at the end), or None."""
+    stem = re.sub(_SUBJECT, "", Path(path).stem, flags=re.IGNORECASE)
+    match = re.search(r"(?<![a-z])(?:epochs?|ep)[_-]?(\d+)", stem, re.IGNORECASE) or re.search(r"(?<!\d)[_-](\d+)$", stem)
+    return int(match[1]) if match else None
+
+
+def kinds_of_name(path):
+    """Kinds that a file's name, or else the folders above it from the inside out, speak of; all where none does."""
+    for part in reversed(Path(path).parts):
+        for words, kinds in _WORDS:
+            if re.search(words, part, re.IGNORECASE):
+                return kinds
+    return tuple(KINDS)
+
+
+# ---------------------------------------------------------------------------------------------- a folder of them
+
+
+def identify(path, root=None, n_heads=None, token_dim=768):
+    """Say what a released file is.
+
+    The entries decide on the kind; a file whose name says another is taken too, with a warning.
+
+    Parameters
+    ----------
+    path : .pth file
+    root : folder above which nothing of the path counts; default two above the file's
+    n_heads, token_dim : as for `infer`
+
+    Returns
+    -------
+    Released
+
+    Raises
+    ------
+    UserError : not a state dict of one of the decoders
+    """
+    path = Path(path)
+    found = infer(read_released(path, mmap=True), n_heads, token_dim)
+    if found is None:
+        raise UserError(path, f"the entries of {', '.join(KINDS)}", f"others, or a token width other than {token_dim}", "give a released decoder (--token_dim for another text encoder)")  # fmt: skip
+    kind, arguments = found
+    named = path.relative_to(root) if root else Path(*path.parts[-3:])
+    if kind not in kinds_of_name(named):
+        log.warning("%s: its name says %s, its entries %s: taken for the latter", named, " or ".join(kinds_of_name(named)), kind)
+    return Released(path, kind, arguments, subject_of(named), epoch_of(named))
+
+
+def find_released(root, n_heads=None, token_dim=768):
+    """All released decoders below a folder, in the order of their paths; other .pth files are named and left out.
+
+    Parameters
+    ----------
+    root : folder
+    n_heads, token_dim : as for `infer`
+
+    Returns
+    -------
+    list of Released
+
+    Raises
+    ------
+    UserError : no folder, a broken file, or no decoder in it
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise missing(root, "the folder of the released checkpoints", "check --released_root")
+    released = []
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".pth", ".pt") and path.is_file()):
+        if infer(read_released(path, mmap=True), n_heads, token_dim) is None:
+            log.warning("%s: none of the decoders' entries, left out", path.relative_to(root))
+        else:
+            released.append(identify(path, root, n_heads, token_dim))
+    if not released:
+        raise UserError(root, f".pth files of {', '.join(KINDS)}", "none", "check --released_root (and --token_dim)")
+    return released
+
+
+def pick(released, kind, subject):
+    """The one released checkpoint of a kind and a subject.
+
+    Parameters
+    ----------
+    released : list of Released
+    kind : name of the class
+    subject : int
+
+    Returns
+    -------
+    Released
+
+    Raises
+    ------
+    UserError : none, or several
+    """
+    fitting = [item for item in released if item.kind == kind and item.subject == subject]
+    if len(fitting) != 1:
+        names = ", ".join(str(item.path) for item in fitting) or "none"
+        raise UserError("released checkpoints", f"one {kind} of subject {subject}", names, "give its path by flag")
+    return fitting[0]

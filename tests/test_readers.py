@@ -1,0 +1,304 @@
+"""Every layout read back, and every broken clip named."""
+
+import itertools
+import pickle
+import zipfile
+
+import av
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.files import UserError
+from common.readers import ArrayClips, FolderClips, Pairs, detect_layout, format_clips, open_clips, parse_clips, split_grid, take_frames
+
+
+def few_colours(seed, n=3, frames=8, size=16):
+    """Clips of four flat colours per frame, which a GIF keeps exactly."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, frames, 2, 2, 3), dtype=np.uint8).repeat(size // 2, axis=2).repeat(size // 2, axis=3)
+
+
+def save_gif(path, frames):
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=120, loop=0)
+
+
+def save_mp4(path, frames, fps=8):
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "4"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
+        container.mux(stream.encode(None))
+
+
+def grid(left, right, border=0):
+    """Two clips side by side, with black borders around and between them."""
+    width = 2 * left.shape[2] + 3 * border
+    whole = np.zeros((len(left), left.shape[1] + 2 * border, width, 3), np.uint8)
+    whole[:, border : border + left.shape[1], border : border + left.shape[2]] = left
+    whole[:, border : border + left.shape[1], width - border - left.shape[2] : width - border] = right
+    return whole
+
+
+@pytest.fixture
+def clips():
+    return few_colours(0, n=11)
+
+
+def all_of(reader):
+    return np.stack([reader.read(number) for number in reader.numbers])
+
+
+# ---------------------------------------------------------------------------------------------- layouts
+
+
+def test_npz_png_and_gif(tmp_path, clips):
+    """Eleven clips, so that the order by number differs from the order by name."""
+    for i, clip in enumerate(clips, 1):
+        for kind in ("npz", "png", "gif"):
+            (tmp_path / kind).mkdir(exist_ok=True)
+        np.savez(tmp_path / "npz" / f"test{i}.npz", frames=clip)
+        save_gif(tmp_path / "npz" / f"test{i}.gif", clip[::-1])  # beside it, as our reconstruction writes it; not read
+        (tmp_path / "png" / f"test{i}").mkdir()
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame).save(tmp_path / "png" / f"test{i}" / f"{t}.png")
+        save_gif(tmp_path / "gif" / f"test{i}.gif", clip)
+    for folder, layout in (("npz", "ours"), ("png", "ours"), ("gif", "gif")):
+        reader = FolderClips(tmp_path / folder, layout, n_frames=8, size=16)
+        assert reader.numbers == list(range(1, 12))
+        np.testing.assert_array_equal(all_of(reader), clips)
+        assert detect_layout(tmp_path / folder) == layout
+    (tmp_path / "npz" / "test4.npz").unlink()
+    assert FolderClips(tmp_path / "npz", "ours").numbers == [1, 2, 3, *range(5, 12)]
+
+
+def test_more_than_ten_pictures_come_in_natural_order(tmp_path):
+    frames = few_colours(1, n=1, frames=12)[0]
+    (tmp_path / "test1").mkdir()
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "test1" / f"{t}.png")
+    np.testing.assert_array_equal(FolderClips(tmp_path, "ours").read(1), frames)
+
+
+@pytest.mark.parametrize("border", [0, 2])
+def test_side_by_side(tmp_path, clips, border):
+    truth = few_colours(1, n=11)
+    for i, (left, right) in enumerate(zip(truth, clips, strict=True), 1):
+        save_gif(tmp_path / f"test_and_gt{i}.gif", grid(left, right, border))
+    right, left = (FolderClips(tmp_path, "side_by_side", side=side, size=16) for side in ("right", "left"))
+    np.testing.assert_array_equal(all_of(right), clips)
+    np.testing.assert_array_equal(all_of(left), truth)
+    pairs = Pairs(right)
+    for number, pred, gt in pairs:
+        np.testing.assert_array_equal(pred, clips[number - 1])
+        np.testing.assert_array_equal(gt, truth[number - 1])
+
+
+def test_released_borders_are_kept_on_demand():
+    left, right = np.full((1, 512, 512, 3), 10, np.uint8), np.full((1, 512, 512, 3), 20, np.uint8)
+    whole = grid(left, right, 2)
+    assert whole.shape == (1, 516, 1030, 3)  # the released grid
+    a, b = split_grid(whole, borders=True)
+    assert a.shape == b.shape == (1, 516, 515, 3)
+    np.testing.assert_array_equal(np.concatenate([a, b], axis=2), whole)
+    a, b = split_grid(whole)
+    assert (a == 10).all() and (b == 20).all() and a.shape == b.shape == (1, 512, 512, 3)
+    with pytest.raises(ValueError, match="side by side"):
+        split_grid(whole[:, :, :1000])
+
+
+def test_mindvideo_has_six_frames_and_the_truth_on_the_left(tmp_path):
+    truth, recon = few_colours(0, frames=6), few_colours(1, frames=6)
+    for i in range(3):
+        save_gif(tmp_path / f"test{i + 1}.gif", grid(truth[i], recon[i]))
+    for number, pred, gt in Pairs(FolderClips(tmp_path, "mindvideo", n_frames=6)):
+        np.testing.assert_array_equal(pred, recon[number - 1])
+        np.testing.assert_array_equal(gt, truth[number - 1])
+    # against a ground truth of eight frames elsewhere: those nearest in time
+    np.save(tmp_path / "gt.npy", few_colours(0, frames=8))
+    pairs = Pairs(FolderClips(tmp_path, "mindvideo", n_frames=6), ArrayClips(tmp_path / "gt.npy", n_frames=6))
+    np.testing.assert_array_equal(pairs.read(2)[1], few_colours(0, frames=8)[1][[0, 1, 3, 4, 5, 7]])
+
+
+def test_mp4_by_number_and_by_the_data_sets_names(tmp_path):
+    clips = few_colours(0, n=12, frames=16, size=64)
+    names = [f"test{i}_{j}" for i in (1, 2) for j in range(1, 7)]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for i, (clip, name) in enumerate(zip(clips, names, strict=True), 1):
+        save_mp4(tmp_path / "a" / f"{i:04d}.mp4", clip)
+        save_mp4(tmp_path / "b" / f"{name}.mp4", clip)
+    for reader in (FolderClips(tmp_path / "a", "mp4", n_frames=8), FolderClips(tmp_path / "b", "mp4", n_frames=8, names=names)):
+        assert reader.numbers == list(range(1, 13))
+        error = np.abs(all_of(reader).astype(int) - clips[:, ::2])  # lossy; the wrong clip would be about 85 off
+        assert error.mean() < 8
+    with pytest.raises(UserError, match="one number"):
+        FolderClips(tmp_path / "b", "mp4")
+
+
+def test_zip_is_read_where_it_lies(tmp_path, clips):
+    for i, clip in enumerate(clips, 1):
+        save_gif(tmp_path / f"test{i}.gif", clip)
+        np.savez(tmp_path / f"test{i}.npz", frames=clip)
+        save_mp4(tmp_path / f"{i}.mp4", clip.repeat(2, axis=1).repeat(2, axis=2))
+    path = tmp_path / "results.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in tmp_path.glob("*.*"):
+            if file != path:
+                archive.write(file, f"sub1/{file.name}")
+                archive.writestr(f"__MACOSX/sub1/._{file.name}", b"junk")
+    for file in tmp_path.glob("*.*"):
+        if file != path:
+            file.unlink()
+    for layout in ("gif", "ours"):
+        np.testing.assert_array_equal(all_of(FolderClips(path, layout)), clips)
+    assert all_of(FolderClips(path, "mp4")).shape == (11, 8, 32, 32, 3)
+    reader = pickle.loads(pickle.dumps(FolderClips(path, "gif")))
+    np.testing.assert_array_equal(reader.read(11), clips[10])
+    assert [file.name for file in tmp_path.iterdir()] == ["results.zip"]
+
+
+def test_array_is_mapped_and_travels_light(tmp_path):
+    big = np.zeros((50, 8, 32, 32, 3), np.uint8)
+    big[7] = 3
+    np.save(tmp_path / "gt.npy", big)
+    reader = open_clips(tmp_path / "gt.npy", names=["a"])
+    assert (reader.read(8) == 3).all() and reader.numbers[-1] == 50
+    assert len(pickle.dumps(reader)) < 5000
+    with pytest.raises(UserError, match="clips 1-50"):
+        reader.read(51)
+
+
+# ---------------------------------------------------------------------------------------------- form
+
+
+def test_take_frames_nearest_in_time():
+    """Against the definition: frame t of n stands for the time t / n of the clip."""
+    for have, want in itertools.product(range(6, 61), (6, 8)):
+        if have < want:
+            continue
+        chosen = take_frames(np.arange(have)[:, None, None, None] * np.ones((1, 2, 2, 3)), want)[:, 0, 0, 0]
+        assert len(set(chosen)) == want
+        for t, frame in enumerate(chosen):
+            assert abs(frame / have - t / want) <= min(abs(f / have - t / want) for f in range(have)) + 1e-12
+    assert take_frames(np.arange(60)[:, None], 8)[:, 0].tolist() == [0, 8, 15, 23, 30, 38, 45, 53]
+
+
+def test_size(tmp_path):
+    clip = few_colours(0, n=1, size=64)[0]
+    np.savez(tmp_path / "test1.npz", frames=clip)
+    with pytest.raises(UserError, match="expected frames of 32 x 32, found 64 x 64"):
+        FolderClips(tmp_path, "ours", size=32).read(1)
+    small = FolderClips(tmp_path, "ours", size=32, resize=True).read(1)
+    np.testing.assert_array_equal(small, clip.reshape(8, 32, 2, 32, 2, 3).mean((2, 4)))  # the area filter
+
+
+def test_clip_numbers():
+    assert parse_clips("1-3, 7,5-5") == [1, 2, 3, 5, 7]
+    assert format_clips([7, 1, 2, 3, 5]) == "1-3,5,7"
+    for wrong in ("0-4", "4-2", "a", "", "1,,2"):
+        with pytest.raises(UserError):
+            parse_clips(wrong)
+
+
+# ---------------------------------------------------------------------------------------------- broken input
+
+
+def test_broken_clips_are_named(tmp_path):
+    clip = few_colours(0, n=1)[0]
+
+    def refuse(words, layout="ours", **options):
+        with pytest.raises(UserError) as caught:
+            FolderClips(tmp_path, layout, **options).read(1)
+        message = str(caught.value)
+        assert "clip 1 (test1" in message and words in message and "\n" not in message
+
+    np.savez(tmp_path / "test1.npz", frames=clip[:7])
+    refuse("expected 8 frames, found 7 frames", n_frames=8)
+    with_nan = clip.astype(np.float32)
+    with_nan[3, 2, 2, 1] = np.nan
+    np.savez(tmp_path / "test1.npz", frames=with_nan)
+    refuse("NaN")
+    np.savez(tmp_path / "test1.npz", frames=clip.astype(np.float32))
+    refuse("float32")
+    np.savez(tmp_path / "test1.npz", frames=clip[..., 0])
+    refuse("shape (8, 16, 16)")
+    np.savez(tmp_path / "test1.npz", video=clip)
+    refuse("broken")
+    np.savez(tmp_path / "test1.npz", frames=np.array([{}], dtype=object))
+    refuse("broken")
+    whole = (tmp_path / "test1.npz").read_bytes()
+    (tmp_path / "test1.npz").write_bytes(whole[: len(whole) // 2])
+    refuse("broken")
+    rng = np.random.default_rng(0)
+    save_gif(tmp_path / "test1.gif", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
+    whole = (tmp_path / "test1.gif").read_bytes()
+    for share in (0.02, 0.3, 0.9):
+        (tmp_path / "test1.gif").write_bytes(whole[: int(share * len(whole))])
+        refuse("", "gif", n_frames=8)
+    (tmp_path / "test1.gif").write_bytes(b"GIF89a but not really")
+    refuse("broken", "gif")
+    save_mp4(tmp_path / "test1.mp4", cv2.resize(clip[0], (64, 64))[None].repeat(8, 0))
+    (tmp_path / "test1.mp4").write_bytes((tmp_path / "test1.mp4").read_bytes()[:300])
+    refuse("broken", "mp4")
+
+
+def test_flipped_byte_in_a_zip(tmp_path):
+    path = tmp_path / "results.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        save_gif(tmp_path / "test1.gif", few_colours(0, n=1)[0])
+        archive.write(tmp_path / "test1.gif", "test1.gif")
+    content = bytearray(path.read_bytes())
+    content[200] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="clip 1 .*broken"):
+        FolderClips(path, "gif").read(1)
+
+
+def test_folders_that_hold_no_clips(tmp_path):
+    with pytest.raises(UserError, match="nothing there"):
+        FolderClips(tmp_path / "absent", "gif")
+    with pytest.raises(UserError, match="none among 0 files"):
+        FolderClips(tmp_path, "gif")
+    (tmp_path / "a.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match="a zip"):
+        FolderClips(tmp_path / "a.zip", "gif")
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        save_gif(tmp_path / name / "test3.gif", few_colours(0, n=1)[0])
+    with pytest.raises(UserError, match="one file for clip 3"):
+        FolderClips(tmp_path, "gif")
+
+
+# ---------------------------------------------------------------------------------------------- pairs
+
+
+def test_pairs_notice_gaps_and_other_orders(tmp_path, clips):
+    np.save(tmp_path / "gt.npy", clips)
+    recons = tmp_path / "recons"
+    recons.mkdir()
+    for i in (1, 2, 4, 5, 6, 7, 8, 9, 10, 11):
+        np.savez(recons / f"test{i}.npz", frames=clips[i - 1])
+    gt = ArrayClips(tmp_path / "gt.npy")
+    with pytest.raises(UserError, match="1 missing: 3;"):
+        Pairs(FolderClips(recons, "ours"), gt)
+    some = Pairs(FolderClips(recons, "ours"), gt, allow_missing=True)
+    assert some.absent == [3] and len(some) == 10
+    assert Pairs(FolderClips(recons, "ours"), gt, numbers=[1, 2]).numbers == [1, 2]
+    with pytest.raises(UserError, match="--clips"):
+        Pairs(FolderClips(recons, "ours"), gt, numbers=[1, 12])
+    np.savez(recons / "test12.npz", frames=clips[0])  # more reconstructions than truths
+    with pytest.raises(UserError, match="clips 12 besides"):
+        Pairs(FolderClips(recons, "ours"), gt)
+    (recons / "test12.npz").rename(recons / "test0.npz")  # counted from 0: every clip would meet its neighbour's truth
+    with pytest.raises(UserError, match="numbered from 1"):
+        Pairs(FolderClips(recons, "ours"), gt)
+    (recons / "test0.npz").unlink()
+    np.savez(recons / "test3.npz", frames=clips[2][:, :8, :8])
+    with pytest.raises(UserError, match="clip 3.*expected 8 frames of 16 x 16.*found 8 frames of 8 x 8"):
+        Pairs(FolderClips(recons, "ours"), gt).read(3)
+    with pytest.raises(UserError, match="--gt"):
+        Pairs(FolderClips(recons, "ours"))
