@@ -6,10 +6,16 @@ Writes   CLIP-pcc.npy (N,) float64 and CLIP-pcc.csv, one value per clip, below -
     python Evaluation_Metrics/CLIP_consist.py --dataset phantom --subj_ID 1
     python Evaluation_Metrics/CLIP_consist.py --dataset phantom --subj_ID 1 --no_threshold
 
-About 1 s per clip on one CPU core with ViT-B/32.
+About 2 s per clip on one CPU core with ViT-B/32 and ViT-B/16.
 """
 
+from functools import partial
+
 import numpy as np
+
+from common import cli
+from Evaluation_Metrics import per_clip
+from Evaluation_Metrics.VIFI_score import vifi_score
 
 THRESHOLD = 0.6  # VIFI-score up to which a clip counts as lost; the released code's
 
@@ -41,3 +47,28 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
     if vifi is None or np.shape(vifi) != cosine.shape:
         raise ValueError(f"one VIFI-score per clip ({len(cosine)}) expected, got {np.shape(vifi)}")
     return np.where(np.asarray(vifi) > threshold, cosine, 0.0)
+
+
+def _of_features(pred, gt, threshold):
+    vifi = None if threshold is None else vifi_score(pred["vifi"], gt["vifi"])
+    return clip_pcc(pred["clip"], vifi, threshold)
+
+
+def metric(columns=("CLIP-pcc",), threshold=THRESHOLD):
+    """The metric as a column of a protocol."""
+    needs = ("clip",) if threshold is None else ("clip", "vifi")
+    return per_clip.Metric(tuple(columns), partial(_of_features, threshold=threshold), needs)
+
+
+def get_parser():
+    parser = per_clip.metric_parser(__doc__, "clip", "vifi")
+    parser.add_argument("--no_threshold", action="store_true", help="count every clip, also those whose meaning is lost")
+    return parser
+
+
+def main(args):
+    per_clip.score(args, [metric(threshold=None if args.no_threshold else THRESHOLD)])
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

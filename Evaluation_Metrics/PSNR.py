@@ -39,12 +39,17 @@ def psnr(pred, gt):
     return decibel.mean(axis=1)
 
 
+def metric(columns=("PSNR",)):
+    """The metric as a column of a protocol."""
+    return per_clip.Metric(tuple(columns), psnr)
+
+
 def get_parser():
     return per_clip.metric_parser(__doc__)
 
 
 def main(args):
-    per_clip.score(args, {"PSNR": psnr})
+    per_clip.score(args, [metric()])
 
 
 if __name__ == "__main__":

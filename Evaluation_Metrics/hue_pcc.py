@@ -73,6 +73,11 @@ def hue_pcc(pred, gt, mode="released", n_frames=None):
     return values
 
 
+def metric(columns=("Hue-pcc",), mode="released", n_frames=None):
+    """The metric as a column of a protocol."""
+    return per_clip.Metric(tuple(columns), partial(hue_pcc, mode=mode, n_frames=n_frames))
+
+
 def get_parser():
     parser = per_clip.metric_parser(__doc__)
     parser.add_argument("--hue", choices=MODES, default="released", help="cosine as released, or Pearson correlation")
@@ -80,7 +85,7 @@ def get_parser():
 
 
 def main(args):
-    per_clip.score(args, {"Hue-pcc": partial(hue_pcc, mode=args.hue)})
+    per_clip.score(args, [metric(mode=args.hue)])
 
 
 if __name__ == "__main__":

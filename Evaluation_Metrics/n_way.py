@@ -12,14 +12,16 @@ Writes   2-way-I.npy, 50-way-I.npy, 2-way-V.npy, 50-way-V.npy (N,) float64 and n
 About 1 s per clip on one CPU core with the ViT-B classifiers, 0.02 s on a GPU.
 """
 
-import logging
+from functools import partial
 
 import numpy as np
 from scipy.special import gammaln
 
 from common import cli
+from common.datasets import get_dataset
 from common.files import UserError
 from Evaluation_Metrics import per_clip
+from Evaluation_Metrics.towers import Towers
 
 N_TRUE = 3  # classes of the true picture that count as right, as released
 
@@ -106,8 +108,22 @@ def _sampled(scores, is_true, best, n_way, top_k, n_trials, rng):
 
 
 def true_classes(scores, n_true=N_TRUE):
-    """The best classes of the true pictures, (..., n_true) int from scores (..., M); equal scores by class number."""
-    return np.argsort(-np.asarray(scores), axis=-1, kind="stable")[..., :n_true]
+    """The best classes of the true pictures, best first, equal scores by class number.
+
+    Parameters
+    ----------
+    scores : (..., M)
+    n_true : classes to take
+
+    Returns
+    -------
+    (..., n_true) int
+    """
+    left, classes = np.array(scores, np.float64), []
+    for _ in range(n_true):
+        classes.append(left.argmax(-1))
+        np.put_along_axis(left, classes[-1][..., None], -np.inf, axis=-1)
+    return np.stack(classes, axis=-1)
 
 
 def clip_accuracy(pred_scores, true_ids, **options):
@@ -128,77 +144,54 @@ def clip_accuracy(pred_scores, true_ids, **options):
     return flat.reshape(n, f).mean(1)
 
 
-# ---------------------------------------------------------------------------------------------- classifiers
+# ---------------------------------------------------------------------------------------------- columns
 
 
-def _pretrained(loader, source, flag, **options):
-    """from_pretrained of a folder or hub id, with a readable error."""
-    try:
-        return loader.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{flag} {source}",
-            f"a folder or hub id that {loader.__name__} loads",
-            str(error).splitlines()[0],
-            "check the flag, or fetch the model first",
-        ) from None
+def _of_frames(pred, gt, seed, **options):
+    return clip_accuracy(pred["image"], true_classes(gt["image"]), rng=np.random.RandomState(seed), **options)
 
 
-class ImageClassifier:
-    """An image classifier of transformers (ViT) for frames.
-
-    Parameters
-    ----------
-    source : folder or hub id
-    device : torch device
-    batch_size : frames per call
-    """
-
-    def __init__(self, source, device="cpu", batch_size=64):
-        import torch
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
-
-        self.processor = _pretrained(AutoImageProcessor, source, "--image_classifier")
-        self.model = _pretrained(AutoModelForImageClassification, source, "--image_classifier").to(device).eval()
-        self.torch, self.device, self.batch_size = torch, device, batch_size
-
-    def __call__(self, clips):
-        """Scores of every frame, (N, F, M) float32 from (N, F, H, W, 3) uint8."""
-        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
-        scores = []
-        with self.torch.inference_mode():
-            for i in range(0, len(frames), self.batch_size):
-                inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
-                scores.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
-        return np.concatenate(scores).reshape(*clips.shape[:2], -1)
+def _of_clips(pred, gt, seed, **options):
+    return n_way_accuracy(pred["video"], true_classes(gt["video"]), rng=np.random.RandomState(seed), **options)
 
 
-class ClipClassifier:
-    """VideoMAE with a classification head for clips of n_frames frames.
+def _metric(columns, function, kind, options):
+    level = chance_level(options["n_way"], options["top_k"])
+    return per_clip.Metric(tuple(columns), partial(function, **options), (kind,), {columns[0]: level})
 
-    Its position codes are computed, not learned, so that weights trained on 16 frames serve for 8 or 6.
 
-    Parameters
-    ----------
-    source : folder or hub id
-    n_frames : frames per clip, even
-    device : torch device
-    batch_size : clips per call
-    """
+def metric_of_frames(columns=("2-way-I",), n_way=2, top_k=1, exact=True, n_trials=20, seed=0):
+    """The metric of frames as a column of a protocol."""
+    return _metric(columns, _of_frames, "image", {"n_way": n_way, "top_k": top_k, "exact": exact, "n_trials": n_trials, "seed": seed})
 
-    def __init__(self, source, n_frames=8, device="cpu", batch_size=8):
-        import torch
-        from transformers import AutoImageProcessor, VideoMAEForVideoClassification
 
-        self.processor = _pretrained(AutoImageProcessor, source, "--clip_classifier")
-        self.model = _pretrained(VideoMAEForVideoClassification, source, "--clip_classifier", num_frames=n_frames).to(device).eval()
-        self.torch, self.device, self.batch_size = torch, device, batch_size
+def metric_of_clips(columns=("2-way-V",), n_way=2, top_k=1, exact=True, n_trials=100, seed=0):
+    """The metric of whole clips as a column of a protocol."""
+    return _metric(columns, _of_clips, "video", {"n_way": n_way, "top_k": top_k, "exact": exact, "n_trials": n_trials, "seed": seed})
 
-    def __call__(self, clips):
-        """Scores of every clip, (N, M) float32 from (N, F, H, W, 3) uint8."""
-        scores = []
-        with self.torch.inference_mode():
-            for i in range(0, len(clips), self.batch_size):
-                inputs = self.processor([list(clip) for clip in clips[i : i + self.batch_size]], return_tensors="pt")
-                scores.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
-        return np.concatenate(scores)
+
+def get_parser():
+    parser = per_clip.metric_parser(__doc__, "image", "video")
+    group = parser.add_argument_group("accuracy")
+    group.add_argument("--n_way", type=int, nargs="+", default=[2, 50], help="classes that compete")
+    group.add_argument("--top_k", type=int, default=1, help="rank that passes")
+    group.add_argument("--sampled", action="store_true", help="count random draws instead of computing the probability")
+    group.add_argument("--n_trials", type=int, nargs=2, default=[20, 100], metavar=("FRAME", "CLIP"), help="draws, as released")
+    return parser
+
+
+def main(args):
+    is_phantom = get_dataset(args.dataset).is_phantom
+    towers = Towers.of(args, is_phantom)
+    metrics = []
+    for kind, make, letter, n_trials in zip(("image", "video"), (metric_of_frames, metric_of_clips), "IV", args.n_trials, strict=True):
+        if kind in towers:
+            form = {"top_k": args.top_k, "exact": not args.sampled, "n_trials": n_trials, "seed": args.seed}
+            metrics += [make((f"{n}-way-{letter}",), n, **form) for n in args.n_way]
+    if not metrics:
+        raise UserError("--image_classifier, --clip_classifier", "one of them", "neither", "name a folder or a hub id")
+    per_clip.score(args, metrics, title="n_way")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

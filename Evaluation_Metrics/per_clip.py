@@ -1,10 +1,14 @@
-"""What the metric scripts share: flags, a process pool over clips, per-clip files, mean and deviation."""
+"""What the metric scripts share: flags, one pass over the clips by a process pool, per-clip files, mean and deviation."""
 
 import csv
+import itertools
 import logging
-import os
+import multiprocessing
+import signal
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -13,11 +17,17 @@ from tqdm import tqdm
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, save_array
+from common.files import UserError, atomic_path, fingerprint, read_json, save_array
 from common.layout import Layout
 from common.readers import LAYOUTS, Pairs, format_clips, open_clips, parse_clips
+from common.records import RunRecord
+from common.workers import n_cores
+from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
 log = logging.getLogger(__name__)
+
+# clips in memory: two (reconstruction and truth) for each in flight in the pool or waiting for the models
+IN_FLIGHT, BLOCK = 16, 8
 
 
 def check_pairs(pred, gt):
@@ -29,6 +39,37 @@ def check_pairs(pred, gt):
         raise ValueError(f"pred and gt must have one shape, got {pred.shape} and {gt.shape}")
 
 
+@dataclass(frozen=True)
+class Metric:
+    """A metric as a table's columns.
+
+    Attributes
+    ----------
+    columns : names of the values that it gives
+    function : of frames (pred[N,F,H,W,3], gt) or, when `needs` names models, of two dicts {kind: (N, ...) features};
+        returns (N,) or a tuple of such
+    needs : kinds of models whose features it reads
+    chance : {column: level of random predictions}
+    """
+
+    columns: tuple
+    function: object
+    needs: tuple = ()
+    chance: dict = field(default_factory=dict)
+
+    def identity(self):
+        """What tells it from the same metric with other options."""
+        function, options = self.function, {}
+        if isinstance(function, partial):
+            function, options = function.func, function.keywords
+        return [list(self.columns), function.__name__, options]
+
+    def values(self, pred, gt):
+        """{column: (N,) values}."""
+        result = self.function(pred, gt)
+        return dict(zip(self.columns, result if isinstance(result, tuple) else (result,), strict=True))
+
+
 # ---------------------------------------------------------------------------------------------- the pool
 
 _work = None  # of a worker process
@@ -36,6 +77,9 @@ _work = None  # of a worker process
 
 def _set_up(work):
     global _work
+    # the parent alone answers to Ctrl-C and kill; it ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(1)  # one process a core is faster than threads inside
     _work = work
 
@@ -45,28 +89,30 @@ def _do(item):
 
 
 def pool_map(function, items, workers=None):
-    """Apply a function to items in a pool of processes; at most four items per worker, 32 in all, are in flight.
+    """Apply a function to items in a pool of processes, few at a time so that memory is bounded.
 
     Parameters
     ----------
     function : of one item; sent to each worker once
-    items : iterable
-    workers : processes; default one per core; 1 works in this process
+    items : iterable, drawn from as work goes on
+    workers : processes, IN_FLIGHT at most; default one per core; 1 works in this process
 
     Yields
     ------
     results in the order of the items
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = min(workers or n_cores(), IN_FLIGHT)
     if workers == 1:
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(workers, initializer=_set_up, initargs=(function,))
+    # forked processes have the calling script's functions even where it was loaded by path
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), initializer=_set_up, initargs=(function,))
     try:
         waiting = deque()
         for item in items:
             waiting.append(pool.submit(_do, item))
-            if len(waiting) >= min(4 * workers, 32):
+            if len(waiting) == min(2 * workers, IN_FLIGHT):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -75,32 +121,157 @@ def pool_map(function, items, workers=None):
 
 
 class ClipScorer:
-    """Read one clip and score it: the work of a pool's process.
+    """Read one clip and score its pixels: the work of a pool's process.
 
     Parameters
     ----------
     pairs : Pairs
-    functions : {name or tuple of names: function(pred[1,F,H,W,3], gt) -> (1,) or a tuple of such}
+    metrics : list of Metric of frames
     keep_frames : hand the frames back as well
     """
 
-    def __init__(self, pairs, functions, keep_frames=False):
-        self.pairs, self.functions, self.keep_frames = pairs, functions, keep_frames
+    def __init__(self, pairs, metrics, keep_frames):
+        self.pairs, self.metrics, self.keep_frames = pairs, metrics, keep_frames
 
-    def __call__(self, number):
-        """Values {name: float} and, if kept, frames (pred, gt) of a clip; or the UserError that it gave."""
+    def __call__(self, item):
+        """(number, {column: float} or the UserError that the clip gave, frames (pred, gt) or None)."""
+        number, made = item
         try:
-            pred, gt = self.pairs.read(number)
+            pred, gt = self.pairs.read(number) if made is None else (made, self.pairs.gt.read(number))
         except UserError as error:
             return number, error, None
         values = {}
-        for names, function in self.functions.items():
-            result = function(pred[None], gt[None])
-            if isinstance(names, str):
-                values[names] = float(result[0])
-            else:
-                values |= {name: float(column[0]) for name, column in zip(names, result, strict=True)}
+        for metric in self.metrics:
+            values |= {column: float(value[0]) for column, value in metric.values(pred[None], gt[None]).items()}
         return number, values, (pred, gt) if self.keep_frames else None
+
+
+# ---------------------------------------------------------------------------------------------- one pass over the clips
+
+
+class BlockCache:
+    """Arrays of blocks of clips on disk, each file whole or absent; None as folder keeps nothing.
+
+    What a file holds is in its name's fingerprint, so that nothing stale is ever read and several processes may
+    share the folder.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def path(self, kind, identity):
+        return self.folder / kind / f"{fingerprint(identity)}.npz"
+
+    def load(self, kind, identity):
+        """{name: array}, or None when it is not there."""
+        if self.folder is None or not self.path(kind, identity).exists():
+            return None
+        with np.load(self.path(kind, identity), allow_pickle=False) as content:
+            return dict(content)
+
+    def save(self, kind, identity, arrays):
+        if self.folder is not None:
+            with atomic_path(self.path(kind, identity)) as temporary:
+                np.savez(temporary, **arrays)
+
+
+def score_pairs(pairs, metrics, towers, *, cache=None, workers=None, allow_missing=False, desc="clips"):
+    """Every metric of every clip in one pass: each clip is decoded once, frames are scored by a pool, models in batches.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    metrics : list of Metric whose models are all in `towers`
+    towers : Towers
+    cache : folder for finished blocks, from which an interrupted run goes on; None keeps none
+    workers : processes
+    allow_missing : leave out clips that cannot be read or that a model answers by NaN
+    desc : of the progress bar
+
+    Returns
+    -------
+    columns : {column: (len(pairs.wanted),) float64, NaN where a clip is left out}
+    lost : list of int, clips that are left out, missing ones included
+
+    Raises
+    ------
+    UserError : a clip that cannot be scored, unless allowed
+    """
+    cache = BlockCache(cache)
+    of_pixels, of_features = [m for m in metrics if not m.needs], [m for m in metrics if m.needs]
+    kinds = sorted({kind for metric in of_features for kind in metric.needs})
+    readers = {"pred": pairs.pred, "gt": pairs.truth()}
+    models = {kind: towers.identity(kind) for kind in kinds}
+
+    def parts_of(block):
+        """What a block is made of: {(side, kind): identity on disk}."""
+        who = {side: reader.identity(block) for side, reader in readers.items()}
+        parts = {("pair", "pixels"): [[metric.identity() for metric in of_pixels], who["pred"], who["gt"]]} if of_pixels else {}
+        return parts | {(side, kind): [models[kind], who[side]] for side in who for kind in kinds}
+
+    blocks = [pairs.numbers[i : i + BLOCK] for i in range(0, len(pairs.numbers), BLOCK)]
+    found = [{part: cache.load(part[1], identity) for part, identity in parts_of(block).items()} for block in blocks]
+    todo = [i for i, parts in enumerate(found) if any(content is None for content in parts.values())]
+    # the frames are needed again only where a model has yet to see them
+    keep_frames = any(content is None for i in todo for part, content in found[i].items() if part[1] != "pixels")
+    made_here = getattr(pairs.pred, "made_in_main_process", False)
+    items = ((number, pairs.pred.read(number) if made_here else None) for i in todo for number in blocks[i])
+    n_todo = sum(len(blocks[i]) for i in todo)
+    results = pool_map(ClipScorer(pairs, of_pixels, keep_frames), items, workers)
+    results = iter(tqdm(results, total=n_todo, desc=desc, unit="clip", disable=not todo))
+    bad = []
+    for i in todo:
+        block, frames, pixels, broken = blocks[i], None, {}, []
+        for row in range(len(block)):
+            number, values, clip = next(results)
+            if isinstance(values, UserError):
+                broken.append(_pass_over(number, values, allow_missing))
+                continue
+            for column, value in values.items():
+                pixels.setdefault(column, np.full(len(block), np.nan))[row] = value
+            if clip is not None:
+                if frames is None:
+                    frames = {side: np.zeros((len(block), *clip[0].shape), np.uint8) for side in ("pred", "gt")}
+                frames["pred"][row], frames["gt"][row] = clip
+        for (side, kind), identity in parts_of(block).items():
+            if found[i][side, kind] is None:
+                if kind == "pixels":
+                    content = pixels
+                elif frames is None:  # no clip of the block could be read
+                    continue
+                else:
+                    content = {"features": towers[kind](frames[side])}
+                    for row in np.flatnonzero(~np.isfinite(content["features"]).reshape(len(block), -1).all(1)):
+                        error = UserError(f"clip {block[row]}", "numbers", f"NaN from the {kind} model ({side})", "check the model")
+                        broken.append(_pass_over(block[row], error, allow_missing))
+                found[i][side, kind] = content
+                if not broken:
+                    cache.save(kind, identity, content)
+        bad += broken
+    lost = sorted(set(pairs.absent) | set(bad))
+
+    columns = {column: np.full(len(pairs.wanted), np.nan) for metric in metrics for column in metric.columns}
+    row_of = {number: row for row, number in enumerate(pairs.wanted)}
+    good = [(i, row) for i, block in enumerate(blocks) for row, number in enumerate(block) if number not in set(lost)]
+    rows = [row_of[blocks[i][row]] for i, row in good]
+    for metric in of_pixels:
+        for column in metric.columns:
+            columns[column][rows] = [found[i]["pair", "pixels"][column][row] for i, row in good]
+    if kinds and good:
+        features = {"pred": {}, "gt": {}}
+        for side, kind in itertools.product(features, kinds):
+            features[side][kind] = np.stack([found[i][side, kind]["features"][row] for i, row in good])
+        for metric in of_features:
+            for column, values in metric.values(features["pred"], features["gt"]).items():
+                columns[column][rows] = values
+    return columns, lost
+
+
+def _pass_over(number, error, allowed):
+    if not allowed:
+        raise error
+    log.warning("%s", error)
+    return number
 
 
 # ---------------------------------------------------------------------------------------------- summaries and files
@@ -112,8 +283,8 @@ def summarise(values):
     values = values[~np.isnan(values)]
     n = len(values)
     if n == 0:
-        return {"mean": np.nan, "std": np.nan, "se": np.nan, "n": 0}
-    return {"mean": values.mean(), "std": values.std(), "se": values.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan, "n": n}
+        return {"mean": None, "std": None, "se": None, "n": 0}
+    return {"mean": values.mean(), "std": values.std(), "se": values.std(ddof=1) / np.sqrt(n) if n > 1 else None, "n": n}
 
 
 def write_csv(path, numbers, columns):
@@ -132,11 +303,18 @@ def write_csv(path, numbers, columns):
             writer.writerow([number, *("" if np.isnan(values[i]) else repr(float(values[i])) for values in columns.values())])
 
 
-def report_gaps(name, numbers, values):
-    """Log, by number, the clips that a mean leaves out."""
-    gaps = [number for number, value in zip(numbers, values, strict=True) if np.isnan(value)]
-    if gaps:
-        log.info("%s: %d of %d clips without a value, left out of the mean: %s", name, len(gaps), len(numbers), format_clips(gaps))
+def gaps(numbers, values):
+    """Numbers of the clips that have no value."""
+    return [number for number, value in zip(numbers, values, strict=True) if np.isnan(value)]
+
+
+def describe(column, summary, n_wanted, chance=None):
+    """One line: mean ± std over clips, standard error, number of clips, chance level."""
+    if not summary["n"]:
+        return f"{column}: no clip has a value"
+    by_chance = "" if chance is None else f", chance {chance:.3f}"
+    error = "" if summary["se"] is None else f", se {summary['se']:.4f}"
+    return f"{column}: {summary['mean']:.4f} ± {summary['std']:.4f} (std over clips{error}, {summary['n']} of {n_wanted} clips{by_chance})"
 
 
 # ---------------------------------------------------------------------------------------------- scripts
@@ -145,87 +323,94 @@ def report_gaps(name, numbers, values):
 def add_clip_flags(parser):
     """The flags that say what is scored; returns the group."""
     group = parser.add_argument_group("clips")
-    group.add_argument(
-        "--recons_dir", type=Path, help="folder or zip of reconstructed clips (default: recons/sub{ID}/{name}/results_recons)"
-    )
-    group.add_argument(
-        "--gt",
-        type=Path,
-        help="true clips: .npy, folder or zip (default: the left halves of a side-by-side layout, else features/test_groundtruth.npy)",
-    )
-    group.add_argument("--layout", choices=LAYOUTS, help="of --recons_dir (default: ours)")
+    group.add_argument("--recons_dir", type=Path, help="folder or zip of clips; default: recons/sub{ID}/{name}/results_recons")
+    group.add_argument("--gt", type=Path, help="true clips, .npy, folder or zip; default: left halves of grids, else test_groundtruth.npy")
+    group.add_argument("--layout", choices=LAYOUTS, help="of --recons_dir; default: ours, or the protocol's")
     group.add_argument("--released_borders", action="store_true", help="keep the borders of released side-by-side grids")
-    group.add_argument("--out", type=Path, help="folder for the results (default: metrics/sub{ID}/{name})")
+    group.add_argument("--out", type=Path, help="folder for the results; default: metrics/sub{ID}/{name}")
     group.add_argument("--name", default="full", help="which of a subject's reconstructions")
-    group.add_argument("--clips", help="score these alone, such as 1-40,52")
-    group.add_argument("--allow_missing", action="store_true", help="go on without clips that are missing or unreadable, and say how many")
-    group.add_argument("--resize", action="store_true", help="stretch frames of another size to the protocol's")
-    group.add_argument("--workers", type=int, help="processes (default: one per core)")
+    group.add_argument("--clips", nargs="+", metavar="1-40,52", help="score these alone; numbers from 1")
+    group.add_argument("--allow_missing", action="store_true", help="leave out clips that are missing or unreadable, and say how many")
+    group.add_argument("--resize", action="store_true", help="stretch frames of another size")
+    group.add_argument("--workers", type=int, help="processes; default: one per core")
     return group
 
 
-def metric_parser(doc):
-    """Parser of a metric's script."""
+def metric_parser(doc, *kinds):
+    """Parser of a metric's script; `kinds` are the models that it needs."""
     parser = cli.make_parser(doc)
     cli.add_data_flags(parser, subject=True)
     add_clip_flags(parser)
+    if kinds:
+        add_model_flags(parser, *kinds)
     return parser
 
 
-def open_pairs(args, layout=None, borders=False, n_frames=None, size=None, resize=False):
+def open_pairs(args, layout="ours", borders=False, n_frames=None, size=None, resize=False):
     """Reconstructions and ground truth as the flags say; the keywords are a protocol's."""
     place, dataset = Layout.of(args), get_dataset(args.dataset)
-    layout = args.layout or layout or "ours"
-    both = layout in ("side_by_side", "mindvideo")
+    layout = args.layout or layout
     folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
     path = args.recons_dir or place.recons(args.subj_ID, args.name) / folder
     names = dataset.clip_names("test") if hasattr(dataset, "clip_names") else None
     form = {"n_frames": n_frames, "size": size, "resize": resize or args.resize, "names": names}
     pred = open_clips(path, layout, borders=borders or args.released_borders, **form)
-    gt = None if both and args.gt is None else open_clips(args.gt or place.ground_truth, **form)
-    return Pairs(pred, gt, parse_clips(args.clips) if args.clips else None, args.allow_missing)
+    holds_truth = layout in ("side_by_side", "mindvideo") and args.gt is None
+    gt = None if holds_truth else open_clips(args.gt or place.ground_truth, **form)
+    return Pairs(pred, gt, parse_clips(",".join(args.clips)) if args.clips else None, args.allow_missing)
 
 
-def score(args, functions):
-    """Score clips with one metric's function: `main` of a metric's script.
+def run_identity(pairs, metrics, towers):
+    """Fingerprint of everything that decides the values: clips, metrics, models."""
+    readers = [reader.identity(pairs.numbers) for reader in (pairs.pred, pairs.truth())]
+    kinds = sorted({kind for metric in metrics for kind in metric.needs})
+    return fingerprint([readers, pairs.wanted, [m.identity() for m in metrics], [towers.identity(kind) for kind in kinds]])
+
+
+def is_done(record, args, identity):
+    """True when the record's run is finished and was made from what is there now; changed clips are scored anew."""
+    finished = record.folder / "metrics.json"
+    if finished.exists() and not args.overwrite and read_json(finished).get("identity") != identity:
+        log.info("%s: made from other clips or models, scoring again", record.folder)
+        record.overwrite = True
+    return record.is_done()
+
+
+def score(args, metrics, title=None):
+    """Score clips with one metric: `main` of a metric's script.
 
     Parameters
     ----------
     args : of metric_parser
-    functions : see ClipScorer; the first name is that of the files
+    metrics : list of Metric
+    title : name of the files; default the first column's
     """
+    is_phantom = get_dataset(args.dataset).is_phantom
     pairs = open_pairs(args)
-    out = args.out or Layout.of(args).metrics(args.subj_ID, args.name)
-    names = [name for group in functions for name in ([group] if isinstance(group, str) else group)]
-    columns = {name: np.full(len(pairs.wanted), np.nan) for name in names}
-    row = {number: i for i, number in enumerate(pairs.wanted)}
-    unread = []
-    for number, values, _ in tqdm(pool_map(ClipScorer(pairs, functions), pairs.numbers, args.workers), total=len(pairs), desc=names[0]):
-        if isinstance(values, UserError):
-            if not args.allow_missing:
-                raise values
-            log.warning("%s", values)
-            unread.append(number)
-            continue
-        for name in names:
-            columns[name][row[number]] = values[name]
-    lost = sorted(pairs.absent + unread)
-    title = "phantom, " if get_dataset(args.dataset).is_phantom else ""
-    for name in names:
-        save_array(
-            out / f"{name}.npy",
-            columns[name],
-            rows=f"clips {format_clips(pairs.wanted)}, NaN where missing",
-            units=name,
-            made_by=f"{names[0]} of {pairs.pred.path.name}",
-        )
-        scored = [n for n in pairs.wanted if n not in set(lost)]
-        report_gaps(name, scored, [columns[name][row[n]] for n in scored])
-        total = summarise(columns[name])
-        print(
-            f"{title}{name}: {total['mean']:.4f} ± {total['std']:.4f} (std over clips; se {total['se']:.4f}; {total['n']} of {len(pairs.wanted)} clips)"
-        )
+    towers = Towers.of(args, is_phantom)
+    for kind in sorted({kind for metric in metrics for kind in metric.needs}):
+        if kind not in towers:
+            raise UserError(f"--{KINDS[kind][0]}", "a model", "nothing", "name a folder or a hub id")
+    out, title = args.out or Layout.of(args).metrics(args.subj_ID, args.name), title or metrics[0].columns[0]
+    identity = run_identity(pairs, metrics, towers)
+    record = RunRecord(out / f"{title}_run", args)
+    if is_done(record, args, identity):
+        return
+    record.start()
+    columns, lost = score_pairs(pairs, metrics, towers, workers=args.workers, allow_missing=args.allow_missing, desc=title)
+    summaries = {}
+    for metric in metrics:
+        for column in metric.columns:
+            values = columns[column]
+            rows = f"clips {format_clips(pairs.wanted)}, NaN without a value"
+            save_array(out / f"{column}.npy", values, rows=rows, units=column, made_by=f"{title} of {pairs.pred.path.name}")
+            summaries[column] = summarise(values)
+            without = sorted(set(gaps(pairs.wanted, values)) - set(lost))
+            if without:
+                print(f"{column}: undefined for {len(without)} clips, left out: {format_clips(without)}")
+            print(("phantom, " if is_phantom else "") + describe(column, summaries[column], len(pairs.wanted), metric.chance.get(column)))
     if lost:
         print(f"{len(lost)} of {len(pairs.wanted)} clips missing or unreadable: {format_clips(lost)}")
-    write_csv(out / f"{names[0]}.csv", pairs.wanted, columns)
-    print(f"wrote {out / names[0]}.csv")
+    write_csv(out / f"{title}.csv", pairs.wanted, columns)
+    record.finish(identity=identity, summaries=summaries, missing=lost)
+    print(f"wrote {out / title}.csv")

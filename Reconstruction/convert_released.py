@@ -33,6 +33,7 @@ FOLDERS = {
     "PatchCMG": "CMG_patch",
     "RetrievalDecoder": "retrieval",
 }
+WORDS = {"CC2017": "cc2017", "HCP": "hcp", "Algonauts2021": "algonauts"}  # in the authors' paths
 
 
 def get_parser():
@@ -50,22 +51,38 @@ def get_parser():
 # ---------------------------------------------------------------------------------------------- where each one goes
 
 
-def targets(released, args):
-    """Map every found checkpoint to the path of its conversion.
+def of_dataset(released, args):
+    """Those of the found checkpoints whose path speaks of no other data set; the others are named."""
+    ours = []
+    for item in released:
+        path = item.path.relative_to(args.released_root).as_posix()
+        named = [dataset for dataset, word in WORDS.items() if word in path.lower()]
+        if named and args.dataset not in named:
+            print(f"{path}: of {named[0]}, left out (--dataset {named[0]} converts it)")
+        else:
+            ours.append(item)
+    return ours
 
-    Raises
-    ------
-    UserError : a path without a subject, or two files for one place
-    """
-    layout, dataset = Layout.of(args), get_dataset(args.dataset)
+
+def subject_number(item, args):
+    """Subject of a checkpoint as the command line counts them; a UserError where there is none."""
+    dataset = get_dataset(args.dataset)
+    participants = getattr(dataset, "participants", ())
+    subject = args.subj_ID if item.subject is None else item.subject
+    if subject is None:
+        raise UserError(item.path, "a subject in the name of file or folder (sub1)", "none", "--subj_ID N")
+    subject = participants.index(subject) + 1 if subject in participants else subject
+    dataset.check_subject(subject)
+    return subject
+
+
+def targets(released, args):
+    """Map the path of every conversion to the checkpoint that goes there; a UserError where two would."""
     places = {}
     for item in released:
-        subject = args.subj_ID if item.subject is None else item.subject
-        if subject is None:
-            raise UserError(item.path, "a subject in the name of file or folder (sub1)", "none", "--subj_ID N")
-        dataset.check_subject(subject)
         name = "released" if item.epoch is None else f"epoch_{item.epoch}"
-        place = layout.checkpoints(subject, args.arm, FOLDERS[item.kind]) / f"{name}.safetensors"
+        folder = Layout.of(args).checkpoints(subject_number(item, args), args.arm, FOLDERS[item.kind])
+        place = folder / f"{name}.safetensors"
         if place in places:
             raise UserError(item.path, f"one file for {place}", f"{places[place].path.name} as well", "move one of them out of the folder")
         places[place] = item
@@ -99,9 +116,8 @@ def convert(item, place, args):
     expected = probe(model, args.seed)
     if not all(output.isfinite().all() for output in expected):
         raise UserError(item.path, "a finite output on a random input", "NaN or infinity", "give another checkpoint")
-    subject = args.subj_ID if item.subject is None else item.subject
     save_checkpoint(
-        place, model, epoch=item.epoch, seed=None, dataset=args.dataset, subject=subject, arm=args.arm,
+        place, model, epoch=item.epoch, seed=None, dataset=args.dataset, subject=subject_number(item, args), arm=args.arm,
         source=item.path.name, source_sha256=source, git=git_revision(), versions=versions(),
     )  # fmt: skip
     del model  # a CMG is 1.3 GB
@@ -111,17 +127,19 @@ def convert(item, place, args):
 
 
 def main(args):
-    released = find_released(args.released_root, args.n_heads, args.token_dim)
+    released = of_dataset(find_released(args.released_root, args.n_heads, args.token_dim), args)
     places = targets(released, args)
-    record = RunRecord(Layout.of(args).root / "checkpoints" / f"converted_{args.arm}", args, [item.path for item in released], {"released_root"}).start()
+    folder = Layout.of(args).root / "checkpoints" / f"converted_{args.arm}"
+    record = RunRecord(folder, args, [item.path for item in released], {"released_root", "subj_ID"}).start()
     made = 0
     for place, item in tqdm(places.items(), desc="checkpoints", unit="file"):
         new = convert(item, place, args)
         made += new
         sizes = ", ".join(f"{key}={value}" for key, value in item.arguments.items())
-        tqdm.write(f"{item.path.relative_to(args.released_root)}: {item.kind}({sizes})\n  -> {place} ({'same output' if new else 'already done'})")
+        tqdm.write(f"{item.path.relative_to(args.released_root)}: {item.kind}({sizes})")
+        tqdm.write(f"  -> {place} ({'same output' if new else 'already done'})")
     record.finish(files=len(places), converted=made)
-    print(f"{made} checkpoints converted and verified, {len(places) - made} already done, {len(released)} .pth files of decoders found")
+    print(f"{made} checkpoints converted and verified, {len(places) - made} already done")
 
 
 if __name__ == "__main__":

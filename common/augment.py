@@ -63,6 +63,23 @@ def _delete(words, rng):
     return kept or [_pick(words, rng)]
 
 
+def _makers(sentence, synonyms, stop_words):
+    """Functions of a generator that make the 13 candidates, each a list of words."""
+    synonyms = load_synonyms() if synonyms is None else synonyms
+    stop_words = load_stop_words() if stop_words is None else stop_words
+    words = sentence.lower().split()
+    if not words:
+        raise ValueError("a sentence with at least one word expected, an empty one given")
+    n_replaced, n_changed = (max(1, int(share * len(words))) for share in (REPLACED, CHANGED))
+    operations = (
+        lambda rng: _replace(words, n_replaced, rng, synonyms, stop_words),
+        lambda rng: _insert(words, n_changed, rng, synonyms),
+        lambda rng: _swap(words, n_changed, rng),
+        lambda rng: _delete(words, rng),
+    )
+    return [lambda rng: words, *(operation for operation in operations for _ in range(PER_OPERATION))]
+
+
 def eda(sentence, rng, synonyms=None, stop_words=None):
     """Candidates for an augmented caption.
 
@@ -86,15 +103,10 @@ def eda(sentence, rng, synonyms=None, stop_words=None):
     ----------
     Wei & Zou 2019, "EDA: Easy Data Augmentation Techniques"; rates of the paper's supplement.
     """
-    synonyms = load_synonyms() if synonyms is None else synonyms
-    stop_words = load_stop_words() if stop_words is None else stop_words
-    words = sentence.lower().split()
-    if not words:
-        raise ValueError("a sentence with at least one word expected, an empty one given")
-    n_replaced, n_changed = (max(1, int(share * len(words))) for share in (REPLACED, CHANGED))
-    candidates = [words]
-    candidates += [_replace(words, n_replaced, rng, synonyms, stop_words) for _ in range(PER_OPERATION)]
-    candidates += [_insert(words, n_changed, rng, synonyms) for _ in range(PER_OPERATION)]
-    candidates += [_swap(words, n_changed, rng) for _ in range(PER_OPERATION)]
-    candidates += [_delete(words, rng) for _ in range(PER_OPERATION)]
-    return [" ".join(candidate) for candidate in candidates]
+    return [" ".join(make(rng)) for make in _makers(sentence, synonyms, stop_words)]
+
+
+def draw_caption(sentence, rng, synonyms=None, stop_words=None):
+    """One of the 13 candidates of `eda` at random, without making the other twelve; str."""
+    makers = _makers(sentence, synonyms, stop_words)
+    return " ".join(makers[rng.integers(len(makers))](rng))

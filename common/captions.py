@@ -55,7 +55,7 @@ def _read_h5(path, key):
             raise UserError(path, f"a data set {key!r}" if key else "one data set", ", ".join(keys) or "none", _ADVICE)
         if h5py.check_string_dtype(file[key].dtype) is None:
             raise UserError(f"{path}:{key}", "strings", f"type {file[key].dtype}", _ADVICE)
-        return list(file[key].asstr()[()].reshape(-1))
+        return list(file[key].asstr("utf-8")[()].reshape(-1))
 
 
 def _read_txt(path, key):

@@ -20,23 +20,63 @@ _ADVICE = "copy or download the file again"
 
 
 @dataclass(frozen=True)
-class SeriesInfo:
-    """What a dense series' header says.
+class Series:
+    """A dense series whose header has been read and checked.
 
     Attributes
     ----------
+    path : Path
     n_volumes, n_columns : int
     tr : float, s between volumes
     cortex : (59412,) int, columns of the left, then the right cortical vertices
+    image : nibabel Cifti2Image, its values still on disk
     """
 
+    path: Path
     n_volumes: int
     n_columns: int
     tr: float
     cortex: np.ndarray
+    image: nib.Cifti2Image
+
+    def read(self, first=0, n_volumes=None, space="cortex"):
+        """Read volumes.
+
+        Parameters
+        ----------
+        first : int, first volume wanted, counted from 0
+        n_volumes : int, all from `first` on by default
+        space : 'cortex' for the 59412 cortical vertices, 'full' for all 91282 grayordinates
+
+        Returns
+        -------
+        (n_volumes, 59412 or 91282) float32, in the file's memory order: one vertex's series is contiguous
+
+        Raises
+        ------
+        UserError : too few volumes, or no full set of grayordinates
+        """
+        last = self.n_volumes if n_volumes is None else first + n_volumes
+        if self.n_volumes < last or last <= first:
+            raise UserError(self.path, f"at least {max(last, first + 1)} volumes", str(self.n_volumes), _ADVICE)
+        start = int(self.cortex[0])
+        one_block = np.array_equal(self.cortex, np.arange(start, start + N_CORTEX))  # as in every standard file
+        if space == "full" and (self.n_columns != N_GRAYORDINATES or not one_block or start):
+            raise UserError(self.path, f"{N_GRAYORDINATES} grayordinates, cortex first", str(self.n_columns), "use --space cortex")
+        columns = slice(start, start + N_CORTEX) if space == "cortex" and one_block else slice(None)
+        try:
+            values = np.asarray(self.image.dataobj[:, columns], dtype=np.float32)[first:last]
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(self.path, error) from None
+        return values if space == "full" or one_block else values[:, self.cortex]
 
 
-def series_info(path):
+def _damaged(path, error):
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(path, "a readable CIFTI series", f"'{reason}'", _ADVICE)
+
+
+def open_series(path):
     """Read and check the header of a dense series.
 
     Parameters
@@ -45,21 +85,12 @@ def series_info(path):
 
     Returns
     -------
-    SeriesInfo
+    Series
 
     Raises
     ------
     UserError : missing, damaged, truncated, or of another space
     """
-    return _open(path)[1]
-
-
-def _damaged(path, error):
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    return UserError(path, "a readable CIFTI series", f"'{reason}'", _ADVICE)
-
-
-def _open(path):
     path = Path(path)
     if not path.is_file():
         raise missing(path, "a CIFTI series (.dtseries.nii)", "check the path and --data_root")
@@ -84,14 +115,14 @@ def _open(path):
             if header.get_data_dtype().kind not in "fiu":
                 raise ValueError(f"values of type {header.get_data_dtype()}")
             expected = int(image.dataobj.offset) + shape[0] * shape[1] * header.get_data_dtype().itemsize
-            info = SeriesInfo(shape[0], shape[1], float(series.step), _cortex_columns(path, models))
+            opened = Series(path, *shape, float(series.step), _cortex_columns(path, models), image)
     except UserError:
         raise
     except Exception as error:  # nibabel meets damaged bytes with exceptions of many kinds
         raise _damaged(path, error) from None
     if path.stat().st_size != expected:
         raise UserError(path, f"{expected} bytes for {shape[0]} volumes of {shape[1]} grayordinates", f"{path.stat().st_size}", _ADVICE)
-    return image, info
+    return opened
 
 
 def _cortex_columns(path, models):
@@ -114,41 +145,8 @@ def _cortex_columns(path, models):
 
 
 def read_series(path, first=0, n_volumes=None, space="cortex"):
-    """Read volumes of a dense series.
-
-    Parameters
-    ----------
-    path : path of the .dtseries.nii
-    first : int, first volume wanted, counted from 0
-    n_volumes : int, all from `first` on by default
-    space : 'cortex' for the 59412 cortical vertices, 'full' for all 91282 grayordinates
-
-    Returns
-    -------
-    (n_volumes, 59412 or 91282) float32, in the file's memory order: one vertex's series is contiguous
-
-    Raises
-    ------
-    UserError : missing, damaged, truncated, of another space, or with too few volumes
-    """
-    image, info = _open(path)
-    last = info.n_volumes if n_volumes is None else first + n_volumes
-    if info.n_volumes < last or last <= first:
-        raise UserError(path, f"at least {max(last, first + 1)} volumes", str(info.n_volumes), _ADVICE)
-    if space == "full":
-        if info.n_columns != N_GRAYORDINATES or not np.array_equal(info.cortex, np.arange(N_CORTEX)):
-            raise UserError(path, f"{N_GRAYORDINATES} grayordinates, cortex first", str(info.n_columns), "use --space cortex")
-        columns = slice(None)
-    else:
-        # the cortex is one block in every standard file; a copy by index is needed where it is not
-        start, end = int(info.cortex[0]), int(info.cortex[0]) + N_CORTEX
-        whole = np.array_equal(info.cortex, np.arange(start, end))
-        columns = slice(start, end) if whole else slice(None)
-    try:
-        values = np.asarray(image.dataobj[:, columns], dtype=np.float32)[first:last]
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(path, error) from None
-    return values if space == "full" or whole else values[:, info.cortex]
+    """Read volumes of a dense series: `open_series`, then `Series.read`, whose parameters these are."""
+    return open_series(path).read(first, n_volumes, space)
 
 
 def cortex_axis():

@@ -41,8 +41,6 @@ def atomic_path(path):
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield temporary
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -184,6 +182,7 @@ class ArrayWriter:
     shape, dtype : of the whole array
     key : anything JSON holds that identifies the run; a half-done array of another key is thrown away
     card : dict for the data card: rows, units, made_by and any more facts
+    fresh : bool, throw a half-done array away even if it is of the same key
 
     Use::
 
@@ -192,7 +191,8 @@ class ArrayWriter:
                 out.write(i, values)
     """
 
-    def __init__(self, path, shape, dtype, *, key, card):
+    def __init__(self, path, shape, dtype, *, key, card, fresh=False):
+        self.fresh = fresh
         self.path, self.shape, self.dtype, self.card = Path(path), tuple(shape), np.dtype(dtype), card
         self.partial = self.path.with_name(f".partial-{self.path.name}")
         self.progress = self.path.with_name(f".partial-{self.path.name}.json")
@@ -201,6 +201,8 @@ class ArrayWriter:
     def __enter__(self):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done = 0
+        if self.fresh:
+            self.progress.unlink(missing_ok=True)
         with contextlib.suppress(UserError, OSError, ValueError, KeyError):
             state = read_json(self.progress)
             if state["key"] == self.key:

@@ -59,6 +59,9 @@ def model_files(path, *parts):
 @contextlib.contextmanager
 def _quiet():
     """Keep the libraries' reports of every step out of ours."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -82,6 +85,9 @@ def load_sd_part(path, part, dtype=None):
     """
     import importlib
 
+    import torch
+
+    _check_folder("--sd_path", path)
     library, name = _SD_PARTS[part]
     kind = getattr(importlib.import_module(library), name)
     try:
@@ -90,10 +96,11 @@ def load_sd_part(path, part, dtype=None):
     except Exception as error:  # the libraries raise almost any kind for a missing or broken file
         raise _no_model("--sd_path", path, f"Stable Diffusion's {part} in the diffusers layout, in a folder or on the hub", error) from None
     if part == "tokenizer" and len(loaded) <= len(set(loaded.all_special_ids)):
-        raise UserError(Path(path) / part, "a tokenizer with a vocabulary", "none but special tokens", "copy vocab.json and merges.txt again")
+        raise UserError(Path(path) / part, "a tokenizer with a vocabulary", "special tokens alone", "copy its files again")
     if part in ("tokenizer", "scheduler"):
         return loaded
-    return loaded.to(dtype=dtype).eval().requires_grad_(False) if dtype else loaded.float().eval().requires_grad_(False)
+    with _quiet():
+        return loaded.to(dtype=dtype or torch.float32).eval().requires_grad_(False)
 
 
 def load_clip(path):
@@ -115,11 +122,19 @@ def load_clip(path):
     """
     import open_clip
 
-    folder = Path(path).is_dir()
-    name, _, weights = (f"local-dir:{path}", "", None) if folder else str(path).partition(":")
+    _check_folder("--clip_path", path)
+    if Path(path).is_dir():
+        name, weights = f"local-dir:{path}", None
+    elif str(path).startswith("hf-hub:"):
+        name, weights = str(path), None
+    else:
+        name, _, weights = str(path).partition(":")
     try:
-        if folder and not any(file.stem in _WEIGHTS and file.suffix != ".json" for file in Path(path).iterdir()):
-            raise FileNotFoundError("no weights in it")
+        # without weights open_clip would go on with random ones
+        if Path(path).is_dir() and not any(file.stem in _WEIGHTS and file.suffix != ".json" for file in Path(path).iterdir()):
+            raise FileNotFoundError("a folder without weights")
+        if weights == "":
+            raise FileNotFoundError("neither a folder nor name:weights")
         with _quiet():
             # OpenAI's weights were trained with the quick GELU, which the name alone does not choose
             model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights, force_quick_gelu=weights == "openai")
@@ -130,5 +145,13 @@ def load_clip(path):
 
 
 def _no_model(flag, path, wanted, error):
-    found = "nothing there" if Path(path).is_absolute() and not Path(path).exists() else f"'{(str(error).strip() or repr(error)).splitlines()[0]}'"
+    found = f"'{(str(error).strip() or repr(error)).splitlines()[0]}'"
     return UserError(f"{flag} {path}", wanted, found, "give another folder or hub id")
+
+
+def _check_folder(flag, path):
+    """Raise a UserError for what can only be a folder and is not there, before a hub is asked for it."""
+    folder = Path(path)
+    looks_local = folder.is_absolute() or str(path).startswith(".") or (len(folder.parts) > 1 and folder.parent.is_dir())
+    if looks_local and not folder.exists():
+        raise UserError(f"{flag} {path}", "a folder", "nothing there", "give another folder or hub id")

@@ -44,12 +44,17 @@ td.number { text-align:right; white-space:nowrap }
 .badge.bad { background:var(--bad-back); color:var(--bad) }
 figure { margin:0 }
 figure img { display:block; max-width:100%; height:auto }
-img.wide { width:100% }
 img.pixelated { image-rendering:pixelated }
 figcaption { color:var(--faint); font-size:.88rem; margin-top:.35rem }
 .grid { display:grid; gap:1rem; grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--least)),1fr)); align-items:start; margin:1rem 0 }
 .card { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:.9rem; min-width:0; content-visibility:auto; contain-intrinsic-size:auto 30rem }
 .card h3 { margin:0 0 .5rem }
+.beside { display:grid; grid-template-columns:minmax(0,11fr) minmax(0,9fr); gap:.9rem; margin-bottom:.6rem }
+dl.stacked { grid-template-columns:minmax(0,1fr); margin-top:0 }
+.stacked dt { font-size:.8rem }
+.stacked dd { margin-bottom:.35rem }
+.halves { display:grid; grid-template-columns:1fr 1fr; gap:.4rem }
+.halves img { width:100%; aspect-ratio:1; object-fit:cover }
 .plot { background:#fff; border-radius:6px; width:fit-content; max-width:100% }
 dl { display:grid; grid-template-columns:max-content 1fr; gap:.1rem .9rem; margin:.6rem 0; font-size:.92rem }
 dt { color:var(--faint) }
@@ -103,15 +108,18 @@ def banner(*content):
     return tag("div", *content, class_="banner")
 
 
-def facts(pairs):
+def facts(pairs, stacked=False):
     """Names and their values, one pair a line.
 
     Parameters
     ----------
     pairs : dict or iterable of (name, value)
+    stacked : the value below its name
     """
     pairs = pairs.items() if isinstance(pairs, dict) else pairs
-    return tag("dl", *(part for name, value in pairs for part in (tag("dt", name), tag("dd", value))))
+    return tag(
+        "dl", *(part for name, value in pairs for part in (tag("dt", name), tag("dd", value))), class_="stacked" if stacked else None
+    )
 
 
 def table(header, rows, caption=None):
@@ -125,7 +133,9 @@ def table(header, rows, caption=None):
     """
     head = tag("tr", *(tag("th", name) for name in header))
     body = [tag("tr", *(tag("td", cell, class_="number" if isinstance(cell, (int, float)) else None) for cell in row)) for row in rows]
-    return tag("div", tag("table", *([tag("caption", caption)] if caption else []), tag("thead", head), tag("tbody", *body)), class_="scroll")
+    return tag(
+        "div", tag("table", *([tag("caption", caption)] if caption else []), tag("thead", head), tag("tbody", *body)), class_="scroll"
+    )
 
 
 def details(summary, *content):
@@ -157,10 +167,19 @@ def figure(source, caption=None, *, alt="", pixelated=False, width=None):
     pixelated : enlarge without smoothing
     width : CSS width, such as "384px"; the picture fills its column when it is "100%"
     """
-    classes = " ".join([*["pixelated"] * pixelated, *["wide"] * (width == "100%")])
-    style = f"width:{width}" if width and width != "100%" else None
-    image = Html(tag("img", src=source, alt=alt, class_=classes or None, style=style, loading="lazy").removesuffix("</img>"))
-    return tag("figure", image, *([tag("figcaption", caption)] if caption else []))
+    return _figure(_image(source, alt, pixelated, f"width:{width}" if width else None), caption)
+
+
+def half(source, side, caption, *, alt="", pixelated=False):
+    """One half of a picture that holds two squares side by side.
+
+    Parameters
+    ----------
+    source : address
+    side : "left" or "right"
+    caption, alt, pixelated : as in `figure`
+    """
+    return _figure(_image(source, alt, pixelated, f"object-position:{side}"), caption)
 
 
 def plot(fig, caption=None, *, alt="", dpi=120):
@@ -175,8 +194,17 @@ def plot(fig, caption=None, *, alt="", dpi=120):
     """
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
-    image = Html(tag("img", src=embedded(buffer.getvalue()), alt=alt).removesuffix("</img>"))
-    return tag("figure", tag("div", image, class_="plot"), *([tag("figcaption", caption)] if caption else []))
+    image = _image(embedded(buffer.getvalue()), alt)
+    return _figure(tag("div", image, class_="plot"), caption)
+
+
+def _image(source, alt, pixelated=False, style=None):
+    whole = tag("img", src=source, alt=alt, class_="pixelated" if pixelated else None, style=style, loading="lazy")
+    return Html(whole.removesuffix("</img>"))
+
+
+def _figure(image, caption):
+    return tag("figure", image, *([tag("figcaption", caption)] if caption else []))
 
 
 # ---------------------------------------------------------------------------------------------- the page
@@ -189,6 +217,11 @@ def card(*content, id=None):
 def grid(cards, least="22rem"):
     """Cards in as many columns as fit; `least` is the smallest width of one."""
     return tag("div", *cards, class_="grid", style=f"--least:{least}")
+
+
+def beside(left, right):
+    """Two parts next to each other."""
+    return tag("div", tag("div", left), tag("div", right), class_="beside")
 
 
 def section(title, *content, id=None):
@@ -213,6 +246,13 @@ def page(title, content, *, subtitle=None, phantom=False):
         title = f"{title} (phantom)"
     top = [tag("h1", title), *([paragraph(subtitle, faint=True)] if subtitle else [])]
     if phantom:
-        top.append(banner(tag("b", "Phantom."), " Made from the digital phantom: simulated fMRI of drawn films. Nothing here is a result about brains."))
+        top.append(
+            banner(
+                tag("b", "Phantom."),
+                " Made from the digital phantom: simulated fMRI of drawn films. Nothing here is a result about brains.",
+            )
+        )
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{html.escape(title)}</title>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{tag("main", *top, *content)}</body></html>\n'
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>{tag("main", *top, *content)}</body></html>\n'
+    )

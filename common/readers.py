@@ -4,17 +4,20 @@ A reader knows the numbers of its clips (from 1, natural order) and reads one cl
 with their number. Zips are read without unpacking. Readers can be sent to worker processes.
 """
 
+import copy
 import io
 import re
 import zipfile
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+import av
 import cv2
 import numpy as np
 from PIL import Image
 
 from common.files import UserError, load_array, missing
+from common.video import read_frames, to_rgb
 
 LAYOUTS = ("ours", "gif", "side_by_side", "mindvideo", "mp4")
 IMAGES = (".png", ".jpg", ".jpeg")
@@ -44,13 +47,9 @@ def _read_gif(handle):
     return np.stack(frames)
 
 
-def _read_video(handle):
-    import av
-
-    with av.open(handle) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+def _read_zipped_video(handle):
+    with av.open(handle, options={"err_detect": "explode"}) as container:
+        return np.stack([to_rgb(frame) for frame in container.decode(video=0)])
 
 
 def _read_images(handles):
@@ -169,6 +168,10 @@ class ArrayClips:
     def __len__(self):
         return len(self.numbers)
 
+    def identity(self, numbers):
+        """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
+        return [self.path.name, _stamp(self.path), self.n_frames, self.size, self.resize, list(numbers)]
+
     def read(self, number):
         """Frames of one clip, (F, H, W, 3) uint8; UserError if it is not there or does not fit."""
         if not 1 <= number <= len(self):
@@ -284,19 +287,33 @@ class FolderClips:
 
     # -- reading
 
+    def identity(self, numbers):
+        """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
+        stamps = [_stamp(self.path)] if self.is_zip else [_stamp(self.path / file) for number in numbers for file in self.entries[number]]
+        form = [self.layout, self.side, self.borders, self.n_frames, self.size, self.resize]
+        return [str(self.path), form, list(numbers), stamps]
+
     def _open(self, entry):
         return io.BytesIO(self._zip.read(entry)) if self.is_zip else open(self.path / entry, "rb")
 
     def _decode(self, number):
         files = self.entries[number]
+        if self.layout == "mp4" and not self.is_zip:
+            return read_frames(self.path / files[0])
         handles = [self._open(file) for file in files]
         try:
             if self.layout == "ours":
                 return _read_npz(handles[0]) if files[0].endswith(".npz") else _read_images(handles)
-            return (_read_video if self.layout == "mp4" else _read_gif)(handles[0])
+            return (_read_zipped_video if self.layout == "mp4" else _read_gif)(handles[0])
         finally:
             for handle in handles:
                 handle.close()
+
+    def other_side(self):
+        """Reader of the other half of a side-by-side layout."""
+        other = copy.copy(self)
+        other.side = "left" if self.side == "right" else "right"
+        return other
 
     def read_both(self, number):
         """Ground truth and reconstruction of one clip of a side-by-side layout, two (F, H, W, 3) uint8."""
@@ -334,6 +351,11 @@ class FolderClips:
             raise UserError(
                 self._where(number), str(error), "frames of {} x {}".format(*frames.shape[1:3]), "choose another --layout"
             ) from None
+
+
+def _stamp(path):
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def natural_key(name):
@@ -470,6 +492,10 @@ class Pairs:
                 f"{self.pred.path}: clip {number}", f"{expected}, as the ground truth", found, f"choose another --protocol, or {AGAIN}"
             )
         return pred, gt
+
+    def truth(self):
+        """Reader of the ground truth."""
+        return self.gt if self.gt is not None else self.pred.other_side()
 
     def __iter__(self):
         for number in self.numbers:

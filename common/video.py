@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from av.video.frame import PictureType
 
@@ -251,3 +252,24 @@ def write_mp4(path, frames, fps, crf=12):
         container.mux(stream.encode())
     write_bytes(path, buffer.getvalue())
     return n
+
+
+# ---------------------------------------------------------------------------------------------- size
+
+
+def stretch(frame, size):
+    """Resize a frame to size x size pixels, whatever its proportions, with an area filter.
+
+    Parameters
+    ----------
+    frame : (H, W, 3) uint8
+    size : int, pixels
+
+    Returns
+    -------
+    (size, size, 3) uint8
+    """
+    height, width = frame.shape[:2]
+    # OpenCV averages over areas only when both sides shrink: first shrink the longer sides, then enlarge the shorter
+    smaller = cv2.resize(frame, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
+    return cv2.resize(smaller, (size, size), interpolation=cv2.INTER_LINEAR)

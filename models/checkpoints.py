@@ -5,6 +5,7 @@ Nothing is unpickled. A file that does not fit is refused before anything of the
 
 import importlib.metadata
 import pickle
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,10 @@ from models.retrieval_decoder import RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
-KINDS = {kind.__name__: kind for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)
+}
 _OURS = ("kind", "arguments", "sha256")
 _AGAIN = "run the training script again, or give another checkpoint"
 
@@ -59,6 +63,7 @@ def save_checkpoint(path, model, **record):
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights_file)
         facts = {"kind": type(model).__name__, "arguments": model.arguments}
         write_json(record_file, {**facts, "versions": versions, **record, "sha256": sha256(weights_file)})
+        shutil.copymode(record_file, weights_file)  # safetensors makes files that nobody else may read
 
 
 def load_checkpoint(path):
@@ -94,9 +99,10 @@ def load_checkpoint(path):
 
 def _build(record, path):
     """Model of a record, its weights allocated but not drawn."""
-    kind = KINDS.get(record.get("kind")) if isinstance(record, dict) else None
-    if kind is None:
-        raise UserError(path, f"a kind of {', '.join(KINDS)}", repr(record.get("kind")) if isinstance(record, dict) else "no record", _AGAIN)
+    if not isinstance(record, dict) or record.get("kind") not in KINDS:
+        found = repr(record.get("kind")) if isinstance(record, dict) else "no record"
+        raise UserError(path, f"a kind of {', '.join(KINDS)}", found, _AGAIN)
+    kind = KINDS[record["kind"]]
     try:
         return empty_model(kind, record["arguments"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -153,15 +159,21 @@ def read_released(path, mmap=False):
     if not path.is_file():
         raise missing(path, wanted, "check the path")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and zipfile.is_zipfile(path))
+        is_zip = zipfile.is_zipfile(path)
+        broken = zipfile.ZipFile(path).testzip() if is_zip and not mmap else None  # torch does not look at the checksums
+        if broken:
+            raise zipfile.BadZipFile(f"the checksum of {broken} is another")
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except pickle.UnpicklingError as error:
-        objects = zipfile.is_zipfile(path) and "unsupported" in str(error).lower()
-        found = "other objects, which are not unpickled" if objects else f"a broken file ({_first_line(error)})"
+        # not the message itself: it advises to unpickle everything
+        found = "other objects, which are not unpickled" if "Unsupported global" in str(error) else "a broken or foreign file"
         raise UserError(path, wanted, found, "give a file of weights alone") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(path, wanted, f"a broken file ({_first_line(error)})", "download it again") from None
-    if not isinstance(state, dict) or not state:
-        raise UserError(path, wanted, f"a {type(state).__name__}" if state else "nothing in it", "give a file of weights alone")
+    if not isinstance(state, dict):
+        raise UserError(path, wanted, f"a {type(state).__name__}", "give a file of weights alone")
+    if not state:
+        raise UserError(path, wanted, "nothing in it", "give a file of weights alone")
     others = [str(name) for name, value in state.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
     if others:
         raise UserError(path, wanted, f"other entries ({_names(others)})", "give the state dict alone")
@@ -194,10 +206,12 @@ def fill(model, state, path):
     faults = {"missing": lacking, "extra": extra, "misshapen": misshapen}
     if any(faults.values()):
         found = ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
-        raise UserError(path, f"the entries of {type(model).__name__}({_spell(model)})", found, "give a checkpoint of this model, or a model of these sizes")  # fmt: skip
+        wanted = f"the entries of {type(model).__name__}({_spell(model)})"
+        raise UserError(path, wanted, found, "give a checkpoint of this model, or a model of these sizes")
     broken = [name for name, value in state.items() if not value.is_floating_point() or not value.isfinite().all()]
     if broken:
-        raise UserError(path, "finite floating-point weights", f"NaN, infinity or another type in {_names(broken)}", "give another checkpoint")
+        found = f"NaN, infinity or another type in {_names(broken)}"
+        raise UserError(path, "finite floating-point weights", found, "give another checkpoint")
     model.load_state_dict(state)
     return model
 

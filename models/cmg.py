@@ -31,7 +31,7 @@ def sparse_causal_mask(size, keep_ratio, generator=None):
 
     References
     ----------
-    Mind-Animator, section 3.3, sparse causal mask.
+    Mind-Animator, sparse causal mask.
     """
     if not 0 <= keep_ratio <= 1:
         raise ValueError(f"keep_ratio: expected 0 to 1, given {keep_ratio}")
@@ -221,12 +221,18 @@ class ConsistencyMotionGenerator(nn.Module):
 
     References
     ----------
-    Mind-Animator, section 3.3; parameter names are those of the released checkpoints.
+    Mind-Animator, consistency motion generator; parameter names are those of the released checkpoints.
     """
 
-    def __init__(self, in_dim=4500, d_model=16384, n_layers=2, n_heads=4, attn_dim=1024, d_ff=768, encoder_dim=768, encoder_blocks=1, dropout=0.2, max_len=10):  # fmt: skip
+    def __init__(
+        self, in_dim=4500, d_model=16384, n_layers=2, n_heads=4, attn_dim=1024, d_ff=768, encoder_dim=768,
+        encoder_blocks=1, dropout=0.2, max_len=10,
+    ):  # fmt: skip
         super().__init__()
-        self.arguments = dict(in_dim=in_dim, d_model=d_model, n_layers=n_layers, n_heads=n_heads, attn_dim=attn_dim, d_ff=d_ff, encoder_dim=encoder_dim, encoder_blocks=encoder_blocks, dropout=dropout, max_len=max_len)  # fmt: skip
+        self.arguments = dict(
+            in_dim=in_dim, d_model=d_model, n_layers=n_layers, n_heads=n_heads, attn_dim=attn_dim, d_ff=d_ff,
+            encoder_dim=encoder_dim, encoder_blocks=encoder_blocks, dropout=dropout, max_len=max_len,
+        )  # fmt: skip
         self.in_dim, self.d_model, self.max_len = in_dim, d_model, max_len
         self.encoder = MemoryEncoder(in_dim, encoder_dim, encoder_blocks, d_model)
         self.decoder = FrameDecoder(n_layers, d_model, n_heads, attn_dim, d_ff, dropout)

@@ -125,14 +125,23 @@ class PatchCMG(nn.Module):
 
     References
     ----------
-    Mind-Animator, appendix on the patch size of the CMG; parameter names are those of the released checkpoints.
+    Mind-Animator, patch size of the consistency motion generator; parameter names are those of the released checkpoints.
     """
 
-    def __init__(self, input_size=64, patch_size=4, in_channels=4, in_dim=4500, hidden_dim=512, depth=4, n_heads=8, mlp_ratio=4.0, n_frames=7):  # fmt: skip
+    def __init__(
+        self, input_size=64, patch_size=4, in_channels=4, in_dim=4500, hidden_dim=512, depth=4, n_heads=8,
+        mlp_ratio=4.0, n_frames=7,
+    ):  # fmt: skip
         super().__init__()
         if input_size % patch_size or hidden_dim % 4 or hidden_dim % n_heads:
-            raise ValueError(f"PatchCMG: expected patch_size to divide input_size, 4 and n_heads to divide hidden_dim, given {input_size=}, {patch_size=}, {hidden_dim=}, {n_heads=}")  # fmt: skip
-        self.arguments = dict(input_size=input_size, patch_size=patch_size, in_channels=in_channels, in_dim=in_dim, hidden_dim=hidden_dim, depth=depth, n_heads=n_heads, mlp_ratio=mlp_ratio, n_frames=n_frames)  # fmt: skip
+            raise ValueError(
+                "PatchCMG: expected patch_size to divide input_size, 4 and n_heads to divide hidden_dim, "
+                f"given {input_size=}, {patch_size=}, {hidden_dim=}, {n_heads=}"
+            )
+        self.arguments = dict(
+            input_size=input_size, patch_size=patch_size, in_channels=in_channels, in_dim=in_dim, hidden_dim=hidden_dim,
+            depth=depth, n_heads=n_heads, mlp_ratio=mlp_ratio, n_frames=n_frames,
+        )  # fmt: skip
         self.in_dim, self.n_frames, self.patch_size = in_dim, n_frames, patch_size
         self.frame_shape = (in_channels, input_size, input_size)
         self.side = input_size // patch_size

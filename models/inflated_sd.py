@@ -46,7 +46,7 @@ class SparseCausalAttnProcessor:
 
     References
     ----------
-    Tune-A-Video, equation 4.
+    Tune-A-Video, section 3.2.
     """
 
     def __init__(self, clip=None):
@@ -68,7 +68,9 @@ class SparseCausalAttnProcessor:
         """
         num_frames = num_frames or self.clip.num_frames
         if len(hidden_states) % num_frames:
-            raise ValueError(f"expected a multiple of {num_frames} frames in the batch, got hidden states of shape {tuple(hidden_states.shape)}")
+            raise ValueError(
+                f"expected a multiple of {num_frames} frames in the batch, got hidden states of shape {tuple(hidden_states.shape)}"
+            )
         query, key, value = (
             project(hidden_states).unflatten(-1, (attn.heads, -1)).unflatten(0, (-1, num_frames))  # b f l h d
             for project in (attn.to_q, attn.to_k, attn.to_v)

@@ -66,7 +66,7 @@ def semantic_loss(embedding, tokens, text, image, sd_tokens, logit_scale, k1=0.0
 
     References
     ----------
-    Mind-Animator, section 3.2, semantic decoder's loss.
+    Mind-Animator, semantic decoder's loss.
     """
     terms = {
         "embedding": F.mse_loss(embedding, text),
@@ -93,7 +93,7 @@ def structure_loss(latent, target, parameters, l1_weight, k=1.0):
 
     References
     ----------
-    Mind-Animator, section 3.2, structure decoder's loss.
+    Mind-Animator, structure decoder's loss.
     """
     terms = {"mse": F.mse_loss(latent, target), "l1": l1_norm(parameters)}
     return k * terms["mse"] + l1_weight * terms["l1"], terms
@@ -115,7 +115,7 @@ def cmg_loss(predicted, target, parameters, l1_weight):
 
     References
     ----------
-    Mind-Animator, section 3.3, CMG's loss.
+    Mind-Animator, CMG's loss.
     """
     return structure_loss(predicted, target, parameters, l1_weight)
 

@@ -27,7 +27,9 @@ def grid_up_to(timesteps, start_timestep=None):
     """
     kept = timesteps if start_timestep is None else timesteps[timesteps <= start_timestep]
     if len(kept) == 0:
-        raise ValueError(f"expected a start_timestep of at least {timesteps.min().item()}, the lowest step of the grid, got {start_timestep}")
+        raise ValueError(
+            f"expected a start_timestep of at least {timesteps.min().item()}, the lowest step of the grid, got {start_timestep}"
+        )
     return kept
 
 
@@ -184,7 +186,9 @@ class InflatedSDPipeline(DiffusionPipeline):
         latents = self._latents(latents)
         embeds = self._embeds("prompt_embeds", prompt_embeds, len(latents))
         scheduler = self.scheduler if isinstance(self.scheduler, DDIMScheduler) else _as_ddim(self.scheduler)
-        return ddim_invert(lambda x, t: self._predict(x, t, embeds), latents, scheduler, num_inference_steps, start_timestep, self.progress_bar)
+        return ddim_invert(
+            lambda x, t: self._predict(x, t, embeds), latents, scheduler, num_inference_steps, start_timestep, self.progress_bar
+        )
 
     def add_noise_at(self, latents, noise, timestep):
         """Mix in noise as the forward diffusion does: sqrt(alpha_t) latents + sqrt(1 - alpha_t) noise.
@@ -274,7 +278,9 @@ class InflatedSDPipeline(DiffusionPipeline):
         guided = guidance_scale != 1
         if guided:
             if negative_prompt_embeds is None:
-                negative_prompt_embeds = self.encode_prompt(negative_prompt if negative_prompt is not None else NEGATIVE_PROMPT, embeds.shape[1])
+                negative_prompt_embeds = self.encode_prompt(
+                    negative_prompt if negative_prompt is not None else NEGATIVE_PROMPT, embeds.shape[1]
+                )
             negative = self._embeds("negative_prompt_embeds", negative_prompt_embeds, len(latents), n_tokens=embeds.shape[1])
             embeds = torch.cat([negative, embeds])
 

@@ -67,7 +67,8 @@ def infer(state, n_heads=None, token_dim=768):
         if "frame_embedder.proj.weight" in shape:
             return "PatchCMG", _patch_cmg(shape) | heads
         if "lin0.0.weight" in shape:
-            common = {"in_dim": shape["lin0.0.weight"][1], "hidden_dim": shape["lin0.0.weight"][0], "n_blocks": _count(shape, r"mlp\.(\d+)\.0\.weight")}
+            hidden, vertices = shape["lin0.0.weight"]
+            common = {"in_dim": vertices, "hidden_dim": hidden, "n_blocks": _count(shape, r"mlp\.(\d+)\.0\.weight")}
             if "logit_scale" not in shape:
                 return "StructureDecoder", common | {"latent_shape": _latent_shape(shape["lin1.2.weight"][0])}
             if not any(name.startswith("lin1.") for name in shape):
@@ -90,7 +91,8 @@ def _latent_shape(size, channels=4):
 
 
 def _projector(shape, token_dim):
-    widths = [shape[name][0] for name in sorted(shape, key=_by_number) if re.fullmatch(r"lin1\.\d+\.weight", name) and len(shape[name]) == 2]
+    names = [name for name in shape if re.fullmatch(r"lin1\.\d+\.weight", name) and len(shape[name]) == 2]
+    widths = [shape[name][0] for name in sorted(names, key=lambda name: int(name.split(".")[1]))]
     if widths[-1] % token_dim:
         raise ValueError(f"{widths[-1]} is no multiple of {token_dim}")
     return {"n_tokens": widths[-1] // token_dim, "token_dim": token_dim, "projector_dims": tuple(widths[:-1])}
@@ -122,10 +124,6 @@ def _patch_cmg(shape):
         "mlp_ratio": shape["blocks.0.mlp.fc1.weight"][0] / hidden,
         "n_frames": shape["time_embed"][1],
     }
-
-
-def _by_number(name):
-    return [int(part) if part.isdigit() else -1 for part in name.split(".")]
 
 
 # ---------------------------------------------------------------------------------------------- by the name
@@ -180,7 +178,8 @@ def identify(path, root=None, n_heads=None, token_dim=768):
     path = Path(path)
     found = infer(read_released(path, mmap=True), n_heads, token_dim)
     if found is None:
-        raise UserError(path, f"the entries of {', '.join(KINDS)}", f"others, or a token width other than {token_dim}", "give a released decoder (--token_dim for another text encoder)")  # fmt: skip
+        wanted, other = f"the entries of {', '.join(KINDS)}", f"others, or a token width other than {token_dim}"
+        raise UserError(path, wanted, other, "give a released decoder (--token_dim for another text encoder)")
     kind, arguments = found
     named = path.relative_to(root) if root else Path(*path.parts[-3:])
     if kind not in kinds_of_name(named):
@@ -216,27 +215,3 @@ def find_released(root, n_heads=None, token_dim=768):
     if not released:
         raise UserError(root, f".pth files of {', '.join(KINDS)}", "none", "check --released_root (and --token_dim)")
     return released
-
-
-def pick(released, kind, subject):
-    """The one released checkpoint of a kind and a subject.
-
-    Parameters
-    ----------
-    released : list of Released
-    kind : name of the class
-    subject : int
-
-    Returns
-    -------
-    Released
-
-    Raises
-    ------
-    UserError : none, or several
-    """
-    fitting = [item for item in released if item.kind == kind and item.subject == subject]
-    if len(fitting) != 1:
-        names = ", ".join(str(item.path) for item in fitting) or "none"
-        raise UserError("released checkpoints", f"one {kind} of subject {subject}", names, "give its path by flag")
-    return fitting[0]

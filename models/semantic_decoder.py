@@ -22,12 +22,15 @@ class SemanticDecoder(nn.Module):
 
     References
     ----------
-    Mind-Animator, section 3.2, semantic decoder; parameter names are those of the released checkpoints.
+    Mind-Animator, semantic decoder; parameter names are those of the released checkpoints.
     """
 
     def __init__(self, in_dim=4500, hidden_dim=512, n_blocks=3, n_tokens=19, token_dim=768, projector_dims=(2048, 4096)):
         super().__init__()
-        self.arguments = dict(in_dim=in_dim, hidden_dim=hidden_dim, n_blocks=n_blocks, n_tokens=n_tokens, token_dim=token_dim, projector_dims=tuple(projector_dims))  # fmt: skip
+        self.arguments = dict(
+            in_dim=in_dim, hidden_dim=hidden_dim, n_blocks=n_blocks, n_tokens=n_tokens, token_dim=token_dim,
+            projector_dims=tuple(projector_dims),
+        )  # fmt: skip
         self.in_dim, self.n_tokens, self.token_dim = in_dim, n_tokens, token_dim
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         self.lin0 = dense(in_dim, hidden_dim, 0.3)

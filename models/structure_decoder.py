@@ -19,7 +19,7 @@ class StructureDecoder(nn.Module):
 
     References
     ----------
-    Mind-Animator, section 3.2, structure decoder; parameter names are those of the released checkpoints.
+    Mind-Animator, structure decoder; parameter names are those of the released checkpoints.
     """
 
     def __init__(self, in_dim=4500, hidden_dim=1024, n_blocks=2, latent_shape=(4, 64, 64)):

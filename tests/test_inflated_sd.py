@@ -137,10 +137,14 @@ class PlainUNet3D:
 
     def transformer(self, name, x, text, heads):
         normed = self.per_frame(lambda frame: self.group_norm(f"{name}.norm", frame, 1e-6), x)
-        flat = {key: self.w[key].flatten(1) for key in (f"{name}.proj_in.weight", f"{name}.proj_out.weight")}  # a 1x1 convolution is a linear layer
+        flat = {
+            key: self.w[key].flatten(1) for key in (f"{name}.proj_in.weight", f"{name}.proj_out.weight")
+        }  # a 1x1 convolution is a linear layer
         out = []
         for clip, clip_text in zip(normed, text, strict=True):
-            frames = [clip[:, f].flatten(1).T @ flat[f"{name}.proj_in.weight"].T + self.w[f"{name}.proj_in.bias"] for f in range(clip.shape[1])]
+            frames = [
+                clip[:, f].flatten(1).T @ flat[f"{name}.proj_in.weight"].T + self.w[f"{name}.proj_in.bias"] for f in range(clip.shape[1])
+            ]
             frames = self.block(f"{name}.transformer_blocks.0", frames, clip_text, heads)
             frames = [f @ flat[f"{name}.proj_out.weight"].T + self.w[f"{name}.proj_out.bias"] for f in frames]
             out.append(torch.stack([f.T.reshape(clip[:, 0].shape) for f in frames], dim=1))
@@ -278,7 +282,13 @@ def test_temporal_names_and_zero_output():
     before = set(stock.state_dict())
     unet = inflate_unet(stock, temporal_attention=True)
     blocks = {name.rsplit(".attn1", 1)[0] for name in before if ".attn1." in name}
-    suffixes = ["attn_temp.to_q.weight", "attn_temp.to_k.weight", "attn_temp.to_v.weight", "attn_temp.to_out.0.weight", "attn_temp.to_out.0.bias"]
+    suffixes = [
+        "attn_temp.to_q.weight",
+        "attn_temp.to_k.weight",
+        "attn_temp.to_v.weight",
+        "attn_temp.to_out.0.weight",
+        "attn_temp.to_out.0.bias",
+    ]
     suffixes += ["norm_temp.weight", "norm_temp.bias"]
     assert set(unet.state_dict()) - before == {f"{block}.{suffix}" for block in blocks for suffix in suffixes}
     assert len(blocks) == 2 * 2 + 1 + 2 * 3
@@ -353,7 +363,7 @@ def test_bfloat16_weights():
 
 def test_compiled_graphs_follow_the_number_of_frames():
     unet = inflate_unet(make_unet(dtype=torch.float32))
-    inputs = [make_inputs(*shape, dtype=torch.float32) for shape in [(1, 3), (2, 3), (1, 6), (3, 2), (1, 1), (1, 3)]]
+    inputs = [make_inputs(*shape, dtype=torch.float32) for shape in [(1, 3), (2, 5), (1, 1), (1, 3)]]
     expected = [unet(latents, torch.tensor(101), text).sample for latents, text in inputs]
     torch._dynamo.reset()
     compiled = torch.compile(unet, backend="eager")

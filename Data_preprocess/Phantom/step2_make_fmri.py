@@ -24,7 +24,6 @@ from common import cli, cortex
 from common.cifti import write_series
 from common.datasets import get_dataset
 from common.files import write_json
-from common.model_sources import PHANTOM_MODELS
 from common.phantom_features import AREAS, TRUTH, feature_groups
 from common.records import RunRecord
 
@@ -112,7 +111,7 @@ def get_parser():
     group = parser.add_argument_group("model")
     group.add_argument("--reliability", type=float, default=0.3, help="inter-repetition correlation of responsive vertices")
     group.add_argument("--hrf", choices=list(HRF), default="phantom", help="haemodynamic response")
-    group.add_argument("--clip_path", default=str(PHANTOM_MODELS / "clip"), help="CLIP that embeds the captions")
+    group.add_argument("--clip_path", default=str(cli.PROJECT / "phantom_models" / "clip"), help="CLIP that embeds the captions")
     return parser
 
 

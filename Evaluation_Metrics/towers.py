@@ -1,0 +1,329 @@
+"""The models that some metrics look through: CLIP, ViFi-CLIP, an image and a clip classifier.
+
+Each is called with clips (N, F, H, W, 3) uint8 and returns numpy arrays, one row per clip.
+"""
+
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from common.cli import PROJECT, choose_device
+from common.files import UserError, missing
+from common.model_sources import load_clip
+
+# ---------------------------------------------------------------------------------------------- CLIP
+
+
+class ClipTower:
+    """Image side of an open_clip model.
+
+    Parameters
+    ----------
+    source : open_clip folder, "hf-hub:..." or name:weights such as "ViT-B-32:openai"
+    device : torch device
+    batch_size : frames per call
+    """
+
+    def __init__(self, source, device="cpu", batch_size=64):
+        import torch
+
+        from common.encoders import encode_clip_images
+
+        model, preprocess, _ = load_clip(str(source))
+        self.model, self.preprocess, self.encode = model.to(device), preprocess, encode_clip_images
+        self.torch, self.batch_size = torch, batch_size
+
+    def __call__(self, clips):
+        """Features of every frame, (N, F, D) float32."""
+        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        found = []
+        for i in range(0, len(frames), self.batch_size):
+            inputs = self.torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames[i : i + self.batch_size]])
+            found.append(self.encode(self.model, inputs).cpu().numpy())
+        return np.concatenate(found).reshape(*clips.shape[:2], -1)
+
+
+# ---------------------------------------------------------------------------------------------- ViFi-CLIP
+
+PREFIX = "module.image_encoder."
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # of RGB in 0..255; ViFi-CLIP's
+HEAD_WIDTH = 64  # of CLIP's attention heads
+
+
+def read_vifi_checkpoint(path):
+    """Entries of the image tower of a released ViFi-CLIP checkpoint, float32, by open_clip's names.
+
+    Parameters
+    ----------
+    path : .pth with `module.image_encoder.*` entries, bare or below "model"
+
+    Returns
+    -------
+    dict of tensors
+
+    Raises
+    ------
+    UserError : missing, broken, holding objects other than arrays and settings, or without such entries
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise missing(path, "the ViFi-CLIP checkpoint", "download k400_seed1_vifi_clip_base2novel.pth, or check --vifi_path")
+    try:
+        # the training settings that lie in the file become plain dictionaries: nothing of theirs is run
+        with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = reason[reason.find("WeightsUnpickler error:") :] if "WeightsUnpickler error:" in reason else reason
+        raise UserError(path, "a checkpoint of arrays and settings alone", reason[:160], "download it again") from None
+    content = content.get("model", content) if isinstance(content, dict) else {}
+    state = {name.removeprefix(PREFIX): value.float() for name, value in content.items() if name.startswith(PREFIX)}
+    if not state:
+        raise UserError(path, f"entries {PREFIX}*", f"{', '.join(list(content)[:3]) or 'none'}", "give a ViFi-CLIP checkpoint")
+    return state
+
+
+def build_vifi_tower(state, path):
+    """open_clip's vision transformer of the sizes that the entries have, filled with them.
+
+    Parameters
+    ----------
+    state : dict of tensors, of read_vifi_checkpoint
+    path : where it comes from, for the error line
+
+    Raises
+    ------
+    UserError : entries are missing, left over or misshapen
+    """
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    try:
+        width, _, _, patch = state["conv1.weight"].shape
+        tower = VisionTransformer(
+            image_size=patch * round((len(state["positional_embedding"]) - 1) ** 0.5),
+            patch_size=patch,
+            width=width,
+            layers=len({name.split(".")[2] for name in state if name.startswith("transformer.resblocks.")}),
+            heads=max(1, width // HEAD_WIDTH),
+            mlp_ratio=len(state["transformer.resblocks.0.mlp.c_fc.bias"]) / width,
+            output_dim=state["proj"].shape[1],
+            act_layer=QuickGELU,
+        )
+        tower.load_state_dict(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(path, "the entries of a CLIP image tower", reason, "give the checkpoint as it was published") from None
+    return tower.eval()
+
+
+def vifi_inputs(frames, size=224):
+    """Frames as ViFi-CLIP sees them: to 512, to 256, the centre 224, standardised.
+
+    Parameters
+    ----------
+    frames : (F, H, W, 3) uint8 RGB
+    size : pixels of the tower's input; the steps before scale with it
+
+    Returns
+    -------
+    (F, 3, size, size) float32
+    """
+    side, edge = size * 8 // 7, size // 14  # 256 and 16 for 224
+    scaled = np.stack([cv2.resize(cv2.resize(frame, (512, 512)), (side, side)) for frame in frames])
+    cut = scaled[:, edge : edge + size, edge : edge + size].astype(np.float32)
+    return ((cut - np.float32(MEAN)) / np.float32(STD)).transpose(0, 3, 1, 2)
+
+
+class VifiTower:
+    """Image tower of ViFi-CLIP.
+
+    Parameters
+    ----------
+    source : released checkpoint
+    device : torch device
+    batch_size : frames per call
+    """
+
+    def __init__(self, source, device="cpu", batch_size=64):
+        import torch
+
+        self.model = build_vifi_tower(read_vifi_checkpoint(source), source).to(device)
+        self.torch, self.device, self.batch_size = torch, device, batch_size
+
+    def __call__(self, clips):
+        """Features of every frame, (N, F, D) float32."""
+        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        found = []
+        with self.torch.inference_mode():
+            for i in range(0, len(frames), self.batch_size):
+                inputs = self.torch.from_numpy(vifi_inputs(frames[i : i + self.batch_size], self.model.image_size[0]))
+                found.append(self.model(inputs.to(self.device)).float().cpu().numpy())
+        return np.concatenate(found).reshape(*clips.shape[:2], -1)
+
+
+def load_vifi(source, device="cpu", batch_size=64):
+    """The tower of a released checkpoint, or an open_clip folder that stands in for it (the phantom's CLIP)."""
+    return (ClipTower if Path(source).is_dir() else VifiTower)(source, device, batch_size)
+
+
+# ---------------------------------------------------------------------------------------------- classifiers
+
+
+def _pretrained(loader, source, flag, **options):
+    """from_pretrained of a folder or hub id, with a readable error."""
+    try:
+        return loader.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{flag} {source}", f"a folder or hub id that {loader.__name__} loads", f"'{reason}'", "give another") from None
+
+
+class ImageClassifier:
+    """An image classifier of transformers (ViT) for frames.
+
+    Parameters
+    ----------
+    source : folder or hub id
+    device : torch device
+    batch_size : frames per call
+    """
+
+    def __init__(self, source, device="cpu", batch_size=64):
+        import torch
+        from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+        self.processor = _pretrained(AutoImageProcessor, source, "--image_classifier")
+        self.model = _pretrained(AutoModelForImageClassification, source, "--image_classifier").to(device).eval()
+        self.torch, self.device, self.batch_size = torch, device, batch_size
+
+    def __call__(self, clips):
+        """Scores of every frame, (N, F, M) float32."""
+        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        scores = []
+        with self.torch.inference_mode():
+            for i in range(0, len(frames), self.batch_size):
+                inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
+                scores.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
+        return np.concatenate(scores).reshape(*clips.shape[:2], -1)
+
+
+class ClipClassifier:
+    """VideoMAE with a classification head, for clips of any even number of frames.
+
+    Its position codes are computed, not learned, so that weights trained on 16 frames serve for 8 or 6.
+
+    Parameters
+    ----------
+    source : folder or hub id
+    device : torch device
+    batch_size : frames per call
+    """
+
+    def __init__(self, source, device="cpu", batch_size=64):
+        import torch
+        from transformers import AutoImageProcessor
+
+        self.processor = _pretrained(AutoImageProcessor, source, "--clip_classifier")
+        self.torch, self.source, self.device, self.batch_size = torch, source, device, batch_size
+        self.models = {}
+
+    def _model(self, n_frames):
+        from transformers import VideoMAEForVideoClassification
+
+        if n_frames not in self.models:
+            model = _pretrained(VideoMAEForVideoClassification, self.source, "--clip_classifier", num_frames=n_frames)
+            self.models[n_frames] = model.to(self.device).eval()
+        return self.models[n_frames]
+
+    def __call__(self, clips):
+        """Scores of every clip, (N, M) float32."""
+        model, step, scores = self._model(clips.shape[1]), max(1, self.batch_size // clips.shape[1]), []
+        with self.torch.inference_mode():
+            for i in range(0, len(clips), step):
+                inputs = self.processor([list(clip) for clip in clips[i : i + step]], return_tensors="pt")
+                scores.append(model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
+        return np.concatenate(scores)
+
+
+# ---------------------------------------------------------------------------------------------- which of them are at hand
+
+# what a metric asks for: its flag, and the folder of the phantom's own below phantom_models/
+KINDS = {
+    "clip": ("clip_path", "clip"),
+    "vifi": ("vifi_path", "clip"),
+    "image": ("image_classifier", "image_classifier"),
+    "video": ("clip_classifier", "clip_classifier"),
+}
+HELP = {
+    "clip_path": "CLIP for CLIP-pcc: open_clip folder or name:weights (ViT-B-32:openai in the paper)",
+    "vifi_path": "ViFi-CLIP checkpoint for the VIFI-score (k400_seed1_vifi_clip_base2novel.pth in the paper)",
+    "image_classifier": "folder or hub id of the frames' classifier (google/vit-base-patch16-224 in the paper)",
+    "clip_classifier": "folder or hub id of the clips' classifier (MCG-NJU/videomae-base-finetuned-kinetics in the paper)",
+}
+
+
+def add_model_flags(parser, *kinds):
+    """Flags of the models that metrics of these kinds need; the phantom's are their defaults for --dataset phantom."""
+    group = parser.add_argument_group("models")
+    for kind in kinds:
+        flag = KINDS[kind][0]
+        group.add_argument(f"--{flag}", metavar="MODEL", help=f"{HELP[flag]}; the phantom's own for --dataset phantom")
+    group.add_argument("--batch_size", type=int, default=64, help="frames per call of a model")
+    group.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    return group
+
+
+def source_identity(source):
+    """A model's source and, when it is on disk, its files' sizes and times."""
+    path = Path(source)
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    return [str(source), [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]]
+
+
+class Towers:
+    """The models that the flags name, loaded when first asked for.
+
+    Parameters
+    ----------
+    sources : {kind: folder, file or hub id}; kinds without a source are left out
+    device : torch device or its name
+    batch_size : frames per call
+    """
+
+    LOADERS = {"clip": ClipTower, "vifi": load_vifi, "image": ImageClassifier, "video": ClipClassifier}
+
+    def __init__(self, sources, device="cpu", batch_size=64):
+        self.sources = {kind: str(source) for kind, source in sources.items() if source}
+        self.device, self.batch_size, self._loaded = device, batch_size, {}
+
+    @classmethod
+    def of(cls, args, is_phantom):
+        """As a script's flags say."""
+        sources = {}
+        for kind, (flag, folder) in KINDS.items():
+            own = PROJECT / "phantom_models" / folder
+            sources[kind] = getattr(args, flag, None) or (own if is_phantom and own.is_dir() else None)
+        return cls(sources, getattr(args, "device", "cpu"), getattr(args, "batch_size", 64))
+
+    def __contains__(self, kind):
+        return kind in self.sources
+
+    def __getitem__(self, kind):
+        if kind not in self._loaded:
+            # a CLIP that stands in for ViFi-CLIP is loaded once
+            twin = {"vifi": "clip", "clip": "vifi"}.get(kind)
+            if twin in self._loaded and self.sources[twin] == self.sources[kind]:
+                self._loaded[kind] = self._loaded[twin]
+            else:
+                self._loaded[kind] = self.LOADERS[kind](self.sources[kind], choose_device(self.device), self.batch_size)
+        return self._loaded[kind]
+
+    def identity(self, kind):
+        """What tells one model from another."""
+        return [kind, *source_identity(self.sources[kind])]

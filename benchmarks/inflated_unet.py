@@ -1,0 +1,156 @@
+"""Time and memory of the inflated UNet against the stock 2-D UNet on as many independent frames.
+
+The UNet has the configuration of Stable Diffusion 1.5 and random weights, built here. Both run one forward pass of one
+clip, in turn, over the same storage. What inflation has to compute on top is the attention to two frames instead of
+one; its share is counted from the shapes, for all operations on the meta device and again by hand for the attention.
+The bar takes it at the stock UNet's mean rate, which is strict: attention reaches fewer operations per second than
+convolutions.
+
+Reads    nothing
+Writes   nothing; prints a table
+
+    python benchmarks/inflated_unet.py
+    python benchmarks/inflated_unet.py --size 16 --frames 4 --channels 64 128 256 256
+
+About 2 minutes on two cores with bfloat16 instructions, 4 GB.
+"""
+
+import resource
+import statistics
+import time
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from common import cli
+from models.inflated_sd import inflate_unet
+
+N_TOKENS, TEXT_WIDTH = 20, 768  # decoded prompt of one clip
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+BAR = 1.15  # times (stock forward + doubled keys)
+
+
+def build_unet(channels, device, dtype):
+    """UNet of Stable Diffusion 1.5, of another width if asked for, with random weights."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # no float32 copy on the way
+    try:
+        with torch.device(device):
+            unet = UNet2DConditionModel(sample_size=64, block_out_channels=channels, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8)
+    finally:
+        torch.set_default_dtype(default)
+    return unet.eval().requires_grad_(False)
+
+
+def share_weights(unet, channels):
+    """A second UNet over the storage of the first."""
+    other = build_unet(channels, "meta", unet.dtype)
+    other.load_state_dict(unet.state_dict(), assign=True)
+    return other.requires_grad_(False)
+
+
+def stock_inputs(latents, text):
+    return latents.transpose(1, 2).flatten(0, 1), 500, text.repeat_interleave(latents.shape[2], dim=0)
+
+
+def count_flops(unet, *inputs):
+    with FlopCounterMode(display=False) as counter:
+        unet(*inputs)
+    return counter.get_total_flops()
+
+
+def extra_attention_flops(channels, frames, size):
+    """Scores and weighted values, 4 L^2 C per frame and layer, once more for all frames but 0 and 1, which see frame 0 only.
+
+    Per level with attention: two layers going down and three coming up; one more at the bottom.
+    """
+    levels = [(5, channels[i], (size >> i) ** 2) for i in range(3)] + [(1, channels[3], (size >> 3) ** 2)]
+    return max(frames - 2, 0) * sum(layers * 4 * tokens**2 * width for layers, width, tokens in levels)
+
+
+def storage(unet):
+    return {tensor.data_ptr() for tensor in unet.state_dict().values()}
+
+
+def resident_bytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def peak_gigabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def seconds(unet, *inputs):
+    """Elapsed seconds and processor seconds, which other programs on the machine disturb less."""
+    start, start_cpu = time.perf_counter(), time.process_time()
+    unet(*inputs)
+    return time.perf_counter() - start, time.process_time() - start_cpu
+
+
+def median_ratio(pairs, others, kind):
+    return statistics.median(a[kind] / b[kind] for a, b in zip(pairs, others, strict=True))
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("model")
+    group.add_argument("--channels", type=int, nargs=4, default=[320, 640, 1280, 1280], help="channels of the four levels")
+    group.add_argument("--frames", type=int, default=8, help="frames of the clip")
+    group.add_argument("--size", type=int, default=64, help="height and width of the latents")
+    group.add_argument("--precision", choices=list(DTYPES), default="bf16", help="type of weights and latents")
+    group.add_argument("--rounds", type=int, default=3, help="interleaved runs of each")
+    group.add_argument("--threads", type=int, default=2, help="cores to use")
+    group.add_argument("--channels_last", action="store_true", help="weights and activations with channels last")
+    return parser
+
+
+@torch.no_grad()
+def main(args):
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    dtype, channels = DTYPES[args.precision], tuple(args.channels)
+    latents = torch.randn(1, 4, args.frames, args.size, args.size, dtype=dtype)
+    text = torch.randn(1, N_TOKENS, TEXT_WIDTH, dtype=dtype)
+
+    meta = build_unet(channels, "meta", dtype)
+    stock_flops = count_flops(meta, *stock_inputs(latents.to("meta"), text.to("meta")))
+    extra_flops = count_flops(inflate_unet(meta), latents.to("meta"), 500, text.to("meta")) - stock_flops
+    by_hand = extra_attention_flops(channels, args.frames, args.size)
+
+    stock = build_unet(channels, "cpu", dtype)
+    if args.channels_last:
+        stock.to(memory_format=torch.channels_last)
+    weights = sum(parameter.nbytes for parameter in stock.parameters())
+    inflated = share_weights(stock, channels)
+    before = resident_bytes()
+    inflate_unet(inflated)
+    added = resident_bytes() - before
+    shared = storage(inflated) == storage(stock)
+
+    runs = {"inflated": [], "stock": []}
+    for i in tqdm(range(args.rounds), desc="rounds", disable=None):
+        runs["inflated"].append(seconds(inflated, latents, 500, text))
+        if i == 0:
+            peak = peak_gigabytes()
+        runs["stock"].append(seconds(stock, *stock_inputs(latents, text)))
+
+    share = extra_flops / stock_flops
+    print(f"UNet {channels}, {weights / 1e9:.2f} GB of {args.precision} weights, {args.threads} threads")
+    print(f"{args.frames} frames of {args.size}x{args.size} latents, {args.rounds} rounds; medians:")
+    for name, values in runs.items():
+        elapsed, processor = zip(*values, strict=True)
+        times = ", ".join(f"{value:.1f}" for value in elapsed)
+        print(f"{name}: {statistics.median(elapsed):.1f} s a forward ({times}), {statistics.median(processor):.1f} processor seconds")
+    print(f"peak memory of the process at the inflated forward: {peak:.2f} GB")
+    print(f"added by inflating: {added / 1e6:.1f} MB, {100 * added / weights:.3f} % of the weights; storage shared: {shared}")
+    print(f"doubled keys: {extra_flops / 1e9:.1f} GFLOP ({by_hand / 1e9:.1f} by hand) on top of {stock_flops / 1e9:.1f}, {share:.1%}")
+    for kind, name in enumerate(("elapsed", "processor")):
+        ratio = median_ratio(runs["inflated"], runs["stock"], kind)
+        print(f"{name} time: {ratio:.3f} x stock, {ratio / (1 + share):.3f} x (stock + doubled keys), bar {BAR}")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

@@ -1,0 +1,78 @@
+"""Drawings of values on the inflated cortex, without a screen."""
+
+import logging
+from functools import cache
+
+import nibabel as nib
+import numpy as np
+
+from common.cortex import N_CORTEX, N_LEFT, N_MESH, data_folder, mesh_vertices
+from common.files import atomic_path
+
+VIEWS = (("left", "lateral"), ("left", "medial"), ("right", "medial"), ("right", "lateral"))
+
+
+@cache
+def _surface(side):
+    """Vertices and triangles of one inflated hemisphere, and the grey of its folds."""
+    mesh = nib.load(data_folder() / f"S1200.{side[0].upper()}.inflated_MSMAll.32k_fs_LR.surf.gii")
+    nib.imageglobals.logger.setLevel(logging.CRITICAL)  # it finds fault with the file's unused fields
+    sulc = nib.load(data_folder() / "S1200.sulc_MSMAll.32k_fs_LR.dscalar.nii").get_fdata()[0]
+    folds = np.where(onto_mesh(sulc, fill=0)[side] < 0, 0.45, 0.25)  # sulci darker than gyri
+    return [array.data for array in mesh.darrays], folds
+
+
+def onto_mesh(values, fill=np.nan):
+    """Cortical values on the whole meshes.
+
+    Parameters
+    ----------
+    values : (59412,) float, or longer: what follows the cortex is left out
+    fill : float, for the medial wall
+
+    Returns
+    -------
+    dict 'left' and 'right' -> (32492,) float
+    """
+    left, right = mesh_vertices()
+    meshes = {side: np.full(N_MESH, fill, dtype=float) for side in ("left", "right")}
+    meshes["left"][left], meshes["right"][right] = values[:N_LEFT], values[N_LEFT:N_CORTEX]
+    return meshes
+
+
+def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", vmin=None, vmax=None):
+    """Draw values on the inflated cortex: both hemispheres from both sides, with a colour bar.
+
+    Parameters
+    ----------
+    path : path of the picture; its ending says which kind
+    values : (59412,) float; NaN is left blank
+    title, label : str, above the figure and at the colour bar
+    threshold : float, values whose size is below it are left blank, optional
+    cmap : str, matplotlib colour map
+    vmin, vmax : float, ends of the colour map; default the values' own
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from nilearn.plotting import plot_surf_stat_map
+
+    values = np.asarray(values, dtype=float)
+    vmin = float(np.nanmin(values)) if vmin is None else vmin
+    vmax = float(np.nanmax(values)) if vmax is None else vmax
+    meshes = onto_mesh(values)
+    figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), subplot_kw={"projection": "3d"})
+    for axis, (side, view) in zip(axes, VIEWS, strict=True):
+        mesh, folds = _surface(side)
+        plot_surf_stat_map(
+            mesh, meshes[side], bg_map=folds, hemi=side, view=view, engine="matplotlib", cmap=cmap, colorbar=False,
+            threshold=threshold, vmin=vmin, vmax=vmax, symmetric_cbar=False, axes=axis, figure=figure,
+        )  # fmt: skip
+        axis.set_title(f"{side}, {view}", fontsize=10)
+    scale = plt.cm.ScalarMappable(plt.Normalize(vmin, vmax), cmap)
+    figure.colorbar(scale, ax=axes, fraction=0.012, pad=0.01, label=label)
+    figure.suptitle(title)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+    plt.close(figure)

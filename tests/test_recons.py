@@ -1,0 +1,677 @@
+"""Reconstruction on a made data set with tiny random models of the real classes: six clips of 16 x 16 pixels."""
+
+import csv
+import json
+import logging
+import math
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from common import cli, datasets, gallery, pages, reconstructions
+from common.captions import write_captions
+from common.files import UserError, save_array
+from common.layout import Layout
+from common.released import ReleasedTree
+from common.video import write_mp4
+from models.checkpoints import save_checkpoint
+from models.cmg import ConsistencyMotionGenerator
+from models.cmg_patch import PatchCMG
+from models.inflated_sd import inflate_unet
+from models.semantic_decoder import SemanticDecoder
+from models.structure_decoder import StructureDecoder
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "Reconstruction"))
+import video_recons  # noqa: E402  (a script, not a package)
+
+VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
+LATENT, SIZE, FRAMES = (4, 8, 8), 16, 8
+TINY = replace(
+    datasets.PHANTOM, frame_size=SIZE, n_vertices=VERTICES, n_train_runs=1, clips_per_train_run=5, n_train=5, clips_per_test_run=3, n_test=6
+)
+CAPTIONS = ["a red circle", "a <b>blue</b> star", "a red circle", "a green square", "a white star", "a pink circle"]
+STEPS = ("--steps", "3", "--guidance", "2")
+ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+
+
+# ---------------------------------------------------------------------------------------------- the made world
+
+
+def make_tokenizer(folder):
+    from tokenizers import Tokenizer, models
+
+    letters = [chr(c) for c in range(97, 123)] + [",", "."]
+    vocab = {token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)])}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+    assert len(Tokenizer(models.BPE(vocab, [])).get_vocab()) == len(tokenizer) == len(vocab)
+    tokenizer.save_pretrained(folder)
+    return len(vocab)
+
+
+def make_stable_diffusion(folder):
+    torch.manual_seed(0)
+    n_words = make_tokenizer(folder / "tokenizer")
+    config = CLIPTextConfig(
+        vocab_size=n_words,
+        hidden_size=WIDTH,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8, 16), down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        layers_per_block=1, cross_attention_dim=WIDTH, norm_num_groups=4, attention_head_dim=2,
+    ).save_pretrained(folder / "unet")  # fmt: skip
+    AutoencoderKL(
+        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=2,
+        latent_channels=4, scaling_factor=0.18215,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    # a careless scheduler file: the script must set what the recipe fixes
+    DDIMScheduler(**schedule, clip_sample=True, set_alpha_to_one=True, steps_offset=0).save_pretrained(folder / "scheduler")
+
+
+def make_decoders(n_vertices=VERTICES, token_dim=WIDTH):
+    torch.manual_seed(1)
+    return {
+        "semantic": SemanticDecoder(n_vertices, EMBEDDING, 1, TOKENS - 1, token_dim, (16, 16)).eval(),
+        "structure": StructureDecoder(n_vertices, 16, 1, LATENT).eval(),
+        "CMG": ConsistencyMotionGenerator(n_vertices, math.prod(LATENT), 1, 4, 16, 16, 16).eval(),
+    }
+
+
+def random_clips(n):
+    return np.random.default_rng(3).integers(0, 4, (n, FRAMES, SIZE, SIZE, 3)).astype(np.uint8) * 80
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Stable Diffusion, checkpoints, fMRI and features; outputs go elsewhere."""
+    root = tmp_path_factory.mktemp("world")
+    make_stable_diffusion(root / "sd")
+    layout, rng = Layout(root / "out" / "phantom"), np.random.default_rng(0)
+    card = {"rows": "clips", "units": "none", "made_by": "test"}
+    save_array(layout.masked_fmri(1, "test", VERTICES), rng.standard_normal((6, VERTICES)).astype(np.float32), **card)
+    save_array(layout.ground_truth, random_clips(6), **card)
+    save_array(layout.contents("train"), rng.standard_normal((5, 4, FRAMES, 8, 8)).astype(np.float32), **card)
+    save_array(layout.text_embeddings_clip("test"), rng.standard_normal((6, EMBEDDING)).astype(np.float32)[[0, 1, 0, 3, 4, 5]], **card)
+    write_captions(layout.captions("test"), "test", CAPTIONS)
+    for decoder, model in make_decoders().items():
+        save_checkpoint(layout.checkpoints(1, "full", decoder) / "last.safetensors", model, epoch=3, subject=1, dataset="phantom")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def tiny_dataset(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "phantom", TINY)
+    torch.set_num_threads(1)
+
+
+def run(world, out, *flags, steps=STEPS):
+    """Run the script; `out` is the folder of the reconstruction."""
+    folders = ("--video_save_folder1", out / "results_recons", "--video_save_folder2", out / "results_recons_with_gt")
+    sources = ("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd")
+    args = cli.parse(video_recons.get_parser, [str(a) for a in (*sources, *folders, *steps, *flags)], "video_recons")
+    video_recons.main(args)
+    return out
+
+
+def frames_of(out, clip, folder="results_recons"):
+    with np.load(out / folder / f"test{clip}.npz") as content:
+        return content["frames"]
+
+
+def all_frames(out, clips=range(1, 7), folder="results_recons"):
+    return np.stack([frames_of(out, clip, folder) for clip in clips]).astype(int)
+
+
+def contents(out):
+    """Bytes of the clips' files."""
+    folders = ("results_recons", "results_recons_with_gt", "strips", "stage1")
+    return {path.relative_to(out): path.read_bytes() for folder in folders for path in sorted((out / folder).rglob("*")) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def full(world, tmp_path_factory):
+    """An uninterrupted run over all clips with what came before stage 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.DATASETS, "phantom", TINY)
+        return run(world, tmp_path_factory.mktemp("full"), "--batch_size", "4", "--save_stage1")
+
+
+# ---------------------------------------------------------------------------------------------- the recipe, written out
+
+
+def greedy_frames(cmg, fmri, first, visibility):
+    """The CMG's loop without any cache: the whole sequence again for every frame."""
+    frames = [first.flatten(1)]
+    for n in range(1, FRAMES):
+        mask = torch.tril(torch.ones(1, n, n, dtype=torch.bool))
+        if visibility == "released":
+            mask[:, 2:, 1:] = False
+        frames.append(cmg(fmri, torch.stack(frames, 1), mask)[:, -1])
+    return torch.stack(frames, 1).unflatten(-1, LATENT).transpose(1, 2)  # b c f h w
+
+
+@torch.no_grad()
+def recipe(world, clip, *, invert=True, start=999, shared=False, visibility="released", ablate=None, n_steps=3, guidance=2, seed=42):
+    """Frames of one clip before and after stage 2, by the formulas, (F, H, W, 3) in 0...255."""
+    sd, decoders = world / "sd", make_decoders()
+    unet = inflate_unet(UNet2DConditionModel.from_pretrained(sd / "unet")).eval()
+    vae = AutoencoderKL.from_pretrained(sd / "vae").eval()
+    encoder, tokenizer = CLIPTextModel.from_pretrained(sd / "text_encoder").eval(), CLIPTokenizer.from_pretrained(sd / "tokenizer")
+    layout = Layout(world / "out" / "phantom")
+    fmri = torch.from_numpy(np.load(layout.masked_fmri(1, "test", VERTICES))[[clip - 1]])
+
+    def encode(prompt, length):
+        return encoder(torch.tensor([tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids]))[0]
+
+    def decode(latents):
+        pictures = [vae.decode(latents[:, :, f] / 0.18215).sample[0] for f in range(FRAMES)]
+        return torch.stack([(picture / 2 + 0.5).clamp(0, 1) * 255 for picture in pictures]).permute(0, 2, 3, 1).numpy()
+
+    first = decoders["structure"](fmri)
+    if ablate == "structure":
+        first = torch.from_numpy(np.load(layout.contents("train"))[:, :, 0].mean(0))[None]
+    x = greedy_frames(decoders["CMG"], fmri, first, visibility)
+    if ablate == "motion":
+        x = torch.stack([first] * FRAMES, dim=2)
+    before = decode(x)
+    tokens = decoders["semantic"](fmri)[1]
+    prompt = torch.cat([encoder(torch.tensor([[tokenizer.bos_token_id]]))[0], tokens], 1)
+    if ablate == "semantic":
+        prompt = encode("", TOKENS)
+    negative = encode("Not like the real scene, Distorted and blurred body, blurry,bad proportions,out of frame,disfigured", TOKENS)
+    spacing = 1000 // n_steps
+    grid = [t for t in (k * spacing + 1 for k in range(n_steps)) if t <= start]
+    alpha = {t: ALPHAS[t] for t in grid} | {t - spacing: ALPHAS[max(t - spacing, 0)] for t in grid}
+    if invert:
+        for t in grid:
+            noise = unet(x.float(), t, encode("", 77)).sample
+            clean = (x - (1 - alpha[t - spacing]) ** 0.5 * noise) / alpha[t - spacing] ** 0.5
+            x = alpha[t] ** 0.5 * clean + (1 - alpha[t]) ** 0.5 * noise
+    added = torch.randn(4, 1 if shared else FRAMES, 8, 8, generator=video_recons.torch_generator(seed, "noise", clip))
+    x = ALPHAS[200] ** 0.5 * x + (1 - ALPHAS[200]) ** 0.5 * added
+    for t in grid[::-1]:
+        without, with_prompt = unet(x.float(), t, negative).sample, unet(x.float(), t, prompt).sample
+        noise = without + guidance * (with_prompt - without)
+        clean = (x - (1 - alpha[t]) ** 0.5 * noise) / alpha[t] ** 0.5
+        x = alpha[t - spacing] ** 0.5 * clean + (1 - alpha[t - spacing]) ** 0.5 * noise
+    return before, decode(x.float())
+
+
+@pytest.mark.parametrize(
+    ("flags", "options"),
+    [
+        ([], {}),
+        (["--no_inversion", "--noise_shared", "--seed", "7"], {"invert": False, "shared": True, "seed": 7}),
+        (["--start_timestep", "400", "--visibility", "causal"], {"start": 400, "visibility": "causal"}),
+        (["--ablate", "semantic"], {"ablate": "semantic"}),
+        (["--ablate", "structure"], {"ablate": "structure"}),
+        (["--ablate", "motion"], {"ablate": "motion"}),
+    ],
+)
+def test_frames_follow_the_recipe(world, tmp_path, flags, options):
+    run(world, tmp_path, "--clips", "2", "--save_stage1", *flags)
+    before, after = recipe(world, 2, **options)
+    assert after.std() > 5  # there is something to compare
+    assert np.abs(frames_of(tmp_path, 2) - np.round(after)).max() <= 1
+    assert np.abs(frames_of(tmp_path, 2, "stage1") - np.round(before)).max() <= 1
+
+
+def test_ablations_change_what_they_should(world, full, tmp_path):
+    still = run(world, tmp_path / "motion", "--ablate", "motion", "--save_stage1", "--clips", "1-3")
+    before, intact = all_frames(still, range(1, 4), "stage1"), all_frames(full, range(1, 4), "stage1")
+    assert np.array_equal(before, np.repeat(intact[:, :1], FRAMES, axis=1))
+    assert np.abs(np.diff(intact, axis=1)).max() > 5
+    mean = run(world, tmp_path / "structure", "--ablate", "structure", "--save_stage1", "--clips", "1-3")
+    first = all_frames(mean, range(1, 4), "stage1")[:, 0]
+    assert np.array_equal(first[0], first[1]) and np.array_equal(first[0], first[2])
+    wordless = run(world, tmp_path / "semantic", "--ablate", "semantic", "--save_stage1", "--clips", "1-3")
+    assert np.array_equal(all_frames(wordless, range(1, 4), "stage1"), intact)
+    for out in (still, mean, wordless):
+        assert np.abs(all_frames(out, range(1, 4)) - all_frames(full, range(1, 4))).max() > 1
+
+
+# ---------------------------------------------------------------------------------------------- the files
+
+
+def read_gif(path):
+    """Frames and milliseconds of a GIF."""
+    with Image.open(path) as picture:
+        frames, times = [], []
+        for index in range(picture.n_frames):
+            picture.seek(index)
+            frames.append(np.asarray(picture.convert("RGB")))
+            times.append(picture.info["duration"])
+        return np.stack(frames), times, picture.info.get("loop")
+
+
+def test_files_of_a_clip(full):
+    names = {path.name for folder in ("results_recons", "results_recons_with_gt", "stage1", "strips") for path in (full / folder).iterdir()}
+    assert names == {name for i in range(1, 7) for name in (f"test{i}.gif", f"test{i}.npz", f"test_and_gt{i}.gif", f"test{i}.png")}
+    frames = frames_of(full, 2)
+    assert frames.shape == (FRAMES, SIZE, SIZE, 3) and frames.dtype == np.uint8
+    gif, times, loop = read_gif(full / "results_recons" / "test2.gif")
+    assert gif.shape == frames.shape and times == [120] * FRAMES and loop == 0
+    assert np.abs(gif.astype(int) - frames).mean() < 4  # 256 colours
+    pair, times, _ = read_gif(full / "results_recons_with_gt" / "test_and_gt2.gif")
+    assert pair.shape == (FRAMES, SIZE, 2 * SIZE, 3) and times == [120] * FRAMES
+    assert np.abs(pair[:, :, :SIZE].astype(int) - random_clips(6)[1]).mean() < 8
+    assert np.abs(pair[:, :, SIZE:].astype(int) - frames).mean() < 8
+    strip = np.asarray(Image.open(full / "strips" / "test2.png"))
+    assert np.array_equal(strip[:SIZE, SIZE : 2 * SIZE], random_clips(6)[1, 1])
+    assert np.array_equal(strip[SIZE:, -SIZE:], frames[-1])
+
+
+def test_a_still_keeps_its_eight_frames():
+    still = np.repeat(random_clips(1)[0, :1], FRAMES, axis=0)
+    frames, times, _ = read_gif(io_of(reconstructions.gif_bytes(still)))
+    assert len(frames) == FRAMES and times == [120] * FRAMES
+    assert np.abs(frames.astype(int) - still).max() == 0  # 64 colours fit a palette
+
+
+def io_of(content):
+    import io
+
+    return io.BytesIO(content)
+
+
+def test_other_formats(world, full, tmp_path):
+    run(world, tmp_path, "--format", "png", "mp4", "--clips", "2")
+    pictures = np.stack([np.asarray(Image.open(tmp_path / "results_recons" / "test2" / f"{i}.png")) for i in range(FRAMES)])
+    assert np.abs(pictures.astype(int) - frames_of(full, 2)).max() <= 1
+    assert (tmp_path / "results_recons" / "test2.mp4").stat().st_size > 0
+    assert not (tmp_path / "results_recons" / "test2.npz").exists()
+
+
+def test_manifest(world, full):
+    manifest = json.loads((full / "manifest.json").read_text())
+    assert manifest["phantom"] and manifest["seed"] == 42 and manifest["settings"]["guidance"] == 2
+    path = Layout(world / "out" / "phantom").checkpoints(1, "full", "CMG") / "last.safetensors"
+    assert manifest["checkpoints"]["CMG"] == {"file": path.as_posix(), "sha256": video_recons.sha256(path), "epoch": 3}
+    assert "stable_diffusion/unet/diffusion_pytorch_model.safetensors" in manifest["checkpoints"] and manifest["versions"]["diffusers"]
+    assert list(manifest["clips"]) == [str(i) for i in range(1, 7)]
+    assert len({clip["seed"] for clip in manifest["clips"].values()}) == 6
+    assert all(clip["seconds"] > 0 for clip in manifest["clips"].values())
+    assert json.loads((full / "metrics.json").read_text())["clips"] == 6
+
+
+def test_names():
+    assert reconstructions.reconstruction_name("full") == "full"
+    assert reconstructions.reconstruction_name("control", "motion") == "control_ablate_motion"
+    assert reconstructions.reconstruction_name("full", None, 1) == "full_seed1"
+    args = cli.parse(video_recons.get_parser, ["--dataset", "phantom", "--out_root", "o", "--ablate", "motion"], "video_recons")
+    outputs = video_recons.make_outputs(args, TINY, Layout.of(args), "full_ablate_motion")
+    assert outputs.recons == Path("o/phantom/recons/sub1/full_ablate_motion/results_recons")
+    assert outputs.with_gt == Path("o/phantom/recons/sub1/full_ablate_motion/results_recons_with_gt")
+
+
+# ---------------------------------------------------------------------------------------------- batches, shares, seeds
+
+
+def test_batch_size_and_choice_of_clips_change_nothing(world, full, tmp_path):
+    run(world, tmp_path, "--clips", "2,5-6", "--batch_size", "1")
+    assert np.abs(all_frames(tmp_path, (2, 5, 6)) - all_frames(full, (2, 5, 6))).max() <= 1
+    assert sorted(path.name for path in (tmp_path / "results_recons").glob("*.npz")) == ["test2.npz", "test5.npz", "test6.npz"]
+
+
+def test_memory_flags_change_nothing(world, full, tmp_path):
+    run(world, tmp_path, "--clips", "1-2", "--channels_last", "--vae_slicing", "--attention_slicing")
+    assert np.abs(all_frames(tmp_path, (1, 2)) - all_frames(full, (1, 2))).max() <= 1
+
+
+def share_of_two(world, out):
+    from accelerate import PartialState
+
+    PartialState._reset_state()  # the parent's, which the fork took along
+    run(world, out, "--batch_size", "2")
+    rank = PartialState().process_index
+    (out / f"rank{rank}").write_text(str(PartialState().num_processes))
+
+
+def test_two_processes_equal_one(world, full, tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(share_of_two, (world, tmp_path), num_processes=2)
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert len(manifest["clips"]) == 6 and (tmp_path / "metrics.json").exists() and (tmp_path / "gallery.html").exists()
+
+
+def test_noise_depends_on_seed_and_clip_alone():
+    shape = (4, FRAMES, 8, 8)
+    noise = video_recons.clip_noise(42, 3, shape)
+    assert noise.shape == shape and torch.equal(noise, video_recons.clip_noise(42, 3, shape))
+    others = [video_recons.clip_noise(42, 4, shape), video_recons.clip_noise(43, 3, shape)]
+    assert all(abs(np.corrcoef(noise.flatten(), other.flatten())[0, 1]) < 0.1 for other in others)
+    assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
+    assert video_recons.clip_noise(42, 3, shape, shared=True).shape == (4, 1, 8, 8)
+
+
+def test_schedulers():
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": True, "steps_offset": 0}
+    ddim, fast = video_recons.make_scheduler("ddim", config), video_recons.make_scheduler("dpmsolver++", config)
+    for scheduler in (ddim, fast):
+        scheduler.set_timesteps(50)
+        assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
+        assert np.allclose(scheduler.alphas_cumprod, ALPHAS, rtol=1e-5)
+    assert not ddim.config.clip_sample and float(ddim.final_alpha_cumprod) == pytest.approx(ALPHAS[0])
+
+
+def test_fast_solver_agrees_with_ddim_in_the_limit(world, tmp_path):
+    """Both solve the same equation: their difference shrinks as the steps grow."""
+    errors = []
+    for steps in ("4", "32"):
+        flags = ("--clips", "1", "--no_inversion", "--start_timestep", "800")
+        ours = [
+            run(world, tmp_path / f"{name}{steps}", *flags, "--scheduler", name, steps=("--steps", steps, "--guidance", "1"))
+            for name in ("ddim", "dpmsolver++")
+        ]
+        errors.append(np.abs(frames_of(ours[0], 1).astype(int) - frames_of(ours[1], 1)).mean())
+    assert errors[1] < errors[0] / 2
+
+
+# ---------------------------------------------------------------------------------------------- going on, refusing
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_killed_run_goes_on(world, full, tmp_path, monkeypatch, inside):
+    """Killed after three clips, or between the files of the third: the batch of four is cut."""
+    written, write_clip, write_npz = [], video_recons.write_clip, reconstructions.FORMATS["npz"]
+
+    def stop(*args):
+        if len(written) == 2:
+            raise Killed
+        written.append(args)
+        (write_npz if inside else write_clip)(*args)
+
+    with monkeypatch.context() as patch:
+        if inside:
+            patch.setitem(reconstructions.FORMATS, "npz", stop)
+        else:
+            patch.setattr(video_recons, "write_clip", stop)
+        with pytest.raises(Killed):
+            run(world, tmp_path, "--batch_size", "4", "--save_stage1")
+    assert len(list((tmp_path / "results_recons").glob("*.npz"))) == 2 and not (tmp_path / "metrics.json").exists()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results_recons").glob("*.npz")}
+    run(world, tmp_path, "--batch_size", "4", "--save_stage1")
+    assert contents(tmp_path) == contents(full)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_missing_file_is_made_again(world, full, tmp_path):
+    out = shutil.copytree(full, tmp_path / "copy")
+    (out / "results_recons_with_gt" / "test_and_gt5.gif").unlink()
+    (out / "metrics.json").unlink()
+    run(world, out, "--batch_size", "4", "--save_stage1")
+    assert contents(out) == contents(full)
+
+
+def test_second_run_does_nothing(world, full, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(video_recons, "reconstruct", None)
+    before = {path: path.stat().st_mtime_ns for path in full.rglob("*")}
+    with caplog.at_level(logging.INFO):
+        run(world, full, "--batch_size", "1")
+    assert "already done, --overwrite to redo" in caplog.text
+    assert before == {path: path.stat().st_mtime_ns for path in full.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [(("--guidance", "3"), "guidance 2.0 -> 3.0"), (("--ablate", "motion"), "ablate None -> motion"), (("--seed", "1"), "seed 42 -> 1")],
+)
+def test_other_settings_are_refused(world, full, flags, named):
+    before = contents(full)
+    with pytest.raises(UserError, match=named):
+        run(world, full, *flags)
+    assert contents(full) == before
+
+
+def test_another_checkpoint_is_refused(world, full, tmp_path):
+    model = make_decoders()["structure"]
+    with torch.no_grad():
+        model.lin1[2].bias += 1
+    save_checkpoint(tmp_path / "other.safetensors", model)
+    with pytest.raises(UserError, match="structure_checkpoint"):
+        run(world, full, "--structure_model_path", tmp_path / "other.safetensors")
+
+
+def test_overwrite_leaves_nothing_of_the_old_settings(world, full, tmp_path):
+    out = shutil.copytree(full, tmp_path / "copy")
+    run(world, out, "--guidance", "3", "--clips", "1-2", "--overwrite")
+    assert sorted(path.name for path in (out / "results_recons").iterdir()) == ["test1.gif", "test1.npz", "test2.gif", "test2.npz"]
+    assert list(json.loads((out / "manifest.json").read_text())["clips"]) == ["1", "2"]
+    assert np.abs(frames_of(out, 1).astype(int) - frames_of(full, 1)).max() > 1
+
+
+def test_clips_without_a_record_are_not_ours(world, tmp_path):
+    clips = run(world, tmp_path, "--clips", "1")
+    (clips / "args.json").unlink()
+    with pytest.raises(UserError, match="without one"):
+        run(world, tmp_path, "--clips", "1-2")
+
+
+@pytest.mark.parametrize("batch_size", ["1", "4"])
+def test_a_failing_clip_costs_no_other(world, full, tmp_path, monkeypatch, capsys, caplog, batch_size):
+    noise = video_recons.clip_noise
+
+    def bad_noise(seed, clip, *rest):
+        if clip == 2:
+            raise RuntimeError("out of memory\nat length")
+        return noise(seed, clip, *rest) * (math.nan if clip == 3 else 1)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(video_recons, "clip_noise", bad_noise)
+        run(world, tmp_path, "--batch_size", batch_size)
+    assert stop.value.code == 1
+    assert "2 of 6 clips failed: 2-3" in capsys.readouterr().err
+    assert "clip 2 failed: out of memory at length" in caplog.text and "clip 3 failed: frames that are not finite" in caplog.text
+    assert np.abs(all_frames(tmp_path, (1, 4, 5, 6)) - all_frames(full, (1, 4, 5, 6))).max() <= 1
+    assert not (tmp_path / "results_recons" / "test3.gif").exists() and not (tmp_path / "metrics.json").exists()
+    run(world, tmp_path, "--batch_size", batch_size)  # the cause is gone
+    assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
+
+
+def one_line(flags, capsys):
+    """Run the script as a command; its exit status and the line on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run(video_recons.main, video_recons.get_parser, flags)
+    return stop.value.code, capsys.readouterr().err.split("\r")[-1]  # after the progress bars
+
+
+def test_a_users_mistakes_are_one_line(world, tmp_path, capsys):
+    flags = ["--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", "--name", "mistake"]
+    save_checkpoint(tmp_path / "wide.safetensors", make_decoders(VERTICES + 1)["semantic"])
+    save_checkpoint(tmp_path / "tokens.safetensors", make_decoders(token_dim=WIDTH + 1)["semantic"])
+    save_checkpoint(tmp_path / "structure.safetensors", StructureDecoder(VERTICES, 16, 1, (4, 4, 4)))
+    mistakes = {
+        ("--semantic_model_path", tmp_path / "wide.safetensors"): "a checkpoint for 20 vertices, as the fMRI has, found one for 21",
+        ("--semantic_model_path", tmp_path / "tokens.safetensors"): "tokens of width 12",
+        ("--structure_model_path", tmp_path / "structure.safetensors"): "latent frames of 64 numbers",
+        ("--CMG_model_path", tmp_path / "wide.safetensors"): "found a SemanticDecoder",
+        ("--ckpt", "8"): "epoch_8.safetensors: expected the semantic decoder's checkpoint, found nothing there",
+        ("--subj_ID", "7"): "expected one of 1, 2, 3 (phantom)",
+        ("--clips", "5-9"): "numbers up to 6",
+        ("--sd_path", tmp_path): "Stable Diffusion",
+        ("--batch_size", "0"): "--batch_size",
+        ("--arm", "control"): "control",
+        ("--cpu_offload",): "a GPU",
+    }
+    for mistake, words in mistakes.items():
+        code, line = one_line([*flags, *mistake], capsys)
+        assert code == 2 and line.count("\n") == 1 and words in line, (mistake, line)
+
+
+def test_checkpoint_paths(world):
+    layout = Layout(world / "out" / "phantom")
+    args = cli.parse(
+        video_recons.get_parser,
+        ["--dataset", "phantom", "--out_root", str(world / "out"), "--CMG_model_path", "models/sub{}/x.pth", "--subj_ID", "2"],
+        "video_recons",
+    )
+    assert (
+        video_recons.checkpoint_path(args, datasets.CC2017, layout, None, "semantic", 12)
+        == layout.checkpoints(2, "full", "semantic") / "epoch_30.safetensors"
+    )
+    assert (
+        video_recons.checkpoint_path(args, TINY, layout, None, "structure", 12)
+        == layout.checkpoints(2, "full", "structure") / "last.safetensors"
+    )
+    assert video_recons.checkpoint_path(args, TINY, layout, None, "CMG", 12) == Path("models/sub2/x.pth")
+    args.ckpt = 5
+    assert video_recons.checkpoint_path(args, TINY, layout, None, "structure", 12).name == "epoch_5.safetensors"
+
+
+def test_patch_cmg(world, tmp_path):
+    torch.manual_seed(2)
+    cmg = PatchCMG(8, 4, 4, VERTICES, 16, 1, 4)
+    torch.nn.init.normal_(cmg.final_layer.linear.weight, std=0.1)
+    save_checkpoint(tmp_path / "patch.safetensors", cmg)
+    run(world, tmp_path, "--CMG_model_path", tmp_path / "patch.safetensors", "--clips", "1", "--save_stage1")
+    fmri = torch.from_numpy(np.load(Layout(world / "out" / "phantom").masked_fmri(1, "test", VERTICES))[:1])
+    first = make_decoders()["structure"](fmri).detach()
+    latents = cmg.generate(fmri, first)
+    vae = AutoencoderKL.from_pretrained(world / "sd" / "vae")
+    with torch.no_grad():
+        pictures = (vae.decode(latents[0] / 0.18215).sample / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy() * 255
+    assert np.abs(frames_of(tmp_path, 1, "stage1") - pictures).max() <= 1.01
+
+
+# ---------------------------------------------------------------------------------------------- the authors' folder
+
+
+@pytest.fixture
+def released(world, tmp_path, monkeypatch):
+    """A tree of the authors' shape with the made world's weights and fMRI."""
+    monkeypatch.setitem(
+        datasets.DATASETS, "CC2017", replace(TINY, name="CC2017", is_phantom=False, epochs={"semantic": 30, "structure": 75, "CMG": 70})
+    )
+    root = tmp_path / "Mind_Animator_data"
+    test_set = root / "Testset_of_Preprocessed_datasets" / "CC2017"
+    for number, clip in enumerate(random_clips(6)):
+        # each of the eight frames is shown for eight film frames, and is flat, for the codec's sake
+        film = np.broadcast_to(clip.mean((1, 2), keepdims=True), clip.shape).astype(np.uint8).repeat(8, axis=0)[:60]
+        write_mp4(test_set / "stimuli_clips" / "Test" / f"test{number // 3 + 1}_{number % 3 + 1}.mp4", film, 30)
+    fmri = np.load(Layout(world / "out" / "phantom").masked_fmri(1, "test", VERTICES))
+    for subject, data in ((1, fmri), (2, fmri[::-1])):
+        path = test_set / "fMRI_data" / f"sub{subject}" / "Test" / f"masked{VERTICES}_test_data.npy"
+        path.parent.mkdir(parents=True)
+        np.save(path, data)
+    shutil.copytree(world / "sd", root / "Model_checkpoints" / "Stable_diffusion_ckpt")
+    folder = root / "Model_checkpoints" / "Reconstruction_task"
+    for subject, offset in ((1, 0), (2, 1)):
+        models = make_decoders()
+        with torch.no_grad():
+            models["structure"].lin1[2].bias += offset
+        (folder / f"sub{subject}").mkdir(parents=True)
+        torch.save(models["semantic"].state_dict(), folder / f"sub{subject}" / "semantic_decoder_epoch30.pth")
+        torch.save(
+            {f"module.{name}": value for name, value in models["structure"].state_dict().items()}, folder / f"structure_sub{subject}_75.pth"
+        )
+        torch.save(models["CMG"].state_dict(), folder / f"sub{subject}" / "motion-70.pth")
+    torch.save(models["semantic"].state_dict(), folder / "sub1" / "semantic_decoder_epoch50.pth")
+    (folder / "HCP" / "sub1").mkdir(parents=True)
+    torch.save(models["CMG"].state_dict(), folder / "HCP" / "sub1" / "motion-70.pth")
+    return root
+
+
+def test_reconstruction_from_the_authors_folder(world, full, released, tmp_path, caplog):
+    out = tmp_path / "out"
+    flags = ["--released_root", released, "--out_root", out, *STEPS, "--save_stage1", "--batch_size", "4"]
+    with caplog.at_level(logging.INFO):
+        video_recons.main(cli.parse(video_recons.get_parser, [str(flag) for flag in flags], "video_recons"))
+    folder = out / "CC2017" / "recons" / "sub1" / "full"
+    assert np.array_equal(all_frames(folder), all_frames(full))  # same weights, same fMRI, same noise
+    assert "semantic decoder of subject 1: Model_checkpoints/Reconstruction_task/sub1/semantic_decoder_epoch30.pth" in caplog.text
+    assert "structure decoder of subject 1: Model_checkpoints/Reconstruction_task/structure_sub1_75.pth" in caplog.text
+    strip = np.asarray(Image.open(folder / "strips" / "test5.png")).astype(int)
+    expected = random_clips(6)[4].mean((1, 2)).astype(int)  # (F, 3)
+    assert np.abs(strip[SIZE // 2, SIZE // 2 :: SIZE] - expected).max() <= 6
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["checkpoints"]["CMG"]["epoch"] == 70 and not manifest["phantom"]
+    assert "phantom" not in (folder / "gallery.html").read_text()
+
+
+def test_released_tree_refuses_to_guess(released, tmp_path):
+    dataset = datasets.DATASETS["CC2017"]
+    tree = ReleasedTree(released, dataset, 1)
+    assert tree.checkpoint("semantic", 50, WIDTH).name == "semantic_decoder_epoch50.pth"
+    with pytest.raises(
+        UserError, match="one semantic decoder of subject 1, found .*epoch30.pth, .*epoch50.pth; name it by --semantic_model_path"
+    ):
+        tree.checkpoint("semantic", 40, WIDTH)
+    with pytest.raises(UserError, match="one CMG decoder of subject 3, found none"):
+        ReleasedTree(released, dataset, 3).checkpoint("CMG", 70, WIDTH)
+    with pytest.raises(UserError, match="Mind_Animator_data"):
+        ReleasedTree(tmp_path / "nowhere", dataset, 1)
+
+
+def test_released_folder_has_no_training_data(released, tmp_path, capsys):
+    flags = ["--released_root", released, "--out_root", tmp_path / "out"]
+    for mistake, words in ((("--ablate", "structure"), "training data"), (("--arm", "control"), "--arm control")):
+        code, line = one_line([*flags, *mistake], capsys)
+        assert code == 2 and words in line and line.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------- gallery and pages
+
+
+def test_nearest_caption(world, full):
+    features = np.load(Layout(world / "out" / "phantom").text_embeddings_clip("test"))
+    fmri = torch.from_numpy(np.load(Layout(world / "out" / "phantom").masked_fmri(1, "test", VERTICES)))
+    with torch.no_grad():
+        embedding = make_decoders()["semantic"](fmri)[0].numpy()
+    clips = json.loads((full / "manifest.json").read_text())["clips"]
+    for i in range(6):
+        similarity = {}  # identical captions count as one
+        for caption, feature in zip(CAPTIONS, features, strict=True):
+            similarity[caption] = feature @ embedding[i] / np.linalg.norm(feature) / np.linalg.norm(embedding[i])
+        ordered = sorted(similarity, key=similarity.get, reverse=True)
+        clip = clips[str(i + 1)]
+        assert clip["nearest_caption"] == ordered[0] and clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
+
+
+def test_gallery(full, tmp_path):
+    out = shutil.copytree(full, tmp_path / "copy")
+    page = (out / "gallery.html").read_text()
+    assert "Phantom." in page and "(phantom)" in page
+    assert page.count("<figure>") == 12 and "<script" not in page
+    assert "a &lt;b&gt;blue&lt;/b&gt; star" in page and "<b>blue" not in page
+    for source in ("results_recons_with_gt/test_and_gt3.gif", "strips/test3.png"):
+        assert f'src="{source}"' in page and (out / source).exists()
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    with open(metrics / "SSIM.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([("clip", "SSIM"), (1, 0.25), (2, 0.75), (3, "")])
+    (metrics / "summary.csv").write_text("name,value\nSSIM,3\n")
+    gallery.build_gallery(out, metrics)
+    page = (out / "gallery.html").read_text()
+    assert "<dt>SSIM</dt><dd>0.25</dd>" in page and "<dd>0.75</dd>" in page
+    assert '<td>SSIM</td><td class="number">0.5</td><td class="number">0.25</td><td class="number">2</td>' in page
+
+
+def test_pages_escape_and_embed():
+    page = pages.page("A < B", [pages.section("x & y", pages.table(("name", "n"), [("<i>", 0.123456), (None, 3)]))])
+    assert "<title>A &lt; B</title>" in page and "x &amp; y" in page and "<td>&lt;i&gt;</td>" in page
+    assert '<td class="number">0.1235</td>' in page and "<td>–</td>" in page and "phantom" not in page.lower()
+    assert pages.relative("a/b c/x.gif", "a/page.html") == "b%20c/x.gif" and pages.relative("a/x.gif", "a/b/page.html") == "../x.gif"
+    assert pages.embedded(b"ab") == "data:image/png;base64,YWI="
+    assert 'class="badge good"' in pages.badge("yes", True) and 'class="badge bad"' in pages.badge("no", False)

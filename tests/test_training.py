@@ -1,0 +1,615 @@
+"""The training scripts, through their mains, on a small data set: what they learn from, write, resume and refuse."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from tiny import N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_clip, make_features, make_sd, run_script
+from torch.nn import functional as F
+
+from common import contrastive, training
+from common.arms import load_fmri
+from common.datasets import CC2017, DATASETS
+from common.files import UserError, read_json, save_array, write_json
+from common.layout import Layout
+from common.phantom_features import TRUTH
+from common.phantom_world import random_scene
+from common.randomness import numpy_generator
+from models.checkpoints import load_checkpoint
+
+SCRIPTS = {
+    "semantic": load_script("Feature_decoding/train_semantic_decoder.py"),
+    "structure": load_script("Feature_decoding/train_structure_decoder.py"),
+    "CMG": load_script("Feature_decoding/train_CMG.py"),
+    "retrieval": load_script("Retrieval/train_retrieval_decoder.py"),
+}
+N_VAL = 4
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return make_sd(folder / "sd"), make_clip(folder / "clip")
+
+
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """fMRI and targets that no test changes."""
+    root = tmp_path_factory.mktemp("features")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS, "phantom", SMALL)
+        make_features(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setitem(DATASETS, "phantom", SMALL)
+
+
+@pytest.fixture
+def command(features, models, tmp_path):
+    """Function of a decoder that gives a command line; checkpoints go below tmp_path."""
+
+    def make(decoder, *more, folder="run"):
+        flags = ["--dataset", "phantom", "--out_root", features, "--n_val", N_VAL, "--batch_size", 8, "--epoch", EPOCHS, "--device", "cpu"]
+        flags += ["--model_dir", tmp_path / folder, "--figure_dir", tmp_path / folder / "figures", "--clip_path", models[1]]
+        own = {
+            "semantic": ["--sd_path", models[0], "--projector_dims", 8, 8],
+            "structure": ["--hidden_dim", 16, "--lr", 1e-3],
+            "CMG": ["--attn_dim", 8, "--d_ff", 8, "--encoder_dim", 8],
+            "retrieval": [],
+        }
+        return [*flags, *own[decoder], *more]
+
+    return make
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def without_seconds(folder):
+    return [{key: value for key, value in entry.items() if key != "seconds"} for entry in log_of(folder)]
+
+
+def build_task(decoder, command):
+    """Run and task of a command line, for a look inside."""
+    script = SCRIPTS[decoder]
+    args = script.get_parser().parse_args([str(a) for a in command])
+    run = training.Run(args, decoder, [])
+    return run, args
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+@pytest.mark.parametrize("decoder", SCRIPTS)
+def test_a_run_leaves_checkpoints_log_and_figure(decoder, command, tmp_path, features):
+    run_script(SCRIPTS[decoder], *command(decoder, "--save_every", 3))
+    folder, kept = tmp_path / "run", {SMALL.epochs[decoder], 3}
+    assert {path.stem for path in folder.glob("*.safetensors")} == {f"epoch_{n}" for n in kept} | {"last", "best"}
+    assert (folder / "figures" / f"{decoder}_loss.png").stat().st_size > 5000
+    log = log_of(folder)
+    assert [entry["epoch"] for entry in log] == [1, 2, 3]
+    assert all(np.isfinite(list(entry[part].values())).all() for entry in log for part in ("train", "validation"))
+    best = min(log, key=lambda entry: entry["validation"]["total"])
+    model, record = load_checkpoint(folder / "best.safetensors")
+    assert record["epoch"] == best["epoch"] and record["decoder"] == decoder and record["seed"] == 42 and record["subject"] == 1
+    assert model.in_dim == N_VERTICES
+    assert digest(folder / "last.safetensors") == digest(folder / "epoch_3.safetensors")
+    args = read_json(folder / "args.json")
+    assert all(len(entry["sha256"]) == 64 for entry in args["inputs"]) and len(args["inputs"]) >= 2
+    metrics = read_json(folder / "metrics.json")
+    assert metrics["epochs"] == 3 and metrics["best"]["epoch"] == best["epoch"]
+
+
+def test_learning_rates_are_the_documented_ones(command, tmp_path):
+    run_script(SCRIPTS["structure"], *command("structure", "--lr", 0.01))
+    assert [entry["lr"] for entry in log_of(tmp_path / "run")] == pytest.approx([0.01, 0.01 * 0.999, 0.01 * 0.999**2])
+    run_script(SCRIPTS["CMG"], *command("CMG", "--warm_up", 5, "--lr_scale", 0.25, folder="cmg"))
+    steps = 3  # 22 clips in batches of 8
+    width = 4 * 8 * 8
+    expected = [0.25 * width**-0.5 * min(s**-0.5, s * 5**-1.5) for s in (steps, 2 * steps, 3 * steps)]
+    assert [entry["lr"] for entry in log_of(tmp_path / "cmg")] == pytest.approx(expected)
+
+
+def test_logged_validation_losses_are_those_of_the_last_checkpoint(command, tmp_path, features):
+    layout = Layout(features / "phantom")
+    fmri = torch.from_numpy(np.load(layout.masked_fmri(1, "train", N_VERTICES))[-N_VAL:])
+    latents = torch.from_numpy(np.load(layout.contents("train"))[-N_VAL:])
+    run_script(SCRIPTS["structure"], *command("structure", "--k", 3))
+    model, _ = load_checkpoint(tmp_path / "run/last.safetensors")
+    expected = ((model(fmri) - latents[:, :, 0]) ** 2).mean().item()
+    logged = log_of(tmp_path / "run")[-1]["validation"]
+    assert logged == pytest.approx({"total": 3 * expected, "mse": expected}, rel=1e-5)
+
+    for visibility in ("released", "causal"):
+        run_script(SCRIPTS["CMG"], *command("CMG", "--visibility", visibility, folder=visibility))
+        model, _ = load_checkpoint(tmp_path / visibility / "last.safetensors")
+        frames = latents.transpose(1, 2).reshape(N_VAL, 8, -1)  # channels, rows, columns within a frame
+        made = model.generate(fmri, frames[:, 0], 8, visibility=visibility)
+        expected = ((made[:, 1:] - frames[:, 1:]) ** 2).mean().item()
+        assert log_of(tmp_path / visibility)[-1]["validation"]["mse"] == pytest.approx(expected, rel=1e-5)
+
+    paths = layout.text_embeddings_clip("train"), layout.image_embeddings_clip("train")
+    text, image = (torch.from_numpy(np.load(path)[-N_VAL:]) for path in paths)
+    tokens = torch.from_numpy(np.load(layout.text_embeddings_sd("train"))[-N_VAL:, 1:])
+    run_script(SCRIPTS["semantic"], *command("semantic", "--alpha", 0.3, "--k1", 0.2, "--k2", 0.7, folder="semantic"))
+    model, _ = load_checkpoint(tmp_path / "semantic/last.safetensors")
+    embedding, decoded = model(fmri)
+
+    def infonce(target):
+        logits = model.logit_scale.exp() * F.cosine_similarity(embedding[:, None], target[None], dim=-1)
+        rows = -torch.stack([logits[i].log_softmax(0)[i] for i in range(N_VAL)]).mean()
+        columns = -torch.stack([logits[:, i].log_softmax(0)[i] for i in range(N_VAL)]).mean()
+        return (rows + columns) / 2
+
+    contrast = 0.3 * infonce(text) + 0.7 * infonce(image)
+    total = ((embedding - text) ** 2).mean() + 0.2 * contrast + 0.7 * ((decoded - tokens) ** 2).mean()
+    assert log_of(tmp_path / "semantic")[-1]["validation"]["total"] == pytest.approx(total.item(), rel=1e-5)
+
+
+def test_training_loss_of_the_first_step_by_hand(command, tmp_path, features, monkeypatch):
+    """One batch of all clips, no dropout: the logged training loss is the untrained model's, L1 term included."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    layout = Layout(features / "phantom")
+    fmri = torch.from_numpy(np.load(layout.masked_fmri(1, "train", N_VERTICES))[:-N_VAL])
+    frames = torch.from_numpy(np.load(layout.contents("train"))[:-N_VAL]).transpose(1, 2).flatten(2)
+    started = []
+    build = training.Run.build
+
+    def keep(self, *args, **kwargs):
+        model = build(self, *args, **kwargs)
+        started.append({name: value.clone() for name, value in model.state_dict().items()})
+        return model
+
+    monkeypatch.setattr(training.Run, "build", keep)
+    flags = ["--epoch", 1, "--batch_size", 100, "--mask_ratio", 1, "--w", 1e-3]
+    run_script(SCRIPTS["CMG"], *command("CMG", *flags))
+    model, _ = load_checkpoint(tmp_path / "run/last.safetensors")
+    model.load_state_dict(started[0])
+    model.train()
+    mse = ((model(fmri, frames[:, :7], torch.ones(1, 7, 7, dtype=torch.bool).tril()) - frames[:, 1:]) ** 2).mean().item()
+    l1 = sum(p.abs().sum().item() for p in model.parameters())
+    assert log_of(tmp_path / "run")[0]["train"] == pytest.approx({"total": mse + 1e-3 * l1, "mse": mse, "l1": l1}, rel=1e-4)
+
+
+# ---------------------------------------------------------------------------------------------- what it is trained on
+
+
+def test_sparsification_is_new_every_epoch_and_never_reaches_validation(command, features):
+    fmri = np.load(Layout(features / "phantom").masked_fmri(1, "train", N_VERTICES))
+    n = N_TRAIN - N_VAL
+    for decoder, rate in (("semantic", 0.2), ("structure", 0.4)):
+        run, args = build_task(decoder, command(decoder))
+        source = torch.from_numpy(fmri.copy())
+        if decoder == "semantic":
+            task = SCRIPTS[decoder].SemanticTask(run, source, sd_tokens=True)
+            task.prepare("cpu")
+        else:
+            task = SCRIPTS[decoder].StructureTask(args, source, np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32), n)
+        zeros = []
+        for epoch in (1, 2, 3):
+            task.start_epoch(epoch)
+            batch = task.load(np.arange(n), epoch)["fmri"].numpy()
+            changed = batch != fmri[:n]
+            assert (batch[changed] == 0).all() and changed.sum() == int(0.5 * int(rate * n * N_VERTICES))
+            zeros.append(changed)
+        assert (zeros[0] != zeros[1]).any() and (zeros[1] != zeros[2]).any()
+        np.testing.assert_array_equal(source.numpy(), fmri)
+        np.testing.assert_array_equal(task.load(np.arange(n, N_TRAIN), None)["fmri"].numpy(), fmri[n:])
+        task.start_epoch(2)
+        np.testing.assert_array_equal(task.load(np.arange(n), 2)["fmri"].numpy() != fmri[:n], zeros[1])
+
+
+def test_captions_are_augmented_and_encoded_anew_in_training_alone(command, models, features, monkeypatch):
+    import open_clip
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    layout = Layout(features / "phantom")
+    run, args = build_task("semantic", command("semantic"))
+    monkeypatch.setattr(contrastive, "BANK_BYTES", 2 * N_TRAIN * (10 + 19 * 12) * 4)  # room for two of the three epochs
+    task = SCRIPTS["semantic"].SemanticTask(run, torch.zeros(N_TRAIN, N_VERTICES), sd_tokens=True)
+    task.prepare("cpu")
+    clip = open_clip.create_model_and_transforms(f"local-dir:{models[1]}")[0].eval()
+    tokenizer = CLIPTokenizer.from_pretrained(models[0] / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(models[0] / "text_encoder").eval()
+    seen = set()
+    for epoch in (3, 1, 2):
+        task.start_epoch(epoch)
+        captions = contrastive.draw_captions(task.captions[: task.n_train], args.seed, epoch)
+        chosen = np.array([5, 0, 17])
+        batch = task.load(chosen, epoch)
+        for row, i in enumerate(chosen):
+            with torch.no_grad():
+                text = clip.encode_text(open_clip.SimpleTokenizer()([captions[i]]))[0]
+                ids = (tokenizer(captions[i]).input_ids + [49407] * 20)[:20]
+                tokens = encoder(torch.tensor([ids]))[0][0, 1:]
+            torch.testing.assert_close(batch["text"][row], text, atol=2e-5, rtol=0)
+            torch.testing.assert_close(batch["tokens"][row], tokens, atol=2e-6, rtol=0)
+        seen.add(tuple(captions))
+    assert len(seen) == 3
+    plain = sum(caption == original.lower() for captions in seen for caption, original in zip(captions, task.captions, strict=False))
+    assert 0 < plain < 3 * task.n_train / 2
+    batch = task.load(np.arange(N_TRAIN - N_VAL, N_TRAIN), None)
+    np.testing.assert_array_equal(batch["text"].numpy(), np.load(layout.text_embeddings_clip("train"))[-N_VAL:])
+    np.testing.assert_array_equal(batch["tokens"].numpy(), np.load(layout.text_embeddings_sd("train"))[-N_VAL:, 1:])
+    np.testing.assert_array_equal(batch["image"].numpy(), np.load(layout.image_embeddings_clip("train"))[-N_VAL:])
+
+
+def test_frames_are_cropped_for_every_clip_and_epoch(command, models, features):
+    import open_clip
+    from PIL import Image
+
+    run, args = build_task("retrieval", command("retrieval"))
+    task = SCRIPTS["retrieval"].RetrievalTask(run, torch.zeros(N_TRAIN, N_VERTICES))
+    task.prepare("cpu")
+    task.start_epoch(1)
+    batch = task.load(np.array([3, 4]), 1)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{models[1]}")
+    side = SIZE * 400 // 512
+    path = Layout(features / "phantom").frames("train", SMALL.clip_names("train")[3]) / "0000024.png"
+    picture = Image.open(path)
+    crops = [preprocess(picture.crop((x, y, x + side, y + side))) for y in range(SIZE - side + 1) for x in range(SIZE - side + 1)]
+    assert sum(torch.equal(batch["pixels"][0], crop) for crop in crops) == 1
+    with torch.no_grad():
+        expected = model.eval().encode_image(batch["pixels"])
+    torch.testing.assert_close(task.targets(batch)["image"], expected)
+    places = {contrastive.crop_frame(np.arange(512 * 512).reshape(512, 512), numpy_generator(1, "crop", e, 3))[0, 0] for e in range(50)}
+    assert len(places) > 45 and contrastive.crop_frame(np.zeros((512, 512, 3)), numpy_generator(1)).shape == (400, 400, 3)
+    off, _ = build_task("retrieval", command("retrieval", "--image_aug", "off"))
+    task = SCRIPTS["retrieval"].RetrievalTask(off, torch.zeros(N_TRAIN, N_VERTICES))
+    task.prepare("cpu")
+    task.start_epoch(1)
+    stored = np.load(Layout(features / "phantom").image_embeddings_clip("train"))
+    np.testing.assert_array_equal(task.load(np.array([3]), 1)["image"].numpy(), stored[3:4])
+
+
+def test_masks_are_new_for_every_clip_and_epoch_or_fixed(command):
+    def masks(*flags):
+        _, args = build_task("CMG", command("CMG", *flags))
+        task = SCRIPTS["CMG"].MotionTask(args, torch.zeros(N_TRAIN, N_VERTICES), np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32), True)
+        return torch.cat([task.load(np.arange(N_TRAIN), epoch)["mask"] for epoch in (1, 2)])
+
+    drawn = masks()
+    assert drawn.shape == (2 * N_TRAIN, 7, 7) and len(drawn.unique(dim=0)) > 0.9 * len(drawn)
+    open_places = torch.ones(7, 7, dtype=torch.bool).tril()
+    open_places[:2] = open_places[:, 0] = False
+    kept = drawn[:, open_places].float().mean().item()
+    assert abs(kept - 0.6) < 5 * (0.24 / (len(drawn) * open_places.sum().item())) ** 0.5
+    assert len(masks("--mask_schedule", "fixed").unique(dim=0)) == 1
+
+
+def test_batches_cover_the_clips_once_in_a_new_order(monkeypatch):
+    first, second = (training.shuffled_batches(np.arange(10, 30), 8, 42, epoch) for epoch in (1, 2))
+    assert [len(batch) for batch in first] == [8, 8, 4]
+    assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(10, 30))
+    assert np.concatenate(first).tolist() != np.concatenate(second).tolist()
+
+
+def test_the_validation_share_of_other_sizes_is_rounded_down(command):
+    for n, expected in ((4320, 320), (720, 53), (2736, 202), (N_TRAIN, 1)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(DATASETS, "phantom", training.get_dataset("phantom").__class__(**{**vars(SMALL), "n_train": n}))
+            flags = [flag for flag in map(str, command("structure"))]
+            del flags[flags.index("--n_val") : flags.index("--n_val") + 2]
+            run, _ = build_task("structure", flags)
+            assert len(run.val_clips) == expected == n * 320 // 4320
+            assert run.val_clips[-1] == n - 1 and len(run.train_clips) == n - expected
+
+
+# ---------------------------------------------------------------------------------------------- arms
+
+
+def test_arms(features, models, tmp_path):
+    layout = Layout(features / "phantom")
+    fmri = np.load(layout.masked_fmri(1, "train", N_VERTICES))
+    test = np.random.default_rng(9).standard_normal((SMALL.n_test, N_VERTICES)).astype(np.float32)
+    save_array(layout.masked_fmri(1, "test", N_VERTICES), test, rows="", units="", made_by="")
+
+    def load(split, arm, seed=1, dataset=SMALL):
+        return load_fmri(layout, dataset, 1, split, arm, tmp_path, models[1], seed)
+
+    np.testing.assert_array_equal(load("train", "full"), fmri)
+    control = load("train", "control")
+    assert (control != fmri).any(1).sum() > N_TRAIN / 2
+    np.testing.assert_array_equal(np.sort(control, axis=0), np.sort(fmri, axis=0))
+    np.testing.assert_array_equal(load("train", "control"), control)
+    assert (load("train", "control", seed=2) != control).any()
+    np.testing.assert_array_equal(load("test", "control"), test)
+    with pytest.raises(UserError, match="full or control"):
+        load("train", "oracle", dataset=CC2017)
+    with pytest.raises(UserError, match="phantom's truth"):
+        load("train", "oracle")
+    rng = np.random.default_rng(0)
+    truth = {split: [{"scene": random_scene(rng).to_json()} for _ in range(n)] for split, n in (("train", N_TRAIN), ("test", SMALL.n_test))}
+    write_json(tmp_path / TRUTH, truth)
+    oracle = load("train", "oracle")
+    assert len(oracle) == N_TRAIN and oracle.dtype == np.float32 and abs(oracle.mean(0)).max() < 1e-4
+    assert len(load("test", "oracle")) == SMALL.n_test
+
+
+@pytest.mark.parametrize("arm", ["control", "oracle"])
+def test_training_an_arm(arm, command, tmp_path):
+    rng = np.random.default_rng(0)
+    truth = {split: [{"scene": random_scene(rng).to_json()} for _ in range(n)] for split, n in (("train", N_TRAIN), ("test", SMALL.n_test))}
+    write_json(tmp_path / TRUTH, truth)
+    run_script(SCRIPTS["structure"], *command("structure", "--arm", arm, "--data_root", tmp_path))
+    model, record = load_checkpoint(tmp_path / "run/last.safetensors")
+    assert record["arm"] == arm and (model.in_dim == N_VERTICES) == (arm == "control")
+
+
+def test_the_decoder_learns_what_fmri_says_and_the_control_does_not(command, tmp_path):
+    flags = ["--epoch", 60, "--lr", 3e-3, "--w", 0]
+    losses = {}
+    for arm in ("full", "control"):
+        run_script(SCRIPTS["structure"], *command("structure", *flags, "--arm", arm, folder=arm))
+        losses[arm] = min(entry["validation"]["mse"] for entry in log_of(tmp_path / arm))
+    assert losses["full"] < 0.9 * losses["control"]
+
+
+def test_patches(command, tmp_path):
+    run_script(SCRIPTS["CMG"], *command("CMG", "--patch_size", 4, "--hidden_dim", 16, "--N", 1, "--n_heads", 2))
+    model, record = load_checkpoint(tmp_path / "run/last.safetensors")
+    assert record["kind"] == "PatchCMG" and record["arguments"]["patch_size"] == 4 and record["arguments"]["n_frames"] == 7
+    run_script(SCRIPTS["CMG"], *command("CMG", "--patch_size", 8, folder="whole"))  # all of an 8 x 8 latent
+    assert load_checkpoint(tmp_path / "whole/last.safetensors")[1]["kind"] == "ConsistencyMotionGenerator"
+
+
+def test_bf16_stays_near_fp32(command, tmp_path):
+    for precision in ("fp32", "bf16"):
+        run_script(SCRIPTS["structure"], *command("structure", "--precision", precision, folder=precision))
+    one, two = (log_of(tmp_path / name)[-1]["validation"]["mse"] for name in ("fp32", "bf16"))
+    assert one != two and one == pytest.approx(two, rel=0.02)
+    assert all(p.dtype == torch.float32 for p in load_checkpoint(tmp_path / "bf16/last.safetensors")[0].parameters())
+
+
+def test_workers_change_nothing(command, tmp_path):
+    run_script(SCRIPTS["CMG"], *command("CMG", folder="none"))
+    run_script(SCRIPTS["CMG"], *command("CMG", "--num_workers", 1, folder="one"))
+    assert digest(tmp_path / "none/last.safetensors") == digest(tmp_path / "one/last.safetensors")
+
+
+# ---------------------------------------------------------------------------------------------- stopping and going on
+
+
+def stop_in(monkeypatch, script, step, stop):
+    """Make a script's task call `stop` at its loss of a step, counted over epochs."""
+    own = [kind for kind in vars(script).values() if isinstance(kind, type) and kind.__module__ == script.__name__]
+    (kind,) = [kind for kind in own if issubclass(kind, training.Task)]
+    loss, calls = kind.loss, []
+
+    def counted(self, model, outputs, targets, epoch):
+        if epoch is not None:
+            calls.append(epoch)
+            if len(calls) == step:
+                stop()
+        return loss(self, model, outputs, targets, epoch)
+
+    monkeypatch.setattr(kind, "loss", counted)
+    return calls
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("decoder", SCRIPTS)
+def test_a_resumed_run_equals_an_uninterrupted_one(decoder, command, tmp_path, monkeypatch):
+    script = SCRIPTS[decoder]
+    run_script(script, *command(decoder, folder="whole"))
+    with monkeypatch.context() as patch:
+        calls = stop_in(patch, script, 5, interrupt)  # the second step of epoch 2
+        fails(script, *command(decoder), status=130)
+        assert calls[-1] == 2
+    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 1 and not (tmp_path / "run/metrics.json").exists()
+    run_script(script, *command(decoder, "--resume"))
+    for name in ("last", "best", "epoch_2"):
+        whole, run = tmp_path / "whole" / f"{name}.safetensors", tmp_path / "run" / f"{name}.safetensors"
+        assert whole.exists() == run.exists()
+        if whole.exists():
+            assert digest(whole) == digest(run), name
+    assert without_seconds(tmp_path / "whole") == without_seconds(tmp_path / "run")
+    assert read_json(tmp_path / "run/metrics.json")["best"] == read_json(tmp_path / "whole/metrics.json")["best"]
+
+
+def test_sigterm_leaves_the_last_whole_epoch(command, tmp_path, monkeypatch):
+    stop_in(monkeypatch, SCRIPTS["structure"], 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    fails(SCRIPTS["structure"], *command("structure"), status=143)
+    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 2 and len(log_of(tmp_path / "run")) == 2
+
+
+MOMENTS = ("before the optimiser", "before the weights", "between weights and record", "before the old state goes")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_while_the_state_is_written_loses_nothing(moment, command, tmp_path, monkeypatch):
+    script, folder = SCRIPTS["structure"], tmp_path / "run"
+    run_script(script, *command("structure", folder="whole"))
+    save_state, save_checkpoint, replace = training.save_state, training.save_checkpoint, os.replace
+    with monkeypatch.context() as patch:
+        if moment == "before the optimiser":
+            patch.setattr(training, "save_state", lambda f, epoch, *rest: interrupt() if epoch == 2 else save_state(f, epoch, *rest))
+        elif moment == "before the weights":
+            def save(path, model, **record):
+                return interrupt() if path.stem == "last" and record["epoch"] == 2 else save_checkpoint(path, model, **record)
+
+            patch.setattr(training, "save_checkpoint", save)
+        elif moment == "between weights and record":
+            def rename(source, target):
+                if os.path.basename(target) == "last.json" and (folder / "optimizer_2.safetensors").exists():
+                    interrupt()
+                replace(source, target)
+
+            patch.setattr(os, "replace", rename)
+        else:
+            patch.setattr(type(folder), "glob", lambda self, pattern: interrupt() if len(log_of(folder)) == 2 else [])
+        fails(script, *command("structure"), status=130)
+    run_script(script, *command("structure"))
+    for name in ("last", "best", "epoch_3"):
+        assert digest(tmp_path / "whole" / f"{name}.safetensors") == digest(folder / f"{name}.safetensors")
+        assert {**read_json(tmp_path / "whole" / f"{name}.json")} == read_json(folder / f"{name}.json")
+    assert without_seconds(tmp_path / "whole") == without_seconds(folder)
+    assert not list(folder.glob("optimizer_*"))
+
+
+def test_a_broken_last_is_refused(command, tmp_path, monkeypatch, capsys):
+    script, last = SCRIPTS["structure"], tmp_path / "run/last.safetensors"
+    with monkeypatch.context() as patch:
+        stop_in(patch, script, 5, interrupt)
+        fails(script, *command("structure"), status=130)
+    good = last.read_bytes()
+    for bad in (good[:-100], good[:-4] + b"\0\0\0\1", b"nonsense"):
+        last.write_bytes(bad)
+        capsys.readouterr()
+        fails(script, *command("structure"))
+        assert "--overwrite" in capsys.readouterr().err
+    last.write_bytes(good)
+    run_script(script, *command("structure"))
+
+
+def test_a_finished_run_is_left_alone_another_is_refused_and_overwrite_starts_anew(command, tmp_path, caplog, capsys):
+    script = SCRIPTS["structure"]
+    run_script(script, *command("structure", "--save_every", 1))
+    before = digest(tmp_path / "run/last.safetensors"), (tmp_path / "run/last.safetensors").stat().st_mtime_ns
+    with caplog.at_level("INFO"):
+        run_script(script, *command("structure"))
+    assert "already done" in caplog.text
+    fails(script, *command("structure", "--k", 2))
+    assert "--overwrite" in capsys.readouterr().err
+    assert before == (digest(tmp_path / "run/last.safetensors"), (tmp_path / "run/last.safetensors").stat().st_mtime_ns)
+    run_script(script, *command("structure", "--overwrite", "--epoch", 2, "--seed", 3))
+    assert len(log_of(tmp_path / "run")) == 2 and not list((tmp_path / "run").glob("epoch_*"))
+    assert digest(tmp_path / "run/last.safetensors") != before[0]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(command, tmp_path, monkeypatch, capsys):
+    script = SCRIPTS["semantic"]
+    loss, calls = script.semantic_loss, []
+
+    def poisoned(*args, **kwargs):
+        total, terms = loss(*args, **kwargs)
+        calls.append(0)
+        if len(calls) == 3 + 1 + 2:  # an epoch of three steps, its validation, two steps
+            terms["tokens"] = terms["tokens"] * float("nan")
+            total = total + terms["tokens"]
+        return total, terms
+
+    monkeypatch.setattr(script, "semantic_loss", poisoned)
+    fails(script, *command("semantic"))
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1 and "epoch 2, step 2" in error[0] and "tokens nan" in error[0] and "embedding" not in error[0]
+    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 1 and len(log_of(tmp_path / "run")) == 1
+
+
+def test_weights_that_blow_up_never_reach_last(command, tmp_path, capsys):
+    fails(SCRIPTS["structure"], *command("structure", "--lr", 1e30))
+    assert "epoch 1" in capsys.readouterr().err and not (tmp_path / "run/last.safetensors").exists()
+
+
+# ---------------------------------------------------------------------------------------------- several processes
+
+
+def in_process(decoder, argv):
+    """What one of several processes does."""
+    torch.set_num_threads(1)
+    script = SCRIPTS[decoder]
+    script.main(script.get_parser().parse_args([str(a) for a in argv]))
+
+
+@pytest.mark.parametrize("decoder", SCRIPTS)
+def test_two_processes_equal_one(decoder, command, tmp_path, monkeypatch):
+    from accelerate import debug_launcher
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    flags = ["--epoch", 2, "--batch_size", 7, "--mask_schedule", "random"] if decoder == "CMG" else ["--epoch", 2, "--batch_size", 7]
+    run_script(SCRIPTS[decoder], *command(decoder, *flags, folder="one"))
+    AcceleratorState._reset_state(True)  # the forked processes would inherit ours
+    debug_launcher(in_process, (decoder, command(decoder, *flags, folder="two")), num_processes=2)
+    for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
+        assert two["train"] == pytest.approx(one["train"], rel=1e-4) and two["validation"] == pytest.approx(one["validation"], rel=1e-4)
+    one, two = (load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_gradients_of_gathered_rows_are_exact():
+    """Three processes, imitated: the mean of their gradients is that of the whole batch in one."""
+
+    class Pretended:
+        num_processes = 3
+
+        def __init__(self, index, parts):
+            self.process_index, self.parts = index, parts
+
+        def gather(self, padded):
+            return torch.cat([F.pad(part[:n], (0, 0, 0, 4 - n)) for part, n in zip(self.parts, sizes, strict=True)])
+
+    torch.manual_seed(0)
+    x, weight = torch.randn(8, 5), torch.randn(5, 4, requires_grad=True)
+    sizes = [4, 4, 0]  # the third has no clip and computes one for nothing
+
+    def loss(rows):
+        return (rows @ rows.T).exp().sum().log() + weight.abs().sum()
+
+    expected = torch.autograd.grad(loss(x @ weight), weight)[0]
+    shares = [x[:4], x[4:], x[:1]]
+    gradients = []
+    for i in range(3):
+        accelerator = Pretended(i, [(share @ weight).detach() for share in shares])
+        rows = training._Gather.apply(shares[i] @ weight, accelerator, sizes)
+        torch.testing.assert_close(rows, x @ weight)
+        gradients.append(torch.autograd.grad(loss(rows), weight)[0])
+    torch.testing.assert_close(torch.stack(gradients).mean(0), expected)
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+def test_mistakes_are_one_line(command, features, tmp_path, capsys):
+    bad = {
+        "structure": [["--subj_ID", 7], ["--subj_ID", 2], ["--n_val", N_TRAIN], ["--epoch", 0], ["--arm", "oracle"]],
+        "CMG": [["--d_model", 16384], ["--patch_size", "64"]],
+        "semantic": [["--sd_path", tmp_path / "nowhere"]],
+    }
+    for decoder, lines in bad.items():
+        for flags in lines:
+            capsys.readouterr()
+            fails(SCRIPTS[decoder], *command(decoder, "--data_root", tmp_path, *flags))
+            assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_features_of_another_number_of_clips_are_refused(command, features, tmp_path, capsys):
+    root = tmp_path / "copy"
+    shutil.copytree(features, root)
+    layout = Layout(root / "phantom")
+    save_array(layout.contents("train"), np.zeros((N_TRAIN - 1, 4, 8, 8, 8), np.float32), rows="", units="", made_by="")
+    for decoder in ("structure", "CMG"):
+        fails(SCRIPTS[decoder], *command(decoder, "--out_root", root))
+        assert "Train_contents.npy" in capsys.readouterr().err
+    layout.image_embeddings_clip("train").unlink()
+    fails(SCRIPTS["semantic"], *command("semantic", "--out_root", root))
+    assert "Train_img_embeddings_CLIP_512.npy" in capsys.readouterr().err
+
+
+def test_tensorboard_says_what_to_install(command, capsys):
+    try:
+        import tensorboard  # noqa: F401
+    except ImportError:
+        fails(SCRIPTS["structure"], *command("structure", "--tensorboard"))
+        assert "[tensorboard]" in capsys.readouterr().err
+    else:
+        run_script(SCRIPTS["structure"], *command("structure", "--tensorboard"))
+

@@ -1,0 +1,141 @@
+"""What several tests need: scripts by path, and tiny members of the real model classes."""
+
+import gzip
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import cli
+from common.datasets import PHANTOM
+from common.files import save_array, write_h5_strings
+from common.layout import Layout
+
+ROOT = Path(__file__).resolve().parents[1]
+CARD = {"rows": "clips", "units": "none", "made_by": "test"}
+
+
+def load_script(path):
+    """A script as a module, by its path in the tree."""
+    name = Path(path).stem
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def run_script(script, *argv):
+    """Run a script's main on a command line."""
+    cli.run(script.main, script.get_parser, argv)
+
+
+def fails(script, *argv, status=2):
+    """Run a script that must exit with `status`."""
+    with pytest.raises(SystemExit) as stopped:
+        run_script(script, *argv)
+    assert stopped.value.code == status
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+def make_tokenizer():
+    """The 49,408-entry CLIP tokenizer, from the merges that open_clip brings."""
+    import open_clip
+    from transformers import CLIPTokenizer
+
+    with gzip.open(open_clip.tokenizer.default_bpe(), "rt") as handle:
+        merges = [tuple(line.split()) for line in handle.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
+    letters = list(open_clip.tokenizer.bytes_to_unicode().values())
+    pieces = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
+    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+
+
+def make_sd(folder):
+    """Stable Diffusion's VAE, text encoder and tokenizer in the diffusers layout: factor 4, text width 12."""
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    torch.manual_seed(1)
+    AutoencoderKL(
+        block_out_channels=(8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1,
+        down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
+    ).save_pretrained(folder / "vae")  # fmt: skip
+    make_tokenizer().save_pretrained(folder / "tokenizer")
+    CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=12,
+        bos_token_id=49406, eos_token_id=49407,
+    )).save_pretrained(folder / "text_encoder")  # fmt: skip
+    return folder
+
+
+def make_clip(folder):
+    """An open_clip folder with features of 10 numbers and images of 32 pixels."""
+    import open_clip
+    from safetensors.torch import save_file
+
+    torch.manual_seed(2)
+    config = {
+        "embed_dim": 10,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+N_TRAIN, N_TEST, N_VERTICES, SIZE = 26, 4, 30, 32
+SMALL = replace(
+    PHANTOM, n_train=N_TRAIN, n_train_runs=2, clips_per_train_run=N_TRAIN // 2,
+    n_test=N_TEST, n_test_runs=2, clips_per_test_run=N_TEST // 2,
+    frame_size=SIZE, n_vertices=N_VERTICES, epochs={"semantic": 2, "structure": 3, "CMG": 2, "retrieval": 2},
+)  # fmt: skip
+WORDS = ("a small red circle", "a large blue star on a tile floor", "two dogs run over the green grass", "waves")
+
+
+def make_captions(layout, split, n):
+    captions = [WORDS[i % len(WORDS)] + " indeed" * (i % 3) for i in range(n)]
+    write_h5_strings(layout.captions(split), f"{split.capitalize()}_captions", captions)
+    return captions
+
+
+def make_frames(layout, split, rng):
+    """Random frames as PNG, which loses nothing; (N, 8, SIZE, SIZE, 3) uint8."""
+    frames = rng.integers(0, 256, (SMALL.n_clips(split), 8, SIZE, SIZE, 3), dtype=np.uint8)
+    for name, clip in zip(SMALL.clip_names(split), frames, strict=True):
+        folder = layout.frames(split, name)
+        folder.mkdir(parents=True)
+        for index, frame in zip(SMALL.frame_indices, clip, strict=True):
+            Image.fromarray(frame).save(folder / f"{index:07d}.png")
+    return frames
+
+
+def make_features(out_root, seed=0):
+    """fMRI, targets, captions and frames of the small data set, with latents that fMRI predicts."""
+    layout, rng = Layout(Path(out_root) / "phantom"), np.random.default_rng(seed)
+    fmri = rng.standard_normal((N_TRAIN, N_VERTICES)).astype(np.float32)
+    latents = fmri @ rng.standard_normal((N_VERTICES, 4 * 8 * 8 * 8)) / N_VERTICES**0.5
+    arrays = {
+        layout.masked_fmri(1, "train", N_VERTICES): fmri,
+        layout.text_embeddings_sd("train"): rng.standard_normal((N_TRAIN, 20, 12)),
+        layout.text_embeddings_clip("train"): rng.standard_normal((N_TRAIN, 10)),
+        layout.image_embeddings_clip("train"): rng.standard_normal((N_TRAIN, 10)),
+        layout.contents("train"): latents.reshape(N_TRAIN, 4, 8, 8, 8),
+    }
+    for path, array in arrays.items():
+        save_array(path, array.astype(np.float32), **CARD)
+    make_captions(layout, "train", N_TRAIN)
+    make_frames(layout, "train", rng)
+    return layout
