@@ -53,8 +53,10 @@ class Task:
 
 
 def phantom_stage(args):
-    return [[Task("phantom", "Data_preprocess/Phantom/step1_make_stimuli.py", alone=True)],
-            [Task("phantom", "Data_preprocess/Phantom/step2_make_fmri.py", alone=True)]]  # fmt: skip
+    return [
+        [Task("phantom", "Data_preprocess/Phantom/step1_make_stimuli.py", alone=True)],
+        [Task("phantom", "Data_preprocess/Phantom/step2_make_fmri.py", alone=True)],
+    ]
 
 
 def preprocess_stage(args):
@@ -82,6 +84,10 @@ def reconstruct_stage(args):
     return [tasks]
 
 
+def evaluate_stage(args):
+    return [[Task("evaluate", "Evaluation_Metrics/evaluate.py", ["--name", name], alone=True) for name in args.arms]]
+
+
 def report_stage(args):
     if get_dataset(args.dataset).is_phantom:
         return [[Task("report", "Evaluation_Metrics/phantom_checks.py")]]
@@ -94,6 +100,7 @@ STAGES = {
     "extract": extract_stage,
     "train": train_stage,
     "reconstruct": reconstruct_stage,
+    "evaluate": evaluate_stage,
     "report": report_stage,
 }
 
@@ -118,7 +125,13 @@ def command_line(task, args):
     flags = []
     for name in PASSED_ON:
         value = getattr(args, name)
-        if f"--{name}" not in known or value is None or value is False or f"--{name}" in task.flags or (name == "config" and not task.profile):
+        if (
+            f"--{name}" not in known
+            or value is None
+            or value is False
+            or f"--{name}" in task.flags
+            or (name == "config" and not task.profile)
+        ):
             continue
         flags += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     return flags + [str(flag) for flag in task.flags]
@@ -181,12 +194,19 @@ def run_wave(tasks, args, logs, timings, bar):
             task, log_path, began = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             if code:
-                raise UserError(task.script, "exit status 0", f"{code} from '{task.name}', whose last words were: {last_line(log_path)}", f"see {log_path}")  # fmt: skip
+                raise UserError(
+                    task.script,
+                    "exit status 0",
+                    f"{code} from '{task.name}', whose last words were: {last_line(log_path)}",
+                    f"see {log_path}",
+                )
             if "already done" not in log_path.read_text(errors="replace") or task.name not in timings:
                 timings[task.name] = {
-                    "stage": task.stage, "seconds": round(time.time() - began, 1),
-                    "core_seconds": round(usage.ru_utime + usage.ru_stime, 1), "peak_GB": round(usage.ru_maxrss / 1e6, 2),
-                }  # fmt: skip
+                    "stage": task.stage,
+                    "seconds": round(time.time() - began, 1),
+                    "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+                    "peak_GB": round(usage.ru_maxrss / 1e6, 2),
+                }
                 write_json(logs.parent / "timings.json", timings)
             bar.update()
     finally:

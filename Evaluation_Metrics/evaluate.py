@@ -26,6 +26,7 @@ import numpy as np
 from common import cli
 from common.datasets import get_dataset
 from common.files import atomic_path, write_text
+from common.gallery import build_gallery
 from common.layout import Layout, part
 from common.readers import format_clips
 from common.records import RunRecord
@@ -182,12 +183,12 @@ def main(args):
         return
     record.start()
 
-    title = f"{'phantom, ' if dataset.is_phantom else ''}{dataset.name} subject {args.subj_ID}, {args.name}, protocol {args.protocol}"
+    title = f"{dataset.name} subject {args.subj_ID}, {args.name}, protocol {args.protocol}"
     print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
     options = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
     columns, lost = per_clip.score_pairs(pairs, metrics, towers, desc=args.name, **options)
     values = {args.name: columns}
-    absent = {}
+    made, absent = {}, {}
     if args.baselines == "all":
         scored = [number for number in pairs.wanted if number not in set(lost)]
         names = dataset.clip_names("train") if hasattr(dataset, "clip_names") else None
@@ -238,8 +239,12 @@ def main(args):
         clips={"wanted": len(pairs.wanted), "scored": len(pairs.wanted) - len(lost), "missing": lost},
         undefined=undefined,
         not_scored=unable,
+        baselines_made_of={name: reader.path for name, reader in made.items()},
         baselines_not_made=absent,
     )
+    recons = place.recons(args.subj_ID, args.name)
+    if args.protocol == "paper" and (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
+        build_gallery(recons, out)  # now with each clip's values
     print(f"wrote {out}")
 
 

@@ -19,8 +19,9 @@ from common import cli
 from common.datasets import get_dataset
 from common.files import UserError, atomic_path, fingerprint, read_json, save_array
 from common.layout import Layout
-from common.readers import LAYOUTS, Pairs, format_clips, open_clips, parse_clips
+from common.readers import LAYOUTS, Pairs, detect_layout, format_clips, open_clips, parse_clips
 from common.records import RunRecord
+from common.released import ReleasedTree
 from common.workers import n_cores
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
@@ -80,7 +81,8 @@ def _set_up(work):
     # the parent alone answers to Ctrl-C and kill; it ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    cv2.setNumThreads(1)  # one process a core is faster than threads inside
+    if cv2.getNumThreads() > 1:  # where processes are spawned instead of forked
+        cv2.setNumThreads(1)
     _work = work
 
 
@@ -107,6 +109,10 @@ def pool_map(function, items, workers=None):
         return
     # forked processes have the calling script's functions even where it was loaded by path
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    # One process a core is faster than threads inside. OpenCV's threads end before the fork: a child that inherits a
+    # pool without its threads waits for them forever.
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), initializer=_set_up, initargs=(function,))
     try:
         waiting = deque()
@@ -118,6 +124,7 @@ def pool_map(function, items, workers=None):
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        cv2.setNumThreads(threads)
 
 
 class ClipScorer:
@@ -325,6 +332,7 @@ def add_clip_flags(parser):
     group = parser.add_argument_group("clips")
     group.add_argument("--recons_dir", type=Path, help="folder or zip of clips; default: recons/sub{ID}/{name}/results_recons")
     group.add_argument("--gt", type=Path, help="true clips, .npy, folder or zip; default: left halves of grids, else test_groundtruth.npy")
+    group.add_argument("--released_root", type=Path, help="the authors' download: its result zip and test films instead of ours")
     group.add_argument("--layout", choices=LAYOUTS, help="of --recons_dir; default: ours, or the protocol's")
     group.add_argument("--released_borders", action="store_true", help="keep the borders of released side-by-side grids")
     group.add_argument("--out", type=Path, help="folder for the results; default: metrics/sub{ID}/{name}")
@@ -349,14 +357,22 @@ def metric_parser(doc, *kinds):
 def open_pairs(args, layout="ours", borders=False, n_frames=None, size=None, resize=False):
     """Reconstructions and ground truth as the flags say; the keywords are a protocol's."""
     place, dataset = Layout.of(args), get_dataset(args.dataset)
-    layout = args.layout or layout
-    folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
-    path = args.recons_dir or place.recons(args.subj_ID, args.name) / folder
     names = dataset.clip_names("test") if hasattr(dataset, "clip_names") else None
     form = {"n_frames": n_frames, "size": size, "resize": resize or args.resize, "names": names}
+    if args.released_root:
+        tree = ReleasedTree(args.released_root, dataset, args.subj_ID)
+        path = args.recons_dir or tree.results
+        layout = args.layout or detect_layout(path)
+        films = {"layout": "mp4", "indices": list(dataset.frame_indices), **form, "resize": True}
+        gt_path, gt_form = (args.gt, form) if args.gt else (tree.test_set / "stimuli_clips" / "Test", films)
+    else:
+        layout = args.layout or layout
+        folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
+        path = args.recons_dir or place.recons(args.subj_ID, args.name) / folder
+        gt_path, gt_form = args.gt or place.ground_truth, form
     pred = open_clips(path, layout, borders=borders or args.released_borders, **form)
     holds_truth = layout in ("side_by_side", "mindvideo") and args.gt is None
-    gt = None if holds_truth else open_clips(args.gt or place.ground_truth, **form)
+    gt = None if holds_truth else open_clips(gt_path, **gt_form)
     return Pairs(pred, gt, parse_clips(",".join(args.clips)) if args.clips else None, args.allow_missing)
 
 

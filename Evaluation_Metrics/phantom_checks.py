@@ -28,9 +28,15 @@ from Evaluation_Metrics.PSNR import psnr
 from Evaluation_Metrics.SSIM import ssim
 
 FACTORS = {
-    "shape": SHAPES, "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS), "size": tuple(SIZES),
-    "column": (0, 1, 2), "row": (0, 1, 2), "direction": tuple(DIRECTIONS), "speed": SPEEDS,
-}  # fmt: skip
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "background": tuple(BACKGROUNDS),
+    "size": tuple(SIZES),
+    "column": (0, 1, 2),
+    "row": (0, 1, 2),
+    "direction": tuple(DIRECTIONS),
+    "speed": SPEEDS,
+}
 LAGS = (-2, -1, 0, 1, 2)  # volumes
 RIDGE = 1e3
 ARM_COLOURS = {"full": "#2457a6", "control": "#b0b7c0", "oracle": "#1a7f47", "still": "#d98c2b", "mean frame": "#8a6fb0"}
@@ -130,11 +136,20 @@ def check_alignment(args, dataset, layout, scenes):
     rows = []
     for run, values in accuracy.items():
         peak, others = values[LAGS.index(0)], [v for lag, v in zip(LAGS, values, strict=True) if lag]
-        rows.append(verdict(
-            "alignment", f"{'segs and test1' if run == 'test1' else run}: factors decoded best at the documented volume, by 0.2",
-            peak - max(others) >= 0.2, value=peak, control=max(others), bar="difference >= 0.2", chance=chance, n=n,
-            lags=list(LAGS), accuracy=values,
-        ))  # fmt: skip
+        rows.append(
+            verdict(
+                "alignment",
+                f"{'segs and test1' if run == 'test1' else run}: factors decoded best at the documented volume, by 0.2",
+                peak - max(others) >= 0.2,
+                value=peak,
+                control=max(others),
+                bar="difference >= 0.2",
+                chance=chance,
+                n=n,
+                lags=list(LAGS),
+                accuracy=values,
+            )
+        )
     return rows
 
 
@@ -145,7 +160,18 @@ def check_mask(args, layout):
     found = {name: int(np.isin(selected, truth[name]).sum()) for name in AREAS}
     share = sum(found.values()) / len(selected)
     planted = sum(len(truth[name]) for name in AREAS)
-    return [verdict("mask", "selected vertices are planted ones", share >= 0.99, value=share, control=planted / 59412, bar=">= 0.99", n=len(selected), of_group=found)]  # fmt: skip
+    return [
+        verdict(
+            "mask",
+            "selected vertices are planted ones",
+            share >= 0.99,
+            value=share,
+            control=planted / 59412,
+            bar=">= 0.99",
+            n=len(selected),
+            of_group=found,
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- semantics
@@ -178,11 +204,29 @@ def check_semantics(args, dataset, layout):
     value, chance = float(hits["full"].mean()), 10 / n_gallery
     means = {arm: float(hit.mean()) for arm, hit in hits.items()}
     rows = [
-        verdict("semantics", f"own caption in the top 10 of {n_gallery} distinct ones more often than the control's", gain > 4 * se,
-                value=value, control=means["control"], bar="difference > 4 SE", se=se, chance=chance, n=dataset.n_test, arms=means),
-        verdict("semantics", "top 10 at least 2.5 times chance", value >= 2.5 * chance, value=value, control=means["control"],
-                bar=f">= {2.5 * chance:.3f}", chance=chance, n=dataset.n_test),
-    ]  # fmt: skip
+        verdict(
+            "semantics",
+            f"own caption in the top 10 of {n_gallery} distinct ones more often than the control's",
+            gain > 4 * se,
+            value=value,
+            control=means["control"],
+            bar="difference > 4 SE",
+            se=se,
+            chance=chance,
+            n=dataset.n_test,
+            arms=means,
+        ),
+        verdict(
+            "semantics",
+            "top 10 at least 2.5 times chance",
+            value >= 2.5 * chance,
+            value=value,
+            control=means["control"],
+            bar=f">= {2.5 * chance:.3f}",
+            chance=chance,
+            n=dataset.n_test,
+        ),
+    ]
     return rows, {arm: hit.astype(float) for arm, hit in hits.items()}
 
 
@@ -205,11 +249,19 @@ def check_structure(clips, truth, mean_frame):
         scores[metric] = values
         for other in ("control", "mean frame"):
             gain, se = paired(values["full"], values[other])
-            rows.append(verdict(
-                "structure", f"{metric} of the first frame before stage 2 above the {other}'s", gain > 4 * se and gain >= least,
-                value=float(values["full"].mean()), control=float(values[other].mean()), bar=f"difference > 4 SE and >= {least}", se=se,
-                n=len(truth), arms={name: float(v.mean()) for name, v in values.items()},
-            ))  # fmt: skip
+            rows.append(
+                verdict(
+                    "structure",
+                    f"{metric} of the first frame before stage 2 above the {other}'s",
+                    gain > 4 * se and gain >= least,
+                    value=float(values["full"].mean()),
+                    control=float(values[other].mean()),
+                    bar=f"difference > 4 SE and >= {least}",
+                    se=se,
+                    n=len(truth),
+                    arms={name: float(v.mean()) for name, v in values.items()},
+                )
+            )
     return rows, scores
 
 
@@ -228,20 +280,50 @@ def check_motion(stage1, stage2, truth, scenes):
     cases = [("before stage 2", before, "still", 4), ("before stage 2", before, "control", 4), ("after stage 2", after, "still", 2)]
     for when, values, other, least in cases:
         gain, se = paired(values[other], values["full"])
-        rows.append(verdict(
-            "motion", f"EPE {when} below the {other}'s", gain > least * se, value=float(values["full"].mean()),
-            control=float(values[other].mean()), bar=f"difference > {least} SE", se=se, n=len(truth),
-            arms={name: float(v.mean()) for name, v in values.items()},
-        ))  # fmt: skip
+        rows.append(
+            verdict(
+                "motion",
+                f"EPE {when} below the {other}'s",
+                gain > least * se,
+                value=float(values["full"].mean()),
+                control=float(values[other].mean()),
+                bar=f"difference > {least} SE",
+                se=se,
+                n=len(truth),
+                arms={name: float(v.mean()) for name, v in values.items()},
+            )
+        )
     actual = np.array([scene.direction for scene in scenes])
     right = {name: directions(clips) == actual for name, clips in stage2.items() if name != "still"}
     right_before = {name: directions(clips) == actual for name, clips in stage1.items() if name != "still"}
     shares, shares_before = ({name: float(hits.mean()) for name, hits in these.items()} for these in (right, right_before))
-    rows.append(verdict("motion", "direction of the mean flow right in the reconstruction", shares["full"] >= 0.6, value=shares["full"],
-                        control=shares["control"], bar=">= 0.60", chance=0.25, n=len(truth), se=standard_error(right["full"]),
-                        arms=shares, before_stage_2=shares_before))  # fmt: skip
-    rows.append(verdict("motion", "direction of the control's mean flow at most 40 %", shares["control"] <= 0.4, value=shares["control"],
-                        control=0.25, bar="<= 0.40", chance=0.25, n=len(truth)))  # fmt: skip
+    rows.append(
+        verdict(
+            "motion",
+            "direction of the mean flow right in the reconstruction",
+            shares["full"] >= 0.6,
+            value=shares["full"],
+            control=shares["control"],
+            bar=">= 0.60",
+            chance=0.25,
+            n=len(truth),
+            se=standard_error(right["full"]),
+            arms=shares,
+            before_stage_2=shares_before,
+        )
+    )
+    rows.append(
+        verdict(
+            "motion",
+            "direction of the control's mean flow at most 40 %",
+            shares["control"] <= 0.4,
+            value=shares["control"],
+            control=0.25,
+            bar="<= 0.40",
+            chance=0.25,
+            n=len(truth),
+        )
+    )
     return rows, before, after
 
 
@@ -250,14 +332,35 @@ def check_ceiling(hits, structure, before):
     rows = []
     for what, values in (("top 10", hits), ("PSNR of the first frame", structure["PSNR"])):
         means = {arm: float(values[arm].mean()) for arm in ("oracle", "full", "control")}
-        rows.append(verdict("ceiling", f"{what}: oracle above decoded above control", means["oracle"] > means["full"] > means["control"],
-                            value=means["oracle"], control=means["full"], bar="oracle > full > control", n=len(values["full"]), arms=means))  # fmt: skip
+        rows.append(
+            verdict(
+                "ceiling",
+                f"{what}: oracle above decoded above control",
+                means["oracle"] > means["full"] > means["control"],
+                value=means["oracle"],
+                control=means["full"],
+                bar="oracle > full > control",
+                n=len(values["full"]),
+                arms=means,
+            )
+        )
     _, se = paired(before["full"], before["oracle"])
     _, se_control = paired(before["control"], before["full"])
     means = {arm: float(before[arm].mean()) for arm in ("oracle", "full", "control")}
     held = means["oracle"] <= means["full"] + 2 * se and means["full"] <= means["control"] + 2 * se_control
-    rows.append(verdict("ceiling", "EPE before stage 2: oracle below decoded below control, within 2 SE", held, value=means["oracle"],
-                        control=means["full"], bar="oracle <= full <= control, each + 2 SE", se=se, n=len(before["full"]), arms=means))  # fmt: skip
+    rows.append(
+        verdict(
+            "ceiling",
+            "EPE before stage 2: oracle below decoded below control, within 2 SE",
+            held,
+            value=means["oracle"],
+            control=means["full"],
+            bar="oracle <= full <= control, each + 2 SE",
+            se=se,
+            n=len(before["full"]),
+            arms=means,
+        )
+    )
     return rows
 
 
@@ -270,8 +373,17 @@ def show_released_recipe(args, layout, truth):
     numbers = open_clips(folder, "ours").numbers
     some = truth[[n - 1 for n in numbers]]
     value, control = (float(epe(read_all(where, numbers), some)[0].mean()) for where in (folder, still))
-    return [verdict("released recipe", "EPE of the paper's stage 2 (inversion, start at 981, guidance 12.5) from true features, beside its still",
-                    None, value=value, control=control, bar="none: the phantom's generator is too weak for it", n=len(numbers))]  # fmt: skip
+    return [
+        verdict(
+            "released recipe",
+            "EPE of the paper's stage 2 (inversion, start at 981, guidance 12.5) from true features, beside its still",
+            None,
+            value=value,
+            control=control,
+            bar="none: the phantom's generator is too weak for it",
+            n=len(numbers),
+        )
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- figures
@@ -348,7 +460,9 @@ def main(args):
     record.start()
     scenes = {split: load_scenes(args.data_root, split) for split in ("train", "test")}
 
-    stage2_folders = {arm: layout.recons(args.subj_ID, arm) for arm in args.arms} | {"still": layout.recons(args.subj_ID, "full_ablate_motion")}
+    stage2_folders = {arm: layout.recons(args.subj_ID, arm) for arm in args.arms} | {
+        "still": layout.recons(args.subj_ID, "full_ablate_motion")
+    }
     numbers = open_clips(stage2_folders["full"] / "results_recons", "ours").numbers
     truth = load_array(layout.ground_truth, mmap=True)
     some = np.ascontiguousarray(truth[[n - 1 for n in numbers]])

@@ -18,7 +18,7 @@ Writes   recons/sub{ID}/{name}/results_recons/           test{i}.gif, test{i}.np
 The same command again goes on at the first missing clip. Several processes share the clips among them; on CPUs start
 them with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`.
 
-Phantom: about 1 s per clip on one core. An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
+Phantom: about 1.5 s per clip on one core (its profile). An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
 """
 
 import argparse
@@ -166,17 +166,18 @@ def check_fit(decoders, sd_config, paths):
     sd_config : configuration of Stable Diffusion's UNet
     paths : {decoder: path}, for the error
     """
-    latent = decoders.structure.latent_shape
-    size = getattr(decoders.CMG, "d_model", None) or math.prod(decoders.CMG.frame_shape)
-    fits = (
-        ("CMG", f"latent frames of {math.prod(latent)} numbers, as the structure decoder's", size, size == math.prod(latent)),
-        ("structure", f"latents of {sd_config['in_channels']} channels, as Stable Diffusion's", latent[0], latent[0] == sd_config["in_channels"]),
-        ("semantic", f"tokens of width {sd_config['cross_attention_dim']}, as Stable Diffusion takes", decoders.semantic.token_dim,
-         decoders.semantic.token_dim == sd_config["cross_attention_dim"]),
+    latent, channels, width = decoders.structure.latent_shape, sd_config["in_channels"], sd_config["cross_attention_dim"]
+    frame = math.prod(decoders.CMG.frame_shape) if isinstance(decoders.CMG, KINDS["PatchCMG"]) else decoders.CMG.d_model
+    wanted = (  # decoder, what, number that it should be, number that it is
+        ("CMG", "latent frames of {} numbers, as the structure decoder's", math.prod(latent), frame),
+        ("structure", "latents of {} channels, as Stable Diffusion's", channels, latent[0]),
+        ("semantic", "tokens of width {}, as Stable Diffusion takes", width, decoders.semantic.token_dim),
     )  # fmt: skip
-    for decoder, expected, found, fit in fits:
-        if not fit:
-            raise UserError(paths[decoder], expected, found, "give checkpoints and a Stable Diffusion (--sd_path) that belong together")
+    for decoder, what, expected, found in wanted:
+        if found != expected:
+            raise UserError(
+                paths[decoder], what.format(expected), found, "give checkpoints and a Stable Diffusion (--sd_path) that belong together"
+            )
 
 
 # ---------------------------------------------------------------------------------------------- Stable Diffusion

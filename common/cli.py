@@ -43,10 +43,21 @@ def add_data_flags(parser, subject=False, split=False, device=False):
 
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=list(DATASETS), default="CC2017", help="data set, an entry of common/datasets.py")
-    group.add_argument("--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds the raw data ($MINDANIMATOR_DATA)")  # fmt: skip
+    group.add_argument(
+        "--data_root",
+        type=Path,
+        default=Path(os.environ.get("MINDANIMATOR_DATA", "data")),
+        help="folder that holds the raw data ($MINDANIMATOR_DATA)",
+    )
     group.add_argument("--out_root", type=Path, default=Path("outputs"), help="folder for everything that is made")
     if subject:
-        group.add_argument("--subj_ID", type=int, nargs="+" if subject == "several" else None, default=[1] if subject == "several" else 1, help="subject number")  # fmt: skip
+        group.add_argument(
+            "--subj_ID",
+            type=int,
+            nargs="+" if subject == "several" else None,
+            default=[1] if subject == "several" else 1,
+            help="subject number",
+        )
     if split:
         group.add_argument("--split", nargs="+", type=str.lower, choices=["train", "test"], default=["train", "test"], help="which part")
     if device:
@@ -58,7 +69,15 @@ def add_data_flags(parser, subject=False, split=False, device=False):
 
 
 def _scripts():
-    folders = ("Data_preprocess", "Feature_extraction", "Feature_decoding", "Reconstruction", "Retrieval", "Evaluation_Metrics", "Explainable_analysis")  # fmt: skip
+    folders = (
+        "Data_preprocess",
+        "Feature_extraction",
+        "Feature_decoding",
+        "Reconstruction",
+        "Retrieval",
+        "Evaluation_Metrics",
+        "Explainable_analysis",
+    )
     return {path.stem for folder in folders for path in (PROJECT / folder).rglob("*.py")}
 
 
@@ -136,7 +155,10 @@ def one_line_errors(debug=False):
         if debug or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
         where = error.filename or "the output folder"
-        print(f"error: {where}: expected room and permission to write, found '{error.strerror}'; free space or choose another --out_root, then run the same command again", file=sys.stderr)  # fmt: skip
+        print(
+            f"error: {where}: expected room and permission to write, found '{error.strerror}'; free space or choose another --out_root, then run the same command again",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

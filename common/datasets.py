@@ -105,15 +105,32 @@ class CC2017Like(Dataset):
 
 
 CC2017 = CC2017Like(
-    name="CC2017", subjects=(1, 2, 3), n_train=4320, n_test=1200, tr=2.0, fps=30, clip_frames=60,
-    frame_indices=tuple(range(0, 64, 8)), middle_frame=24, frame_size=512, n_vertices=4500,
-)  # fmt: skip
+    name="CC2017",
+    subjects=(1, 2, 3),
+    n_train=4320,
+    n_test=1200,
+    tr=2.0,
+    fps=30,
+    clip_frames=60,
+    frame_indices=tuple(range(0, 64, 8)),
+    middle_frame=24,
+    frame_size=512,
+    n_vertices=4500,
+)
 
 PHANTOM = replace(
-    CC2017, name="phantom", is_phantom=True, folder="phantom/CC2017_Purdue", frame_size=64,
-    n_test_runs=2, clips_per_train_run=40, clips_per_test_run=30, n_train=18 * 40, n_test=2 * 30,
+    CC2017,
+    name="phantom",
+    is_phantom=True,
+    folder="phantom/CC2017_Purdue",
+    frame_size=64,
+    n_test_runs=2,
+    clips_per_train_run=40,
+    clips_per_test_run=30,
+    n_train=18 * 40,
+    n_test=2 * 30,
     epochs={"semantic": "last", "structure": "last", "CMG": "last", "retrieval": "last"},
-)  # fmt: skip
+)
 
 
 # ---------------------------------------------------------------------------------------------- HCP 7T movie
@@ -152,9 +169,18 @@ class HCPMovie(Dataset):
 
 
 HCP = HCPMovie(
-    name="HCP", subjects=(1, 2, 3), n_train=2736, n_test=304, tr=1.0, fps=24, clip_frames=24,
-    frame_indices=tuple(range(0, 24, 3)), middle_frame=12, frame_size=512, n_vertices=5820,
-)  # fmt: skip
+    name="HCP",
+    subjects=(1, 2, 3),
+    n_train=2736,
+    n_test=304,
+    tr=1.0,
+    fps=24,
+    clip_frames=24,
+    frame_indices=tuple(range(0, 24, 3)),
+    middle_frame=12,
+    frame_size=512,
+    n_vertices=5820,
+)
 
 # ---------------------------------------------------------------------------------------------- Algonauts 2021
 
@@ -169,9 +195,18 @@ class Algonauts(Dataset):
 
 
 ALGONAUTS = Algonauts(
-    name="Algonauts2021", subjects=tuple(range(1, 11)), n_train=900, n_test=100, tr=1.75, fps=30, clip_frames=90,
-    frame_indices=tuple(range(8)), middle_frame=4, frame_size=512, n_vertices=0,
-)  # fmt: skip
+    name="Algonauts2021",
+    subjects=tuple(range(1, 11)),
+    n_train=900,
+    n_test=100,
+    tr=1.75,
+    fps=30,
+    clip_frames=90,
+    frame_indices=tuple(range(8)),
+    middle_frame=4,
+    frame_size=512,
+    n_vertices=0,
+)
 
 DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM)}
 

@@ -102,7 +102,15 @@ def card_path(path):
 
 
 def _card(path, array, rows, units, made_by, **facts):
-    return {"file": Path(path).name, "shape": list(array.shape), "dtype": str(array.dtype), "rows": rows, "units": units, "made_by": made_by, **facts}  # fmt: skip
+    return {
+        "file": Path(path).name,
+        "shape": list(array.shape),
+        "dtype": str(array.dtype),
+        "rows": rows,
+        "units": units,
+        "made_by": made_by,
+        **facts,
+    }
 
 
 def save_array(path, array, *, rows, units, made_by, **facts):
@@ -117,9 +125,12 @@ def save_array(path, array, *, rows, units, made_by, **facts):
     made_by : str, script and what it did
     **facts : more entries of the card (vertex indices, say)
     """
+    array = np.asarray(array, order="C")
     with atomic_path(path) as temporary:
         with open(temporary, "wb") as handle:
-            np.save(handle, array)
+            # not np.save, whose error for a full disk has no number to know it by
+            np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
+            handle.write(array.data)
         card = _card(path, array, rows, units, made_by, **facts, sha256=sha256(temporary))
         write_json(card_path(path), card)  # before the array: a card alone is no array
 
@@ -161,7 +172,9 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
     if card_path(path).exists():
         card = read_json(card_path(path))
         if card.get("shape") != list(array.shape) or card.get("dtype") != str(array.dtype):
-            raise UserError(path, f"what its data card says ({card.get('shape')}, {card.get('dtype')})", f"{list(array.shape)}, {array.dtype}", do)
+            raise UserError(
+                path, f"what its data card says ({card.get('shape')}, {card.get('dtype')})", f"{list(array.shape)}, {array.dtype}", do
+            )
         if verify and card.get("sha256") != sha256(path):
             raise UserError(path, "the content that its data card has the SHA-256 of", "other bytes", do)
     if finite and array.dtype.kind == "f":

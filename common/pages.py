@@ -23,7 +23,8 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --paper:#14171b; --card:#1d2126; --ink:#e4e7eb; --faint:#99a2ad; --line:#343a42;
   --accent:#8ab4f8; --good:#7fd6a0; --good-back:#173625; --bad:#ff9d95; --bad-back:#43201e; --note:#f5cf7a; --note-back:#3a2f14; } }
 * { box-sizing:border-box }
-body { margin:0; background:var(--paper); color:var(--ink); font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif }
+body { margin:0; background:var(--paper); color:var(--ink);
+  font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif }
 main { max-width:1400px; margin:0 auto; padding:1.5rem 1.25rem 4rem }
 h1 { font-size:1.75rem; line-height:1.2; margin:.25rem 0 }
 h2 { font-size:1.25rem; margin:2.5rem 0 .75rem; padding-bottom:.3rem; border-bottom:1px solid var(--line) }
@@ -32,31 +33,35 @@ p, ul { max-width:50rem; margin:.5rem 0 }
 a { color:var(--accent) }
 code { font-size:.88em; overflow-wrap:anywhere }
 .faint { color:var(--faint) }
-.banner { background:var(--note-back); color:var(--note); border-left:4px solid currentColor; border-radius:4px; padding:.6rem 1rem; margin:.75rem 0 }
+.banner { background:var(--note-back); color:var(--note);
+  border-left:4px solid currentColor; border-radius:4px; padding:.6rem 1rem; margin:.75rem 0 }
 .scroll { overflow-x:auto; margin:.75rem 0 }
 table { border-collapse:collapse; font-size:.92rem; font-variant-numeric:tabular-nums }
 caption { caption-side:bottom; text-align:left; color:var(--faint); padding-top:.4rem; font-size:.88rem }
 th, td { padding:.35rem .8rem; border-bottom:1px solid var(--line); text-align:left; vertical-align:top }
 th { color:var(--faint); font-weight:600; border-bottom-width:2px }
 td.number { text-align:right; white-space:nowrap }
-.badge { display:inline-block; border-radius:999px; padding:0 .6rem; font-size:.85rem; font-weight:600; background:var(--card); color:var(--faint) }
+.badge { display:inline-block; border-radius:999px; padding:0 .6rem; font-size:.85rem; font-weight:600;
+  background:var(--card); color:var(--faint) }
 .badge.good { background:var(--good-back); color:var(--good) }
 .badge.bad { background:var(--bad-back); color:var(--bad) }
 figure { margin:0 }
 figure img { display:block; max-width:100%; height:auto }
 img.pixelated { image-rendering:pixelated }
 figcaption { color:var(--faint); font-size:.88rem; margin-top:.35rem }
-.grid { display:grid; gap:1rem; grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--least)),1fr)); align-items:start; margin:1rem 0 }
-.card { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:.9rem; min-width:0; content-visibility:auto; contain-intrinsic-size:auto 30rem }
+.grid { display:grid; gap:1rem; align-items:start; margin:1rem 0;
+  grid-template-columns:repeat(auto-fill,minmax(min(100%,var(--least)),1fr)) }
+.card { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:.9rem; min-width:0;
+  content-visibility:auto; contain-intrinsic-size:auto 30rem }
 .card h3 { margin:0 0 .5rem }
-.beside { display:grid; grid-template-columns:minmax(0,11fr) minmax(0,9fr); gap:.9rem; margin-bottom:.6rem }
+.beside { display:grid; grid-template-columns:repeat(auto-fit,minmax(min(100%,15rem),1fr)); gap:.9rem; margin-bottom:.6rem }
 dl.stacked { grid-template-columns:minmax(0,1fr); margin-top:0 }
 .stacked dt { font-size:.8rem }
 .stacked dd { margin-bottom:.35rem }
 .halves { display:grid; grid-template-columns:1fr 1fr; gap:.4rem }
 .halves img { width:100%; aspect-ratio:1; object-fit:cover }
 .plot { background:#fff; border-radius:6px; width:fit-content; max-width:100% }
-dl { display:grid; grid-template-columns:max-content 1fr; gap:.1rem .9rem; margin:.6rem 0; font-size:.92rem }
+dl { display:grid; grid-template-columns:fit-content(65%) minmax(4rem,1fr); gap:.1rem .9rem; margin:.6rem 0; font-size:.92rem }
 dt { color:var(--faint) }
 dd { margin:0; min-width:0; overflow-wrap:anywhere }
 details { margin:.75rem 0 }

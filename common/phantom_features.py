@@ -60,7 +60,12 @@ def semantic_features(scenes, clip_path):
     with torch.no_grad():
         embeddings = dict(zip(captions, model.encode_text(tokenizer(captions), normalize=True).numpy(), strict=True))
     projection = np.random.default_rng(0).standard_normal((len(embeddings[captions[0]]), EMBEDDING_DIMS))
-    factors = [("shape", phantom_world.SHAPES), ("colour", phantom_world.COLOURS), ("background", phantom_world.BACKGROUNDS), ("size", phantom_world.SIZES)]  # fmt: skip
+    factors = [
+        ("shape", phantom_world.SHAPES),
+        ("colour", phantom_world.COLOURS),
+        ("background", phantom_world.BACKGROUNDS),
+        ("size", phantom_world.SIZES),
+    ]
     one_hot = [[float(getattr(scene, name) == value) for name, values in factors for value in values] for scene in scenes]
     return np.concatenate([np.array([embeddings[scene.caption] for scene in scenes]) @ projection, one_hot], axis=1)
 

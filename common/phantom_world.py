@@ -112,7 +112,12 @@ def _texture(kind):
         picture = np.where(mortar[..., None], (206, 196, 186), (140, 74, 56))
     elif kind == "meadow":
         picture = np.broadcast_to((70, 118, 58), (n, n, 3))
-        for cx, cy, r, colour in ((7, 8, 5.0, (212, 206, 128)), (22, 12, 5.5, (38, 72, 34)), (15, 25, 4.5, (216, 212, 196)), (29, 27, 4.0, (46, 82, 40))):  # fmt: skip
+        for cx, cy, r, colour in (
+            (7, 8, 5.0, (212, 206, 128)),
+            (22, 12, 5.5, (38, 72, 34)),
+            (15, 25, 4.5, (216, 212, 196)),
+            (29, 27, 4.0, (46, 82, 40)),
+        ):
             dx, dy = np.abs(x - cx), np.abs(y - cy)
             distance = np.hypot(np.minimum(dx, PERIOD - dx), np.minimum(dy, PERIOD - dy))
             picture = np.where((distance < r)[..., None], colour, picture)
@@ -223,5 +228,7 @@ def halve_chroma(picture):
 
 def vocabulary():
     """Every word that a caption of this world can hold, in alphabetical order."""
-    captions = [f"a {size} {colour} {shape} {place}" for size in SIZES for colour in COLOURS for shape in SHAPES for place in BACKGROUNDS.values()]  # fmt: skip
+    captions = [
+        f"a {size} {colour} {shape} {place}" for size in SIZES for colour in COLOURS for shape in SHAPES for place in BACKGROUNDS.values()
+    ]
     return sorted({word for caption in captions for word in caption.split()})

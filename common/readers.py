@@ -192,6 +192,7 @@ class FolderClips:
     side : "right", the reconstruction, or "left", the ground truth, of layouts that hold both
     borders : keep the borders of a released grid
     n_frames, size, resize : as in ArrayClips
+    indices : frames of an mp4 that stand for its clip; default all
     names : clip names of the data set in order, so that 'test1_3.mp4' is found at its number
 
     Attributes
@@ -203,11 +204,11 @@ class FolderClips:
     UserError : nothing there, no clip of the layout in it, two files for one clip, or clips numbered from 0
     """
 
-    def __init__(self, path, layout, *, side="right", borders=False, n_frames=None, size=None, resize=False, names=None):
+    def __init__(self, path, layout, *, side="right", borders=False, n_frames=None, size=None, resize=False, indices=None, names=None):
         if layout not in LAYOUTS:
             raise UserError("--layout", f"one of {', '.join(LAYOUTS)}", layout, "choose another layout")
         self.path, self.layout, self.side, self.borders = Path(path), layout, side, borders
-        self.n_frames, self.size, self.resize = n_frames, size, resize
+        self.n_frames, self.size, self.resize, self.indices = n_frames, size, resize, indices
         self.is_zip = self.path.suffix.lower() == ".zip"
         self.entries = self._number(self._find(), names)
         self.numbers = sorted(self.entries)
@@ -290,7 +291,7 @@ class FolderClips:
     def identity(self, numbers):
         """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
         stamps = [_stamp(self.path)] if self.is_zip else [_stamp(self.path / file) for number in numbers for file in self.entries[number]]
-        form = [self.layout, self.side, self.borders, self.n_frames, self.size, self.resize]
+        form = [self.layout, self.side, self.borders, self.n_frames, self.size, self.resize, self.indices]
         return [str(self.path), form, list(numbers), stamps]
 
     def _open(self, entry):
@@ -299,7 +300,7 @@ class FolderClips:
     def _decode(self, number):
         files = self.entries[number]
         if self.layout == "mp4" and not self.is_zip:
-            return read_frames(self.path / files[0])
+            return read_frames(self.path / files[0], self.indices)
         handles = [self._open(file) for file in files]
         try:
             if self.layout == "ours":

@@ -77,9 +77,13 @@ class RunRecord:
             return
         old = read_json(self.folder / "args.json")
         before, now = self.settings(old["arguments"]), self.settings()
-        changed = [f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [
+            f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
+        ]
         if changed:
-            raise UserError(self.folder, "the settings that it was made with", "; ".join(changed), "--overwrite to make it anew, or name another folder")  # fmt: skip
+            raise UserError(
+                self.folder, "the settings that it was made with", "; ".join(changed), "--overwrite to make it anew, or name another folder"
+            )
         known = {entry["file"]: entry for entry in old["inputs"]}
         for path in self.inputs:
             entry = known.get(path.as_posix())
@@ -87,7 +91,9 @@ class RunRecord:
                 continue
             stat = path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["mtime_ns"]) and sha256(path) != entry["sha256"]:
-                raise UserError(path, "the content that the output in this run's folder was made from", "another one", "--overwrite to make it anew")  # fmt: skip
+                raise UserError(
+                    path, "the content that the output in this run's folder was made from", "another one", "--overwrite to make it anew"
+                )
 
     # -- writing
 

@@ -423,7 +423,8 @@ class Trainer:
         # a batch smaller than the number of processes: who has no clip computes one that is not counted
         own = [share[rank] if len(share[rank]) else share[0] for share in shares]
         loader = DataLoader(_Batches(self.task, epoch), batch_size=None, sampler=own, num_workers=args.num_workers)
-        bar = tqdm(loader, desc=f"{self.run.decoder} epoch {epoch}/{args.epoch}", unit="batch", leave=False, disable=not self.is_main)
+        what = f"{self.run.decoder} epoch {epoch}/{args.epoch}"
+        bar = tqdm(loader, desc=what, unit="batch", leave=False, mininterval=1, disable=not self.is_main)
         self.parallel.train()
         rows = []
         for step, (batch, share) in enumerate(zip(bar, shares, strict=True), 1):
@@ -441,7 +442,7 @@ class Trainer:
             self.accelerator.backward(total)
             self.optimizer.step()
             rows.append(values)
-            bar.set_postfix({name: f"{value:.4g}" for name, value in zip(names, values, strict=True)})
+            bar.set_postfix({name: f"{value:.4g}" for name, value in zip(names, values, strict=True)}, refresh=False)
         return dict(zip(names, weighted_mean(rows, [len(batch) for batch in batches]).tolist(), strict=True)), lr
 
     @torch.no_grad()

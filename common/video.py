@@ -10,6 +10,7 @@ import av
 import cv2
 import numpy as np
 from av.video.frame import PictureType
+from av.video.reformatter import Interpolation
 
 from common.files import UserError, missing, write_bytes
 
@@ -22,6 +23,7 @@ _MP4_ENDINGS = {".mp4", ".m4v", ".mov"}
 # AVColorSpace numbers that swscale takes for BT.601: unspecified, BT.470BG, SMPTE 170M
 _BT601 = {2, 5, 6}
 _FULL_RANGE = 2
+_ACCURATE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
 _ADVICE = "copy or download the file again"
 
 
@@ -206,10 +208,9 @@ def _ready_to_encode(frame):
     if isinstance(frame, av.VideoFrame):
         if frame.format.name == "yuv420p" and frame.colorspace in _BT601 and frame.color_range != _FULL_RANGE:
             return frame
-        frame = to_rgb(frame)
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-        format="yuv420p", dst_colorspace="ITU601", threads=1
-    )
+        frame = frame.to_ndarray(format="rgb24", interpolation=_ACCURATE)
+    picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+    return picture.reformat(format="yuv420p", dst_colorspace="ITU601", interpolation=_ACCURATE, threads=1)
 
 
 def write_mp4(path, frames, fps, crf=12):
@@ -231,7 +232,9 @@ def write_mp4(path, frames, fps, crf=12):
     # encoded in memory: a full disk then shows as an ordinary OSError
     buffer, n = io.BytesIO(), 0
     with av.open(buffer, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "threads": "1"})
+        # x264's macroblock tree reads memory that it has not written when frames are small: its bytes then vary
+        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
+        stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         stream.codec_context.time_base = 1 / fps

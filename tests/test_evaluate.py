@@ -4,7 +4,9 @@ import csv
 import json
 import sys
 import types
+import zipfile
 
+import cv2
 import numpy as np
 import open_clip
 import pytest
@@ -24,8 +26,6 @@ N = 11
 
 def made_clips(seed, n=N, size=64):
     """Smooth coloured clips that drift."""
-    import cv2
-
     rng = np.random.default_rng(seed)
     clips = np.empty((n, 8, size, size, 3), np.uint8)
     for clip in clips:
@@ -234,6 +234,29 @@ def test_protocols_read_and_resize(house, tmp_path):
     assert result["rows"]["black"]["SSIM"]["n"] == N and "truth through VAE" in result["baselines_not_made"]
 
 
+def test_the_authors_download(house, tmp_path):
+    """A zip of GIFs against the films, whose frames 0, 8, ..., 56 count."""
+    from common.video import write_mp4
+
+    root = tmp_path / "Mind_Animator_data"
+    films = root / "Testset_of_Preprocessed_datasets/phantom/stimuli_clips/Test"
+    films.mkdir(parents=True)
+    gt = made_clips(0)[:3]
+    for name, clip in zip(("test1_1", "test1_2", "test1_3"), gt, strict=True):
+        write_mp4(films / f"{name}.mp4", clip.repeat(8, axis=0)[:60], 30)
+    results = root / "Reconstruction_results/phantom/reconstruction_results_sub1.zip"
+    results.parent.mkdir(parents=True)
+    with zipfile.ZipFile(results, "w") as archive:
+        for i, clip in enumerate(gt, 1):
+            frames = [Image.fromarray(frame) for frame in clip]
+            frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=120)
+            archive.write(tmp_path / "a.gif", f"sub1/test{i}.gif")
+    run(SSIM, "--released_root", root, "--out", "authors")
+    values = np.load("authors/SSIM.npy")
+    assert len(values) == 3 and values.min() > 0.8  # 256 colours against H.264
+    assert values.min() > SSIM.ssim(gt[[1, 2, 0]], gt).max()
+
+
 # ---------------------------------------------------------------------------------------------- bad input
 
 
@@ -313,8 +336,6 @@ def test_vifi_checkpoint_in_the_released_layout(tmp_path):
     del sys.modules["yacs"], sys.modules["yacs.config"]
 
     found = towers.load_vifi(path)(made_clips(3, n=2, size=96))
-    import cv2
-
     mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
     for clip, features in zip(made_clips(3, n=2, size=96), found, strict=True):
         for frame, feature in zip(clip, features, strict=True):
@@ -416,6 +437,8 @@ def _identity(item):
 @pytest.mark.parametrize("workers", [1, 2, 64])
 def test_few_clips_are_in_memory(workers):
     """Items drawn but not handed back, reconstruction and truth each, and a block that waits for the models."""
+    cv2.setNumThreads(2)
+    cv2.GaussianBlur(np.zeros((1000, 1000, 3), np.uint8), (9, 9), 2)  # threads of OpenCV that a fork would not take along
     drawn = [0]
 
     def items():

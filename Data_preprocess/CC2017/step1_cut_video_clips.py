@@ -25,7 +25,7 @@ from common.workers import add_workers_flag, remove_partial, run_jobs
 
 
 def too_short(movie, expected, found):
-    return UserError(movie, f"{expected:g} s", f"{found:.2f} s", "copy the movie again, or --drop_short to do without the last clips")
+    return UserError(movie, f"{expected:.2f} s", f"{found:.2f} s", "copy the movie again, or --drop_short to do without the last clips")
 
 
 def check_movies(movies, seconds, drop_short):
@@ -79,11 +79,12 @@ def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     for split in args.split:
         folder = layout.clip(split, "any").parent
-        record = RunRecord(folder, args, [dataset.movie_path(args.data_root, run) for run in dataset.runs(split)], neutral={"split"})
+        movies = [dataset.movie_path(args.data_root, run) for run in dataset.runs(split)]
+        record = RunRecord(folder, args, movies, neutral={"split", "drop_short"})
         expected = dataset.n_clips(split)
-        if clips_are_there(layout, split) and record.is_done():
+        if clips_are_there(layout, split, None if args.drop_short else expected) and record.is_done():
             continue
-        check_movies(record.inputs, dataset.clips_per_run(split) * dataset.clip_seconds, args.drop_short)
+        check_movies(movies, dataset.clips_per_run(split) * dataset.clip_seconds, args.drop_short)
         record.check_same()
         if args.overwrite and folder.exists():
             shutil.rmtree(folder)
@@ -95,7 +96,7 @@ def main(args):
                 [layout.clip(split, f"{run}_{j}") for j in range(1, dataset.clips_per_run(split) + 1)],
                 dataset.clip_frames, dataset.fps, args.crf, args.drop_short,
             )
-            for run, movie in zip(dataset.runs(split), record.inputs, strict=True)
+            for run, movie in zip(dataset.runs(split), movies, strict=True)
         ]  # fmt: skip
         made = {}
         for clips in run_jobs(cut_movie, jobs, args.workers, f"{args.dataset} {split} movies", "movie"):
@@ -105,10 +106,11 @@ def main(args):
         record.finish(clips=len(made), expected=expected)
 
 
-def clips_are_there(layout, split):
-    """True when every clip that was ever made is still on disk."""
+def clips_are_there(layout, split, expected):
+    """True when every clip that was made is still on disk, and as many as expected were made."""
     listing = layout.clip(split, "any").with_name("clips.json")
-    return listing.exists() and all(layout.clip(split, name).exists() for name in read_json(listing)["sha256"])
+    names = read_json(listing)["sha256"] if listing.exists() else {}
+    return len(names) == (expected or len(names)) and all(layout.clip(split, name).exists() for name in names)
 
 
 if __name__ == "__main__":

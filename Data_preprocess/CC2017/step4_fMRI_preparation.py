@@ -199,32 +199,30 @@ def _average(run):
     return load_array(run.average, shape=shape, dtype="float32", verify=True, do="delete it and run step 4 again")
 
 
-def choose_masks(args, dataset, maps):
-    """Masks in the order of --n_voxels, the last of which is the main one.
-
-    Returns
-    -------
-    masks : list of (V,) bool
-    how : str, for data cards and the report
-    """
+def given_mask(args):
+    """The mask that --mask_from or --roi asks for, (V,) bool, and in words what it is; (None, None) without these flags."""
     n_vertices = SPACES[args.space]
     if args.mask_from:
         mask = load_array(args.mask_from, do="give a mask of 0 and 1, one per vertex", shape=(n_vertices,))
         if not np.isin(mask, (0, 1)).all() or not mask.any():
             raise UserError(args.mask_from, "zeros and ones", f"values from {mask.min()} to {mask.max()}", "give a mask")
-        return [mask.astype(bool)], f"taken from {args.mask_from.name}"
+        return mask.astype(bool), f"taken from {args.mask_from.name}"
     if args.roi:
         mask = np.zeros(n_vertices, bool)
         try:
             mask[cortex.area_vertices(args.roi)] = True
         except ValueError as error:
             raise UserError("--roi", "names of MMP areas, such as V1 MT", str(error), "choose others") from None
-        return [mask], f"MMP areas {' '.join(args.roi)}, both sides"
+        return mask, f"MMP areas {' '.join(args.roi)}, both sides"
+    return None, None
+
+
+def select_masks(maps, numbers):
+    """Masks of the vertices that repeat best, one for each number, list of (V,) bool."""
     try:
-        masks = [fmri.select_vertices(maps["t"], maps["p"], n) for n in args.n_voxels or [dataset.n_vertices]]
+        return [fmri.select_vertices(maps["t"], maps["p"], n) for n in numbers]
     except ValueError as error:
         raise UserError("--n_voxels", "no more than there are vertices with a signal in all runs", str(error), "choose fewer") from None
-    return masks, "smallest p of the t-test on the repetitions' correlation over training runs"
 
 
 def standardise(rows, mean, std):
@@ -299,13 +297,14 @@ def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     for subject in args.subj_ID:
         dataset.check_subject(subject)
+    mask, how = given_mask(args)
     runs = {subject: list_runs(dataset, layout, args, subject) for subject in args.subj_ID}
     for subject, of_subject in runs.items():
-        prepare(args, dataset, layout, subject, of_subject)
+        prepare(args, dataset, layout, subject, of_subject, mask, how)
 
 
-def prepare(args, dataset, layout, subject, runs):
-    """All of step 4 for one subject."""
+def prepare(args, dataset, layout, subject, runs, mask, how):
+    """All of step 4 for one subject; `mask` is None where vertices are to be selected."""
     folder = layout.fmri_report(subject).parent
     record = RunRecord(folder, args, [args.mask_from] if args.mask_from else [], neutral={"subj_ID", "no_figures"})
     if all(run.is_done() for run in runs) and arrays_are_there(layout, subject) and record.is_done():
@@ -322,7 +321,8 @@ def prepare(args, dataset, layout, subject, runs):
     run_jobs(average_run, todo, args.workers, f"{dataset.name} subject {subject}", "run")
 
     maps = measure(runs, args.space)
-    masks, how = choose_masks(args, dataset, maps)
+    masks = select_masks(maps, args.n_voxels or [dataset.n_vertices]) if mask is None else [mask]
+    how = how or "smallest p of the t-test on the repetitions' correlation over training runs"
     shapes = write_arrays(args, dataset, layout, subject, runs, maps, masks, how)
     report = make_report(args, dataset, subject, runs, maps, masks, how, shapes)
     areas = by_area(maps["noise_ceiling"])

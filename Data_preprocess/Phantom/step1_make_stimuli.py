@@ -40,10 +40,11 @@ def truth(scenes):
     return {
         split: [
             {"clip": f"{run}_{j}", "caption": scene.caption, "scene": scene.to_json()}
-            for run, of_run in runs.items() for j, scene in enumerate(of_run, 1)
+            for run, of_run in runs.items()
+            for j, scene in enumerate(of_run, 1)
         ]
         for split, runs in scenes.items()
-    }  # fmt: skip
+    }
 
 
 def make_movie(path, scenes):
@@ -54,7 +55,9 @@ def make_movie(path, scenes):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("data")
-    group.add_argument("--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder to write phantom/ into")
+    group.add_argument(
+        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder to write phantom/ into"
+    )
     group.add_argument("--workers", type=int, default=os.cpu_count(), help="movies made at the same time")
     return parser
 
@@ -73,7 +76,9 @@ def main(args):
     with ProcessPoolExecutor(args.workers) as pool:
         list(tqdm(pool.map(partial(_call, make_movie), movies), total=len(movies), desc="phantom movies", unit="movie"))
     n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
-    print(f"phantom: {n_scenes['train']} training scenes in {dataset.n_train_runs} movies, {n_scenes['test']} test scenes in {dataset.n_test_runs}")
+    print(
+        f"phantom: {n_scenes['train']} training scenes in {dataset.n_train_runs} movies, {n_scenes['test']} test scenes in {dataset.n_test_runs}"
+    )
     record.finish(**n_scenes)
 
 

@@ -105,7 +105,9 @@ def make_run(paths, planted, constant, nan, amplitude, tr, seeds):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("data")
-    group.add_argument("--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds phantom/")
+    group.add_argument(
+        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds phantom/"
+    )
     group.add_argument("--subj_ID", type=int, nargs="+", default=[1], help="subjects 1 to 3; their weights differ")
     group.add_argument("--workers", type=int, default=os.cpu_count(), help="runs made at the same time")
     group = parser.add_argument_group("model")
@@ -122,7 +124,9 @@ def main(args):
     truth = args.data_root / TRUTH
     groups = None
     for subject in args.subj_ID:
-        record = RunRecord(args.data_root / "phantom" / "records" / f"step2_make_fmri_sub{subject}", args, [truth], neutral={"subj_ID", "clip_path"})
+        record = RunRecord(
+            args.data_root / "phantom" / "records" / f"step2_make_fmri_sub{subject}", args, [truth], neutral={"subj_ID", "clip_path"}
+        )
         if record.is_done():
             continue
         groups = groups or feature_groups(args.data_root, args.clip_path)
@@ -146,7 +150,10 @@ def make_subject(args, dataset, subject, groups):
         for number, run in enumerate(dataset.runs(split)):
             rows = np.s_[number * dataset.clips_per_run(split) : (number + 1) * dataset.clips_per_run(split)]
             start = 2 - dataset.volume_offset(run)  # the volume of the first clip lies 2 TR after the film's start
-            clean = [(vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32)) for name, vertices, weights in planted]
+            clean = [
+                (vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32))
+                for name, vertices, weights in planted
+            ]
             repetitions = dataset.repetitions(subject, run)
             paths = [dataset.series_path(args.data_root, subject, run, rep) for rep in repetitions]
             seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in repetitions]

@@ -78,9 +78,15 @@ def train_vae(args, folder):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 1])
     vae = AutoencoderKL(
-        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=phantom_world.SIZE, scaling_factor=SCALE,
-    )  # fmt: skip
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        sample_size=phantom_world.SIZE,
+        scaling_factor=SCALE,
+    )
     optimiser = torch.optim.AdamW(vae.parameters(), lr=args.vae_lr, weight_decay=1e-4)
     start, bar = time.time(), tqdm(range(args.vae_steps), desc="vae", unit="step", mininterval=5)
     for step in bar:
@@ -104,7 +110,9 @@ def train_vae(args, folder):
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     psnr = -10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4).mean().item()
     vae.save_pretrained(folder / "vae")
-    write_record(folder, vae={"seed": args.seed, "steps": args.vae_steps, "minutes": round((time.time() - start) / 60, 1), "psnr_db": round(psnr, 2)})  # fmt: skip
+    write_record(
+        folder, vae={"seed": args.seed, "steps": args.vae_steps, "minutes": round((time.time() - start) / 60, 1), "psnr_db": round(psnr, 2)}
+    )
 
 
 @torch.no_grad()
@@ -141,7 +149,9 @@ def make_tokenizer():
     words = sorted({w for word in phantom_world.vocabulary() for text in [word, *synonyms.get(word, [])] for w in text.split()})
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     letters = sorted({letter for letter in "abcdefghijklmnopqrstuvwxyz"})
-    trainer = trainers.BpeTrainer(vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000, min_frequency=1, end_of_word_suffix="</w>", initial_alphabet=letters, show_progress=False
+    )
     learner.train_from_iterator(words, trainer)
     learned = json.loads(learner.to_str())["model"]
     pieces = sorted(set(learned["vocab"]) | {f"{letter}</w>" for letter in letters})
@@ -176,20 +186,41 @@ def train_unet(args, folder):
     rng = np.random.default_rng([args.seed, 2])
     tokenizer = make_tokenizer()
     tokenizer.save_pretrained(folder / "tokenizer")
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=77, projection_dim=96,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    ))  # fmt: skip
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=96,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=77,
+            projection_dim=96,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     unet = UNet2DConditionModel(
-        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(48, 96), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2, cross_attention_dim=96,
-    )  # fmt: skip
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96),
+        layers_per_block=1,
+        norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=96,
+    )
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
-        clip_sample=False, set_alpha_to_one=False, steps_offset=1,
-    )  # fmt: skip
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
     scheduler.save_pretrained(folder / "scheduler")
     latents, captions = encode_stills(AutoencoderKL.from_pretrained(folder / "vae"), args.bank, rng)
 
@@ -229,10 +260,22 @@ def train_unet(args, folder):
         if (step + 1) % 1000 == 0 or step + 1 == args.unet_steps:
             average.module[0].save_pretrained(folder / "unet")
             average.module[1].save_pretrained(folder / "text_encoder")
-            record = {"seed": args.seed, "steps": step + 1, "batch": args.unet_batch, "minutes": round((time.time() - start) / 60, 1), "loss": float(np.mean(losses[-1000:]))}  # fmt: skip
+            record = {
+                "seed": args.seed,
+                "steps": step + 1,
+                "batch": args.unet_batch,
+                "minutes": round((time.time() - start) / 60, 1),
+                "loss": float(np.mean(losses[-1000:])),
+            }
             write_record(folder, unet_and_text_encoder=record)
-    index = {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"], "unet": ["diffusers", "UNet2DConditionModel"],
-             "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "DDIMScheduler"]}  # fmt: skip
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+    }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
@@ -263,7 +306,14 @@ def train_clip(args, folder):
     model_cfg = {
         "embed_dim": 512,
         "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
-        "text_cfg": {"context_length": 24, "vocab_size": len(tokenizer), "width": 128, "heads": 4, "layers": 3, "hf_tokenizer_name": "here"},
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": len(tokenizer),
+            "width": 128,
+            "heads": 4,
+            "layers": 3,
+            "hf_tokenizer_name": "here",
+        },
     }
     config = {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -292,7 +342,16 @@ def train_clip(args, folder):
             right = same[torch.arange(96), logits.argmax(1)].mean().item()
             bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.2f}")
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    write_record(folder, clip={"seed": args.seed, "steps": args.clip_steps, "minutes": round((time.time() - start) / 60, 1), "loss": loss.item(), "retrieval_in_96": right})  # fmt: skip
+    write_record(
+        folder,
+        clip={
+            "seed": args.seed,
+            "steps": args.clip_steps,
+            "minutes": round((time.time() - start) / 60, 1),
+            "loss": loss.item(),
+            "retrieval_in_96": right,
+        },
+    )
 
 
 MODELS = {"vae": (train_vae, "sd"), "unet": (train_unet, "sd"), "clip": (train_clip, "clip")}

@@ -1,0 +1,176 @@
+"""How much faster is step 4 of the CC2017 preprocessing than the same vertex by vertex?
+
+Writes a subject of random data of the real shape (18 x 2 + 5 x 10 series, 245 volumes, 59412 vertices: 5 GB), runs step 4
+on it, and times the plain form (nibabel, np.polyfit, np.corrcoef, scipy's t-test in a loop) on enough vertices to
+extrapolate. Files are in the page cache for both. One thread on both sides; step 4 also with --workers.
+
+    python benchmarks/fmri_preparation.py
+    python benchmarks/fmri_preparation.py --runs 2 1 --volumes 45 --workers 1
+
+About 4 min at full size on two cores.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from scipy import stats
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from common import cli, fmri
+from common.cifti import N_GRAYORDINATES, SPACES, write_series
+from common.cortex import N_CORTEX
+from common.datasets import CC2017
+from common.layout import Layout
+from common.workers import n_cores
+
+N_SEGMENTS = 18
+
+
+def timed(function, *args, repeat=1):
+    """Result and the least of `repeat` times, s."""
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        result = function(*args)
+        seconds.append(time.perf_counter() - start)
+    return result, min(seconds)
+
+
+# ---------------------------------------------------------------------------------------------- the plain form
+
+
+def plain_clean(run, vertices):
+    """Detrend and z-score some vertices one after another, (T, len(vertices))."""
+    moments = np.linspace(0, 1, len(run))
+    columns = []
+    for v in vertices:
+        column = run[:, v] - np.polyval(np.polyfit(moments, run[:, v], 4), moments)
+        columns.append((column - column.mean()) / column.std())
+    return np.stack(columns, axis=1)
+
+
+def plain_mask(rep1, rep2, vertices):
+    """Fisher z over segments and t-test, vertex after vertex; every segment has the same two repetitions."""
+    p = []
+    for v in vertices:
+        z = [np.arctanh(np.corrcoef(rep1[:, v], rep2[:, v])[0, 1]) for _ in range(N_SEGMENTS)]
+        p.append(stats.ttest_1samp(z, 0).pvalue)
+    return p
+
+
+def plain_read(path):
+    return nib.load(path).get_fdata()
+
+
+# ---------------------------------------------------------------------------------------------- parts
+
+
+def compare_arithmetic(volumes, n_vertices, n_plain):
+    """One run and one mask, in double precision, both ways; prints the ratios."""
+    rng = np.random.default_rng(0)
+    rep1, rep2 = (rng.normal(size=(n_vertices, volumes)).T + 100 for _ in range(2))
+    vertices = rng.choice(n_vertices, n_plain, replace=False)
+    expected, plain = timed(plain_clean, rep1, vertices)
+    (clean, _, _), ours = timed(fmri.clean_run, rep1, repeat=3)
+    plain *= n_vertices / n_plain
+    error = np.abs(clean[:, vertices] - expected).max()
+    print(f"one run's arithmetic: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}")
+
+    segments = [(rep1, rep2)] * N_SEGMENTS
+    _, plain = timed(plain_mask, rep1, rep2, vertices)
+    _, ours = timed(fmri.repetition_reliability, segments)
+    plain *= n_vertices / n_plain
+    print(f"mask over {N_SEGMENTS} segments: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster")
+    return plain
+
+
+def write_subject(root, n_runs, volumes, space):
+    """Random series in the CC2017 tree -> list of paths."""
+    other = None
+    if space == "full":
+        box = np.zeros((32, 32, 32), bool)
+        box.ravel()[: N_GRAYORDINATES - N_CORTEX] = True
+        other = nib.cifti2.BrainModelAxis.from_mask(box, name="thalamus_left", affine=np.eye(4))
+    names = [name for split, n in zip(("train", "test"), n_runs, strict=True) for name in CC2017.runs(split)[:n]]
+    paths = [CC2017.series_path(root, 1, name, rep) for name in names for rep in CC2017.repetitions(1, name)]
+    for number, path in enumerate(tqdm(paths, desc="writing series", unit="file")):
+        data = np.random.default_rng(number).standard_normal((SPACES[space], volumes), dtype=np.float32).T + 100
+        write_series(path, data, CC2017.tr, other)
+    return paths
+
+
+RUN_STEP_4 = """
+import sys
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from common import cli, datasets
+n_train, n_test, clips = map(int, sys.argv[2:5])
+datasets.DATASETS["CC2017"] = replace(
+    datasets.CC2017, n_train_runs=n_train, n_test_runs=n_test, clips_per_train_run=clips, clips_per_test_run=clips,
+    n_train=n_train * clips, n_test=n_test * clips,
+)
+spec = spec_from_file_location("step4_fMRI_preparation", sys.argv[1])
+sys.modules[spec.name] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules[spec.name])
+cli.run(sys.modules[spec.name].main, sys.modules[spec.name].get_parser, sys.argv[5:])
+"""
+
+
+def run_step_4(root, out, n_runs, volumes, space, workers):
+    """Step 4 as a process of its own -> (seconds, GB of all its processes at most)."""
+    script = cli.PROJECT / "Data_preprocess/CC2017/step4_fMRI_preparation.py"
+    size = [*n_runs, volumes - 5]
+    flags = ["--data_root", root, "--out_root", out, "--space", space, "--workers", workers, "--no_figures"]
+    flags += ["--roi", "V1"] if n_runs[0] < 3 else []  # no t-test worth the name
+    command = [sys.executable, "-c", RUN_STEP_4, script, *size, *flags]
+    _, seconds = timed(lambda: subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL))
+    metrics = json.loads((Layout(out / "CC2017").fmri_report(1).parent / "metrics.json").read_text())
+    return seconds, metrics["peak_memory_gb"] * (workers + 1 if workers > 1 else 1)
+
+
+# ---------------------------------------------------------------------------------------------- script
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("size")
+    group.add_argument("--runs", type=int, nargs=2, default=[18, 5], metavar=("TRAIN", "TEST"), help="runs to write")
+    group.add_argument("--volumes", type=int, default=245, help="of a series")
+    group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 vertices or 91282 grayordinates")
+    group.add_argument("--plain_vertices", type=int, default=1500, help="vertices that the plain form is timed on")
+    group.add_argument("--workers", type=int, default=n_cores(), help="of step 4's second run")
+    group.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where a temporary folder may be made")
+    return parser
+
+
+def main(args):
+    n_vertices = SPACES[args.space]
+    with threadpool_limits(1), tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+        plain_of_mask = compare_arithmetic(args.volumes - 5, n_vertices, args.plain_vertices)
+        root = Path(scratch)
+        paths = write_subject(root, args.runs, args.volumes, args.space)
+        run, reading = timed(plain_read, paths[0], repeat=3)
+        vertices = np.random.default_rng(1).choice(n_vertices, args.plain_vertices, replace=False)
+        _, arithmetic = timed(plain_clean, run[1 : args.volumes - 4], vertices)
+        del run
+        arithmetic *= n_vertices / args.plain_vertices
+        plain = len(paths) * (reading + arithmetic) + plain_of_mask * args.runs[0] / N_SEGMENTS
+        print(f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s ({reading:.2f} s reading and {arithmetic:.1f} s arithmetic a series)")
+        for workers in sorted({1, args.workers}):
+            for path in paths:
+                path.read_bytes()  # into the page cache
+            seconds, memory = run_step_4(root, root / f"out{workers}", args.runs, args.volumes, args.space, workers)
+            print(f"step 4 with {workers} worker{'s' * (workers > 1)}: {seconds:.0f} s, {plain / seconds:.1f} times faster; at most {memory:.1f} GB")
+    print(f"this script: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

@@ -1,0 +1,167 @@
+"""Captions by a model: the real BLIP-2 class with tiny random weights, and the choice between two captions."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import N_TEST, N_TRAIN, SMALL, fails, load_script, make_clip, make_frames, run_script
+
+from common import datasets
+from common.captioning import PROMPT, choose_caption, load_captioner
+from common.captions import read_captions
+from common.files import read_json
+from common.layout import Layout
+
+SCRIPT = "Data_preprocess/CC2017/step3_video_captioning.py"
+VOCABULARY = f"<pad> </s> <unk> <s> {PROMPT.replace('?', ' ?').replace(':', ' :')} a red circle on the sea blue star man dog runs".split()
+
+
+def make_blip2(folder, decoder, seed=0):
+    """A folder with a BLIP-2 of a few thousand random weights, on T5 or on OPT."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(VOCABULARY))}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>")
+    processor = Blip2Processor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=4)
+    n = len(processor.tokenizer)
+    common = {"vocab_size": n, "pad_token_id": 0, "eos_token_id": 1}
+    text = {
+        "t5": {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+        "opt": {
+            "model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "ffn_dim": 32, "num_attention_heads": 2,
+            "max_position_embeddings": 128, "word_embed_proj_dim": 16, "bos_token_id": 3,
+        },
+    }[decoder]  # fmt: skip
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        qformer_config={**size, "vocab_size": n, "encoder_hidden_size": 16, "max_position_embeddings": 64},
+        text_config={**common, **text},
+        num_query_tokens=4,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {"clip": make_clip(folder / "clip"), **{kind: make_blip2(folder / kind, kind) for kind in ("t5", "opt")}}
+
+
+@pytest.fixture()
+def out(tmp_path, monkeypatch):
+    """An output folder with random frames."""
+    monkeypatch.setitem(datasets.DATASETS, "phantom", SMALL)
+    for split in ("train", "test"):
+        make_frames(Layout(tmp_path / "out/phantom"), split, np.random.default_rng(len(split)))
+    return tmp_path / "out"
+
+
+def flags(out, sources, kind="t5", *more):
+    models = ["--caption_model", sources[kind], "--clip_path", sources["clip"], "--device", "cpu"]
+    return ["--dataset", "phantom", "--out_root", out, *models, *more]
+
+
+# ---------------------------------------------------------------------------------------------- the choice
+
+
+def test_captions_that_fit_alike_are_chosen_at_random():
+    chosen = [choose_caption(("a", "b"), (0.30, 0.26), 1, "train", f"clip{k}") for k in range(400)]
+    assert set(chosen) == {"a", "b"} and abs(chosen.count("a") - 200) < 4 * 10
+    assert chosen == [choose_caption(("a", "b"), (0.20, 0.25), 1, "train", f"clip{k}") for k in range(400)]
+    assert chosen != [choose_caption(("a", "b"), (0.30, 0.26), 2, "train", f"clip{k}") for k in range(400)]
+
+
+def test_captions_that_differ_are_joined():
+    assert choose_caption(("a man", "a dog"), (0.30, 0.20), 1) == "a man, and then a dog"
+    assert choose_caption(("a man", "a dog"), (0.20, 0.26), 1) == "a man, and then a dog"
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+@pytest.mark.parametrize("kind", ["t5", "opt"])
+def test_the_captioner_is_the_models_greedy_search(kind, sources):
+    """Against a loop that asks the model for one word at a time."""
+    captioner = load_captioner(sources[kind])
+    frames = list(np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8))
+    model, processor = captioner.model, captioner.processor
+    for frame, caption in zip(frames, captioner(frames), strict=True):
+        inputs = processor(images=frame, text=PROMPT, return_tensors="pt")
+        words = [0] if kind == "t5" else []
+        with torch.no_grad():
+            for _ in range(40):
+                if kind == "t5":
+                    step = model(**inputs, decoder_input_ids=torch.tensor([words]))
+                else:
+                    ids = torch.cat([inputs["input_ids"], torch.tensor([words], dtype=torch.long)], 1)
+                    step = model(pixel_values=inputs["pixel_values"], input_ids=ids, attention_mask=torch.ones_like(ids))
+                words.append(int(step.logits[0, -1].argmax()))
+                if words[-1] == 1:
+                    break
+        assert caption == processor.decode(words, skip_special_tokens=True).strip()
+        assert caption
+
+
+def test_captions_of_all_clips(out, sources, capsys):
+    script = load_script(SCRIPT)
+    run_script(script, *flags(out, sources))
+    assert f"phantom train: {N_TRAIN} captions from {sources['t5']}, {N_TRAIN} expected" in capsys.readouterr().out
+    layout = Layout(out / "phantom")
+    captions = read_captions(layout.captions("train"), N_TRAIN, key="Train_captions")
+    entries = [json.loads(line) for line in (layout.captions("train").parent / "Train_captions.jsonl").read_text().splitlines()]
+    assert [entry["clip"] for entry in entries] == SMALL.clip_names("train")
+    for entry, caption in zip(entries, captions, strict=True):
+        assert entry["caption"] == caption
+        both = f"{entry['first']}, and then {entry['last']}"
+        alike = abs(entry["cosines"][0] - entry["cosines"][1]) <= 0.05
+        assert caption in ((entry["first"], entry["last"]) if alike else (both,))
+    assert len({entry["first"] for entry in entries}) > 1
+    # frame 0 gives the first, frame 56 the last, frame 24 the cosines
+    from common.encoders import encode_clip_images, encode_clip_text
+    from common.model_sources import load_clip
+    from common.stimuli import read_frame
+
+    captioner = load_captioner(sources["t5"])
+    model, preprocess, tokenizer = load_clip(str(sources["clip"]))
+    name = SMALL.clip_names("train")[3]
+    first, middle, last = (read_frame(layout.frames("train", name), index, SMALL.frame_size) for index in (0, 24, 56))
+    assert captioner([first, last]) == [entries[3]["first"], entries[3]["last"]]
+    image = encode_clip_images(model, preprocess(Image.fromarray(middle))[None])[0]
+    text = encode_clip_text(model, tokenizer, [entries[3]["last"]])[0]
+    assert float(image @ text / image.norm() / text.norm()) == pytest.approx(entries[3]["cosines"][1], abs=1e-5)
+
+
+def test_resuming_and_batch_size_change_nothing(out, sources, tmp_path, monkeypatch):
+    script, layout = load_script(SCRIPT), Layout(out / "phantom")
+    argv = flags(out, sources, "t5", "--split", "test")
+    run_script(script, *argv, "--batch_size", 3)
+    whole = layout.captions("test").read_bytes()
+    lines = (layout.captions("test").parent / "Test_captions.jsonl").read_text()
+    layout.captions("test").unlink()
+    (layout.captions("test").parent / "Test_captions.jsonl").write_text(lines[: lines.index("\n") + 30])  # cut off in the second entry
+    seen = []
+    original = script.read_clip
+    monkeypatch.setattr(script, "read_clip", lambda folder, *rest: seen.append(folder.name) or original(folder, *rest))
+    run_script(script, *argv, "--batch_size", 1)
+    assert seen == SMALL.clip_names("test")[1:] and len(seen) == N_TEST - 1
+    assert layout.captions("test").read_bytes() == whole
+    assert (layout.captions("test").parent / "Test_captions.jsonl").read_text() == lines
+    assert read_json(layout.captions("test").parent / "records/Test/metrics.json")["captions"] == N_TEST
+
+
+def test_a_missing_model_is_one_line(out, sources, capsys):
+    fails(load_script(SCRIPT), *flags(out, sources | {"t5": "no/such/folder/here"}))
+    assert "error: --caption_model no/such/folder/here: expected an image-to-text model" in capsys.readouterr().err

@@ -1,0 +1,569 @@
+"""CC2017 preprocessing through the scripts' mains, on a tiny tree of the real form: mp4 movies, CIFTI of 59412 vertices."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import stats
+from tiny import ROOT, fails, load_script, run_script
+from tqdm import tqdm
+
+from common import cifti, datasets, video, workers
+from common.captions import read_captions, write_captions
+from common.cortex import N_CORTEX, area_vertices
+from common.files import UserError, card_path, load_array, read_json, sha256
+from common.layout import Layout
+
+N_CLIPS, N_VERTICES, VOLUMES = 8, 30, 13
+TINY = replace(
+    datasets.CC2017, name="tiny", folder="tiny", n_train_runs=3, n_test_runs=2, clips_per_train_run=N_CLIPS, clips_per_test_run=N_CLIPS,
+    n_train=3 * N_CLIPS, n_test=2 * N_CLIPS, n_vertices=N_VERTICES, test_repetitions=3, frame_size=32, clip_frames=10,
+    frame_indices=(0, 4, 8), middle_frame=4, clip_seconds=1 / 3, excluded=frozenset({(3, "test2", 2)}), subjects=(1, 3),
+)  # fmt: skip
+CONSTANT, NAN, PLANTED = [5, 59411], [7], np.arange(100, 100 + 3 * N_VERTICES)
+
+
+def frame_of(number, split):
+    """A picture that says which frame of the movie it is, in two grey levels."""
+    frame = np.zeros((40, 64, 3), np.uint8)
+    frame[:20], frame[20:] = 20 + 20 * (number // 10), 20 + 20 * (number % 10)
+    frame[:, 60:] = 250 if split == "train" else 120
+    return frame
+
+
+def read_number(frame):
+    height, width = frame.shape[:2]
+    upper, lower = (float(frame[rows, : width // 2].mean()) for rows in (slice(2, height // 2 - 2), slice(height // 2 + 2, -2)))
+    return round((upper - 20) / 20) * 10 + round((lower - 20) / 20)
+
+
+def series_of(subject, run, rep):
+    """(volumes, vertices) with a few vertices that answer alike in all repetitions."""
+    key = [subject, int(run[-1]), run.startswith("test")]
+    rng, shared = np.random.default_rng([*key, rep]), np.random.default_rng(key)
+    data = 100 + rng.normal(size=(VOLUMES, N_CORTEX)).astype(np.float32)
+    data[:, PLANTED] += 2 * shared.normal(size=(VOLUMES, len(PLANTED)))
+    data += np.linspace(0, 3, VOLUMES, dtype=np.float32)[:, None] ** 2
+    data[:, CONSTANT], data[3, NAN] = 12.3, np.nan
+    return data
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """The raw tree; read only."""
+    root = tmp_path_factory.mktemp("raw")
+    for split in ("train", "test"):
+        for run in TINY.runs(split):
+            video.write_mp4(TINY.movie_path(root, run), [frame_of(k, split) for k in range(N_CLIPS * 10)], 30, crf=1)
+            for subject in (1, 3):
+                for rep in TINY.repetitions(subject, run):
+                    cifti.write_series(TINY.series_path(root, subject, run, rep), series_of(subject, run, rep), 2.0)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "tiny", TINY)
+
+
+@pytest.fixture()
+def data(raw, tmp_path):
+    """A tree of one's own: hard links; whoever changes a file replaces it."""
+    shutil.copytree(raw, tmp_path / "data", copy_function=os.link)
+    return tmp_path / "data"
+
+
+def step(n):
+    name = {1: "step1_cut_video_clips", 2: "step2_get_video_frames", 3: "step3_video_captioning", 4: "step4_fMRI_preparation"}[n]
+    return load_script(f"Data_preprocess/CC2017/{name}.py")
+
+
+def flags(data, out, *more, workers=1):
+    work = ("--workers", workers) if workers else ()
+    return ["--dataset", "tiny", "--data_root", data, "--out_root", out, *work, *more]
+
+
+def error_of(capsys, n, *argv):
+    """The one line that a script ends with."""
+    capsys.readouterr()
+    fails(step(n), *argv)
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def tree(folder):
+    """SHA-256 of all arrays, pictures and clips below a folder."""
+    kinds = (".npy", ".jpg", ".png", ".mp4", ".h5")
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.suffix in kinds}
+
+
+def replace_file(path, content):
+    path.unlink()
+    path.write_bytes(content)
+
+
+# ---------------------------------------------------------------------------------------------- steps 1 and 2
+
+
+def test_clips_and_frames(data, tmp_path, capsys):
+    out, layout = tmp_path / "out", Layout(tmp_path / "out" / "tiny")
+    run_script(step(1), *flags(data, out, workers=2))
+    assert "tiny train: 24 clips of 10 frames made, 24 expected" in capsys.readouterr().out
+    for split, name, number in (("train", "seg1_1", 0), ("train", "seg3_8", 70), ("test", "test2_4", 30)):
+        frames = video.read_frames(layout.clip(split, name))
+        assert frames.shape == (10, 40, 64, 3)
+        assert [read_number(frame) for frame in frames] == list(range(number, number + 10))
+        assert abs(frames[0, :, 62:].mean() - (250 if split == "train" else 120)) < 6
+    run_script(step(2), *flags(data, out, workers=2))
+    assert "tiny test: 48 frames of 32 x 32 pixels made, 48 expected" in capsys.readouterr().out
+    folder = layout.frames("test", "test2_4")
+    assert sorted(path.name for path in folder.iterdir()) == ["0000000.jpg", "0000004.jpg", "0000008.jpg"]
+    picture = cv2.imread(str(folder / "0000008.jpg"))
+    assert picture.shape == (32, 32, 3) and read_number(picture) == 38
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+    for n in (1, 2):
+        run_script(step(n), *flags(data, out))
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
+
+
+def test_steps_1_and_2_resume(data, tmp_path, capsys):
+    run_script(step(1), *flags(data, tmp_path / "whole"))
+    run_script(step(2), *flags(data, tmp_path / "whole", "--format", "png"))
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    layout = Layout(tmp_path / "cut" / "tiny")
+    for split in ("train", "test"):
+        for folder in (layout.clip(split, "x").parent, layout.frames(split, "x").parent):
+            (folder / "metrics.json").unlink()
+    kept = layout.clip("train", "seg1_1").stat().st_mtime_ns
+    for name in ("seg1_3", "seg3_8"):
+        layout.clip("train", name).unlink()
+        shutil.rmtree(layout.frames("train", name))
+    (layout.clip("train", ".partial-1-seg1_3")).write_bytes(b"half")
+    layout.frames("train", ".partial-1-seg1_3").mkdir()
+    run_script(step(1), *flags(data, tmp_path / "cut"))
+    run_script(step(2), *flags(data, tmp_path / "cut", "--format", "png"))
+    assert tree(tmp_path / "cut") == tree(tmp_path / "whole") and len(tree(tmp_path / "cut")) == 40 + 40 * 3
+    assert layout.clip("train", "seg1_1").stat().st_mtime_ns == kept
+    assert not list((tmp_path / "cut").rglob(".partial*"))
+    assert "format png -> jpg" in error_of(capsys, 2, *flags(data, tmp_path / "cut"))
+
+
+def test_bad_movies(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    movie = TINY.movie_path(data, "seg2")
+    content = movie.read_bytes()
+    replace_file(movie, content[: len(content) // 2])
+    assert "seg2.mp4" in (line := error_of(capsys, 1, *flags(data, out))) and "truncated" in line
+    assert not (out / "tiny/stimuli_clips/Train").exists()  # found before any work
+    movie.unlink()
+    assert "nothing there" in error_of(capsys, 1, *flags(data, out))
+    video.write_mp4(movie, [frame_of(k, "train") for k in range(65)], 30)
+    assert "expected 2.67 s, found 2.17 s" in error_of(capsys, 1, *flags(data, out))
+    run_script(step(1), *flags(data, out, "--drop_short"))
+    assert "22 clips of 10 frames made, 24 expected" in capsys.readouterr().out
+    run_script(step(2), *flags(data, out, "--split", "train"))
+    assert "66 frames of 32 x 32 pixels made, 72 expected" in capsys.readouterr().out
+
+
+def test_a_movie_slightly_too_short_is_found_while_cutting(data, tmp_path, capsys):
+    movie = TINY.movie_path(data, "seg1")
+    movie.unlink()
+    video.write_mp4(movie, [frame_of(k, "train") for k in range(78)], 30)
+    assert "found 2.60 s" in error_of(capsys, 1, *flags(data, tmp_path / "out"))
+
+
+def test_a_changed_clip_is_named(data, tmp_path, capsys):
+    run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
+    clip = Layout(tmp_path / "out/tiny").clip("test", "test1_2")
+    content = bytearray(clip.read_bytes())
+    content[len(content) // 2] ^= 1
+    clip.write_bytes(content)
+    line = error_of(capsys, 2, *flags(data, tmp_path / "out", "--split", "test"))
+    assert "test1_2.mp4" in line and "run step1_cut_video_clips again" in line
+    clip.unlink()
+    run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
+    run_script(step(2), *flags(data, tmp_path / "out", "--split", "test"))
+
+
+# ---------------------------------------------------------------------------------------------- step 3
+
+
+def test_ready_captions(data, tmp_path, capsys):
+    out, lines = tmp_path / "out", [f"clip number {k}, ä" for k in range(3 * N_CLIPS)]
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    write_captions(tmp_path / "test.h5", "test", lines[: 2 * N_CLIPS])
+    given = ["--captions_train", tmp_path / "train.txt", "--captions_test", tmp_path / "test.h5"]
+    run_script(step(3), *flags(data, out, *given, workers=None))
+    layout = Layout(out / "tiny")
+    assert read_captions(layout.captions("train"), key="Train_captions") == lines
+    assert read_captions(layout.captions("test"), key="Test_captions") == lines[: 2 * N_CLIPS]
+    (tmp_path / "train.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
+    line = error_of(capsys, 3, *flags(data, tmp_path / "other", *given, workers=None))
+    assert "expected 24 captions, found 23" in line and "train.txt" in line
+    assert not (tmp_path / "other/tiny/captions").exists()
+
+
+# ---------------------------------------------------------------------------------------------- step 4
+
+
+def plain_run(subject, run):
+    """Vertex by vertex: volumes of the clips, polyfit, z-score, mean over repetitions; for a few vertices."""
+    first = 2 if run == "test2" else 1
+    cleaned = []
+    for rep in TINY.repetitions(subject, run):
+        part = series_of(subject, run, rep)[first : first + N_CLIPS]
+        time = np.linspace(0, 1, N_CLIPS)
+        columns = []
+        for v in CHECKED:
+            column = part[:, v].astype(float)
+            column = column - np.polyval(np.polyfit(time, column, 4), time) if np.isfinite(column).all() else column
+            columns.append((column - column.mean()) / column.std())
+        cleaned.append(np.stack(columns, axis=1))
+    return cleaned
+
+
+CHECKED = np.concatenate([PLANTED, np.arange(20000, 20060), np.arange(59300, 59340)])
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.DATASETS, "tiny", TINY)
+        argv = flags(raw, out, "--n_voxels", 12, N_VERTICES, workers=2)
+        run_script(step(4), *argv)
+        run_script(step(4), *argv, "--subj_ID", 1, 3, "--no_figures")  # 1 is done already
+    return out
+
+
+@pytest.mark.parametrize("subject", [1, 3])
+def test_averages_reliability_and_rows_are_the_plain_ones(prepared, subject):
+    layout = Layout(prepared / "tiny")
+    z = []
+    for split in ("train", "test"):
+        for run in TINY.runs(split):
+            cleaned = plain_run(subject, run)
+            assert len(cleaned) == {"train": 2, "test": 3}[split] - ((subject, run) == (3, "test2"))
+            path = layout.fmri(subject, split) / "voxels_avg" / f"{run}.npy"
+            average = load_array(path, shape=(N_CLIPS, N_CORTEX), dtype="float32", verify=True)
+            np.testing.assert_allclose(average[:, CHECKED], np.mean(cleaned, axis=0), atol=1e-6 * 3)
+            assert (average[:, CONSTANT + NAN] == 0).all()
+            if split == "train":
+                z.append([np.arctanh(np.corrcoef(*(rep[:, i] for rep in cleaned))[0, 1]) for i in range(len(CHECKED))])
+    expected = stats.ttest_1samp(np.array(z), 0)
+    folder = layout.mask(subject).parent
+    np.testing.assert_allclose(np.load(folder / "t.npy")[CHECKED], expected.statistic, rtol=1e-5)
+    p = np.load(folder / "p.npy")
+    np.testing.assert_allclose(p[CHECKED], expected.pvalue, rtol=1e-5)
+    assert np.flatnonzero(np.isnan(p)).tolist() == sorted(CONSTANT + NAN)
+
+    mask = load_array(layout.mask(subject), shape=(N_CORTEX,), verify=True)
+    ranked = np.argsort(np.where(np.isnan(p), 2, p), kind="stable")
+    assert set(np.flatnonzero(mask)) == set(ranked[:N_VERTICES])
+    np.testing.assert_array_equal(np.load(folder / f"mask_{N_VERTICES}.npy"), mask)
+    assert set(np.flatnonzero(np.load(folder / "mask_12.npy"))) == set(ranked[:12])
+    for split, name in (("train", "trn"), ("test", "test")):
+        rows = np.concatenate([np.load(layout.fmri(subject, split) / "voxels_avg" / f"{run}.npy") for run in TINY.runs(split)])
+        rows = rows[:, mask == 1].astype(float)
+        made = load_array(layout.masked_fmri(subject, split, N_VERTICES), dtype="float32", verify=True)
+        assert layout.masked_fmri(subject, split, N_VERTICES).name == f"masked{N_VERTICES}_{name}_data.npy"
+        np.testing.assert_allclose(made, (rows - rows.mean(0)) / rows.std(0), atol=1e-5)
+        card = read_json(card_path(layout.masked_fmri(subject, split, N_VERTICES)))
+        assert card["vertices"] == np.flatnonzero(mask).tolist() and {"rows", "units", "made_by", "sha256", "shape", "dtype"} <= card.keys()
+
+
+def test_report(prepared):
+    layout = Layout(prepared / "tiny")
+    report = read_json(layout.fmri_report(3))
+    assert report["offsets"] == {"seg1": 1, "seg2": 1, "seg3": 1, "test1": 1, "test2": 2}
+    assert report["left_out"] == ["test2 repetition 2"] and report["runs"]["test2"]["repetitions"] == [1, 3]
+    assert report["bad_vertices"] == {"in_any_series": 3, "in_all_series": 3, "selected_and_bad": 0}
+    assert report["runs"]["seg1"]["constant"] == [2, 2] and report["runs"]["seg1"]["not_finite"] == [1, 1]
+    assert report["shapes"]["masked12_test_data.npy"] == [2 * N_CLIPS, 12] and report["expected"] == {"train": 24, "test": 16}
+    r = np.load(layout.mask(3).parent / "correlation.npy")
+    selected = np.load(layout.mask(3)) == 1
+    assert report["inter_repetition_correlation"]["selected"]["mean"] == pytest.approx(r[selected].mean())
+    averages = [np.load(layout.fmri(3, "test") / "voxels_avg" / f"{run}.npy")[:, selected] for run in ("test1", "test2")]
+    shares = [(average.astype(float).var(0), n) for average, n in zip(averages, (3, 2), strict=True)]
+    ceiling = np.mean([share - (1 - share) / (n - 1) for share, n in shares], axis=0)
+    assert report["noise_ceiling"]["selected"]["mean"] == pytest.approx(ceiling.mean(), abs=1e-6)
+    figures = {path.name for path in (layout.fmri_report(1).parent / "figures").iterdir()}
+    assert figures >= {"mask.png", "repetition_correlation.png", "noise_ceiling.png", "bad_vertices.png", "noise_ceiling_by_area.png"}
+
+
+def test_other_masks_and_normalisation(data, tmp_path, capsys):
+    first = ["--no_figures", "--subj_ID", 1]
+    run_script(step(4), *flags(data, tmp_path / "roi", *first, "--roi", "V1", "MT", "--test_norm", "train"))
+    layout = Layout(tmp_path / "roi/tiny")
+    area = area_vertices(("V1", "MT"))
+    assert np.flatnonzero(np.load(layout.mask(1))).tolist() == area.tolist()
+    averages = [[np.load(layout.fmri(1, split) / f"voxels_avg/{run}.npy") for run in TINY.runs(split)] for split in ("train", "test")]
+    train, test = (np.concatenate(runs)[:, area].astype(float) for runs in averages)
+    made = np.load(layout.masked_fmri(1, "test", len(area)))
+    np.testing.assert_allclose(made, (test - train.mean(0)) / train.std(0), atol=1e-5)
+
+    mask = np.zeros(N_CORTEX, np.uint8)
+    mask[[3, 5, 77]] = 1  # 5 is constant
+    np.save(tmp_path / "mask.npy", mask)
+    run_script(step(4), *flags(data, tmp_path / "own", *first, "--mask_from", tmp_path / "mask.npy"))
+    made = np.load(Layout(tmp_path / "own/tiny").masked_fmri(1, "train", 3))
+    assert (made[:, 1] == 0).all() and np.isfinite(made).all() and made[:, [0, 2]].std() > 0.9
+    np.save(tmp_path / "short.npy", mask[:-1])
+    assert "short.npy" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--mask_from", tmp_path / "short.npy"))
+    assert "V17" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--roi", "V17"))
+    assert "59409 have a finite p" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", N_CORTEX))
+    assert "n_voxels None -> [9]" in error_of(capsys, 4, *flags(data, tmp_path / "roi", *first, "--n_voxels", 9))
+
+
+def test_the_whole_of_the_grayordinates(tmp_path, monkeypatch):
+    """--space full keeps the subcortical voxels, which follow the cortex."""
+    one = replace(TINY, n_train_runs=2, n_test_runs=1, n_train=16, n_test=8, test_repetitions=2)
+    monkeypatch.setitem(datasets.DATASETS, "tiny", one)
+    box = np.zeros((40, 40, 40), bool)
+    box.ravel()[: cifti.N_GRAYORDINATES - N_CORTEX] = True
+    voxels = nib.cifti2.BrainModelAxis.from_mask(box, name="thalamus_left", affine=np.eye(4))
+    planted = cifti.N_GRAYORDINATES - 1 - np.arange(N_VERTICES)
+    for run in ("seg1", "seg2", "test1"):
+        shared = np.random.default_rng([ord(c) for c in run]).normal(size=(VOLUMES, N_VERTICES))
+        for rep in (1, 2):
+            data = np.random.default_rng([rep, ord(run[-1])]).normal(size=(VOLUMES, cifti.N_GRAYORDINATES)).astype(np.float32)
+            data[:, planted] = shared + 0.001 * data[:, planted]
+            cifti.write_series(one.series_path(tmp_path, 1, run, rep), data, 2.0, voxels)
+    run_script(step(4), *flags(tmp_path, tmp_path / "full", "--space", "full", "--no_figures"))
+    mask = np.load(Layout(tmp_path / "full/tiny").mask(1))
+    r = np.load(Layout(tmp_path / "full/tiny").mask(1).parent / "correlation.npy")
+    assert mask.shape == r.shape == (91282,) and (r[planted] > 0.9).all()
+    run_script(step(4), *flags(tmp_path, tmp_path / "cortex", "--no_figures"))
+    assert np.load(Layout(tmp_path / "cortex/tiny").mask(1)).shape == (N_CORTEX,)
+
+
+# ---------------------------------------------------------------------------------------------- step 4: resuming
+
+
+def test_step_4_goes_on_where_it_was_killed(data, prepared, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    argv = flags(data, out, "--n_voxels", 12, N_VERTICES, "--no_figures")
+    calls = []
+    module = step(4)
+    original = module.average_run
+
+    def dies(run):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(run.name)
+        original(run)
+
+    monkeypatch.setattr(module, "average_run", dies)
+    fails(module, *argv, status=130)
+    assert len(calls) == 2 and not Layout(out / "tiny").mask(1).exists()
+    # inside a run: a half-written average does not count
+    (Layout(out / "tiny").fmri(1, "train") / "voxels_avg").mkdir(parents=True, exist_ok=True)
+    (Layout(out / "tiny").fmri(1, "train") / "voxels_avg/.partial-1-seg1.npy").write_bytes(b"half")
+    again = []
+    monkeypatch.setattr(module, "average_run", lambda run: again.append(run.name) or original(run))
+    run_script(module, *argv)
+    assert not set(again) & set(calls) and len(again) == 3
+    one = {name: digest for name, digest in tree(prepared).items() if "/sub1/" in name and "figures" not in name}
+    assert tree(out) == one and len(one) > 20
+    assert not list(out.rglob(".partial*"))
+    monkeypatch.setattr(module, "average_run", None)
+    run_script(module, *argv)  # already done
+
+
+def test_a_changed_series_is_taken_in_again(data, tmp_path):
+    argv = flags(data, tmp_path / "out", "--no_figures")
+    run_script(step(4), *argv)
+    before = tree(tmp_path / "out")
+    cifti_path = TINY.series_path(data, 1, "seg2", 1)
+    cifti_path.unlink()
+    cifti.write_series(cifti_path, series_of(1, "seg2", 9), 2.0)
+    run_script(step(4), *argv)
+    changed = {name for name, digest in tree(tmp_path / "out").items() if before[name] != digest}
+    assert any("seg2" in name for name in changed) and not any("voxels_avg/seg1" in name for name in changed)
+    assert any("masked30_trn" in name for name in changed)
+
+
+def test_a_flipped_byte_in_our_own_array_is_named(data, tmp_path, capsys):
+    argv = flags(data, tmp_path / "out", "--no_figures")
+    run_script(step(4), *argv)
+    layout = Layout(tmp_path / "out/tiny")
+    average = layout.fmri(1, "test") / "voxels_avg/test1.npy"
+    content = bytearray(average.read_bytes())
+    content[-3] ^= 1
+    average.write_bytes(content)
+    layout.mask(1).unlink()
+    assert "test1.npy" in (line := error_of(capsys, 4, *argv)) and "SHA-256" in line
+
+
+# ---------------------------------------------------------------------------------------------- step 4: bad input
+
+
+def spoil(data, run, rep, change, subject=1):
+    """Rewrite one series."""
+    path = TINY.series_path(data, subject, run, rep)
+    path.unlink()
+    cifti.write_series(path, change(series_of(subject, run, rep)), 2.0)
+
+
+def all_nan(series):
+    series[2] = np.nan
+    return series
+
+
+KINDS = ["short", "nan", "constant", "missing", "identical", "truncated", "space", "header", "no cifti", "subject"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bad_series(kind, data, tmp_path, capsys):
+    path, subject = TINY.series_path(data, 1, "seg2", 2), 1
+    content = path.read_bytes()
+    if kind == "short":
+        spoil(data, "seg2", 2, lambda series: series[: N_CLIPS])
+        expected = "at least 9 volumes, found 8"
+    elif kind == "nan":
+        spoil(data, "seg2", 2, all_nan)
+        expected = "NaN or infinity in every vertex"
+    elif kind == "constant":
+        spoil(data, "seg2", 2, lambda series: np.ones_like(series))
+        expected = "constant values in every vertex"
+    elif kind == "missing":
+        path.unlink()
+        expected = "repetition 2 of seg2, subject 1, found nothing there"
+    elif kind == "identical":
+        path.unlink()
+        os.link(TINY.series_path(data, 1, "seg2", 1), path)
+        expected = "another scan than repetition 1, found the same values"
+    elif kind == "truncated":
+        replace_file(path, content[: len(content) - 1000])
+        expected = "bytes for 13 volumes of 59412 grayordinates"
+    elif kind == "space":
+        vertices = nib.cifti2.BrainModelAxis.from_surface(np.arange(10242), 10242, name="CortexLeft")
+        image = nib.Cifti2Image(np.zeros((VOLUMES, 10242), np.float32), header=(nib.cifti2.SeriesAxis(0, 2, VOLUMES), vertices))
+        image.nifti_header.set_intent("ConnDenseSeries")
+        path.unlink()
+        image.to_filename(path)
+        expected = "found 10242 on a mesh of 10242 (10242 grayordinates in all)"
+    elif kind == "header":
+        at = content.index(b"VertexIndices") + 30  # one vertex number becomes another
+        replace_file(path, content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        expected = "seg2_2_Atlas.dtseries.nii"
+    elif kind == "no cifti":
+        replace_file(path, b"nothing of the kind" * 100)
+        expected = "a readable CIFTI series"
+    else:
+        subject, expected = 7, "--subj_ID: expected one of 1, 3 (tiny), found 7"
+    line = error_of(capsys, 4, *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", subject, workers=2))
+    assert expected in line
+    assert kind == "subject" or "seg2_2" in line
+    assert not list((tmp_path / "out").rglob("masked*"))
+    if kind in ("short", "identical"):  # nothing is damaged: with the right file it goes on
+        path.unlink()
+        path.write_bytes(content)
+        run_script(step(4), *flags(data, tmp_path / "out", "--no_figures"))
+
+
+def test_the_left_out_repetition_need_not_be_there(data, tmp_path):
+    assert not TINY.series_path(data, 3, "test2", 2).exists()
+    run_script(step(4), *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", 3))
+
+
+def test_header_bytes(data, tmp_path):
+    """A flipped bit anywhere in the description of a series is found, or changes nothing that is read."""
+    path = TINY.series_path(data, 1, "seg1", 1)
+    content, reference = path.read_bytes(), cifti.read_series(path)
+    end = len(content) - reference.nbytes
+    rng = np.random.default_rng(0)
+    found = 0
+    for at in [*range(0, 48, 3), *rng.integers(552, end - 8, 25)]:
+        changed = bytearray(content)
+        changed[at] ^= 1 << int(rng.integers(8))
+        replace_file(path, bytes(changed))
+        try:
+            series = cifti.open_series(path)
+            assert series.tr == 2.0
+            np.testing.assert_array_equal(series.read(), reference)
+        except UserError as error:
+            found += 1
+            assert "seg1_1_Atlas" in str(error)
+    assert found > 20
+
+
+# ---------------------------------------------------------------------------------------------- the machine
+
+
+RUN = """
+import sys
+from dataclasses import replace
+sys.path.insert(0, {tests!r})
+import test_preprocess as t
+from common import datasets
+datasets.DATASETS["tiny"] = t.TINY
+t.run_script(t.step({n}), *sys.argv[1:])
+"""
+
+
+def start(n, *argv, **more):
+    code = RUN.format(tests=str(ROOT / "tests"), n=n)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], stderr=subprocess.PIPE, text=True, env=environment, **more)
+
+
+def limit_files():
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_a_full_disk_is_one_line(data, tmp_path, n_workers):
+    """Simulated by a limit on the size of files: an average takes 1.9 MB."""
+    process = start(4, *flags(data, tmp_path / "out", "--no_figures", workers=n_workers), preexec_fn=limit_files)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in err, err[-3000:]
+    assert "free space or choose another --out_root" in err.replace("\r", "\n").splitlines()[-1]
+    assert not list((tmp_path / "out").rglob("seg*.npy"))
+    run_script(step(4), *flags(data, tmp_path / "out", "--no_figures"))
+
+
+def test_a_killed_pool_leaves_whole_files(data, prepared, tmp_path):
+    argv = flags(data, tmp_path / "out", "--n_voxels", 12, N_VERTICES, "--no_figures", workers=2)
+    process = start(4, *argv, stdout=subprocess.DEVNULL)
+    average = Layout(tmp_path / "out/tiny").fmri(1, "test") / "voxels_avg/test1.npy"
+    while process.poll() is None and not average.exists():
+        pass
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "run the same command again" in err and "Traceback" not in err
+    run_script(step(4), *argv)
+    assert tree(tmp_path / "out") == {name: digest for name, digest in tree(prepared).items() if "/sub1/" in name and "figures" not in name}
+
+
+def boom(job):
+    raise UserError(Path("file"), "one", job, "do") if job == 3 else OSError(28, "No space left on device", "file")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_workers_hand_errors_on(n):
+    assert workers.run_jobs(abs, [-1, 2, -3], n, "jobs") == [1, 2, 3]
+    with pytest.raises(UserError, match="expected one, found 3"):
+        workers.run_jobs(boom, [3, 3], n, "jobs")
+    with pytest.raises(OSError) as error:
+        workers.run_jobs(boom, [1, 2], n, "jobs")
+    assert error.value.errno == 28
+    assert workers.run_jobs(abs, [], n, "jobs") == []
+    tqdm._instances.clear()
+
+
+def test_json_of_the_report_is_plain(prepared):
+    text = Layout(prepared / "tiny").fmri_report(1).read_text()
+    assert json.loads(text)["dataset"] == "tiny" and "NaN" not in text
