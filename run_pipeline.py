@@ -18,6 +18,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import cli
@@ -140,7 +141,7 @@ def command_line(task, args):
 PASSED_ON = ("config", "dataset", "data_root", "out_root", "subj_ID", "seed", "device", "sd_path", "clip_path", "overwrite", "debug")
 
 
-def start(task, argv, log_path):
+def start(task, argv, log_path, one_thread):
     """Run a script's main in a child process; its output goes to a log file. Returns the process number."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
     module = load_script(task.script)
@@ -154,6 +155,8 @@ def start(task, argv, log_path):
         os.dup2(handle, 1)
         os.dup2(handle, 2)
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True, stream=sys.stderr)
+        if one_thread:
+            threadpool_limits(1)
         cli.run(module.main, module.get_parser, argv)
         status = 0
     except SystemExit as stop:
@@ -185,7 +188,7 @@ def run_wave(tasks, args, logs, timings, bar):
                 task = waiting.pop(0)
                 argv = command_line(task, args)
                 log_path = logs / f"{task.stage}_{task.name.replace(' ', '_').replace('/', '_')}.log"
-                running[start(task, argv, log_path)] = (task, log_path, time.time())
+                running[start(task, argv, log_path, one_thread=limit > 1)] = (task, log_path, time.time())
             bar.set_postfix_str(" | ".join(f"{task.name}: {last_line(log)[-60:]}" for task, log, _ in running.values()))
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:
@@ -249,10 +252,10 @@ def main(args):
     if dataset.is_phantom and args.config is None:
         args.config = cli.PROJECT / "configs" / "phantom.yaml"
     stages = choose_stages(args)
+    os.environ["TQDM_MININTERVAL"] = "1"  # the scripts' bars go to log files
     waves = [wave for stage in stages for wave in STAGES[stage](args)]
     layout = Layout.of(args)
     timings = read_json(layout.root / "timings.json") if (layout.root / "timings.json").exists() else {}
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # parallel scripts, one core each
     for task in (task for wave in waves for task in wave):
         load_script(task.script)
     began = time.time()

@@ -56,7 +56,7 @@ def _of_features(pred, gt, threshold):
 
 def metric(columns=("CLIP-pcc",), threshold=THRESHOLD):
     """The metric as a column of a protocol."""
-    needs = ("clip",) if threshold is None else ("clip", "vifi")
+    needs = (("clip", "pred"),) if threshold is None else (("clip", "pred"), ("vifi", "pred"), ("vifi", "gt"))
     return per_clip.Metric(tuple(columns), partial(_of_features, threshold=threshold), needs)
 
 

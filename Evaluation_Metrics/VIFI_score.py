@@ -53,7 +53,7 @@ def _of_features(pred, gt):
 
 def metric(columns=("VIFI-score",)):
     """The metric as a column of a protocol."""
-    return per_clip.Metric(tuple(columns), _of_features, ("vifi",))
+    return per_clip.Metric(tuple(columns), _of_features, (("vifi", "pred"), ("vifi", "gt")))
 
 
 def get_parser():

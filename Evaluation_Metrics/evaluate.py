@@ -72,7 +72,7 @@ def split_by_models(metrics, towers):
     """Metrics that can be computed, and why the others cannot: {column: reason}."""
     able, unable = [], {}
     for metric in metrics:
-        absent = [KINDS[kind][0] for kind in metric.needs if kind not in towers]
+        absent = [KINDS[kind][0] for kind in dict(metric.needs) if kind not in towers]
         if absent:
             unable |= {column: "no " + ", ".join(f"--{flag}" for flag in absent) for column in metric.columns}
         else:

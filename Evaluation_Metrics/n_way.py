@@ -157,7 +157,7 @@ def _of_clips(pred, gt, seed, **options):
 
 def _metric(columns, function, kind, options):
     level = chance_level(options["n_way"], options["top_k"])
-    return per_clip.Metric(tuple(columns), partial(function, **options), (kind,), {columns[0]: level})
+    return per_clip.Metric(tuple(columns), partial(function, **options), ((kind, "pred"), (kind, "gt")), {columns[0]: level})
 
 
 def metric_of_frames(columns=("2-way-I",), n_way=2, top_k=1, exact=True, n_trials=20, seed=0):

@@ -1,7 +1,6 @@
 """What the metric scripts share: flags, one pass over the clips by a process pool, per-clip files, mean and deviation."""
 
 import csv
-import itertools
 import logging
 import multiprocessing
 import signal
@@ -27,7 +26,8 @@ from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
 log = logging.getLogger(__name__)
 
-# clips in memory: two (reconstruction and truth) for each in flight in the pool or waiting for the models
+# clips in memory: two (reconstruction and truth) for each in flight in the pool or in the block that waits for the
+# models, and one side of that block as a model's input: 56
 IN_FLIGHT, BLOCK = 16, 8
 
 
@@ -49,7 +49,7 @@ class Metric:
     columns : names of the values that it gives
     function : of frames (pred[N,F,H,W,3], gt) or, when `needs` names models, of two dicts {kind: (N, ...) features};
         returns (N,) or a tuple of such
-    needs : kinds of models whose features it reads
+    needs : what it reads of models, pairs of a kind and a side ("pred" or "gt")
     chance : {column: level of random predictions}
     """
 
@@ -182,6 +182,103 @@ class BlockCache:
                 np.savez(temporary, **arrays)
 
 
+class _Pass:
+    """One pass over the clips of `pairs`, in blocks; see score_pairs."""
+
+    def __init__(self, pairs, metrics, towers, cache, allow_missing):
+        self.pairs, self.towers, self.cache, self.allow_missing = pairs, towers, BlockCache(cache), allow_missing
+        self.of_pixels = [metric for metric in metrics if not metric.needs]
+        self.of_features = [metric for metric in metrics if metric.needs]
+        needs = sorted({need for metric in metrics for need in metric.needs})  # (kind, side)
+        # two kinds may be one model: it sees the frames once
+        self.model_of = {kind: towers.twin(kind) for kind, _ in needs}
+        self.views = sorted({(self.model_of[kind], side) for kind, side in needs})
+        self.identities = {model: towers.identity(model) for model in self.model_of.values()}
+        self.readers = {"pred": pairs.pred, "gt": pairs.truth()}
+        self.blocks = [pairs.numbers[i : i + BLOCK] for i in range(0, len(pairs.numbers), BLOCK)]
+        self.found = [{part: self.cache.load(part[0], identity) for part, identity in self.parts(block).items()} for block in self.blocks]
+        self.lost = set(pairs.absent)
+
+    def parts(self, block):
+        """What a block is made of, {(kind, side): identity on disk}."""
+        who = {side: reader.identity(block) for side, reader in self.readers.items()}
+        parts = {}
+        if self.of_pixels:
+            parts["pixels", "both"] = [[metric.identity() for metric in self.of_pixels], who["pred"], who["gt"]]
+        return parts | {(model, side): [self.identities[model], who[side]] for model, side in self.views}
+
+    def work(self, workers, desc):
+        """Score the blocks that are not all there."""
+        todo = [i for i, parts in enumerate(self.found) if any(content is None for content in parts.values())]
+        numbers = [number for i in todo for number in self.blocks[i]]
+        # frames are handed over only where a model has yet to see them
+        keep_frames = any(content is None for i in todo for (kind, _), content in self.found[i].items() if kind != "pixels")
+        made_here = getattr(self.pairs.pred, "made_in_main_process", False)
+        items = ((number, self.pairs.pred.read(number) if made_here else None) for number in numbers)
+        results = pool_map(ClipScorer(self.pairs, self.of_pixels, keep_frames), items, workers)
+        results = iter(tqdm(results, total=len(numbers), desc=desc, unit="clip", disable=not todo))
+        for i in todo:
+            self._fill(i, [next(results) for _ in self.blocks[i]])
+
+    def _fill(self, i, results):
+        block, pixels, bad = self.blocks[i], {}, []
+        for row, (number, values, _) in enumerate(results):
+            if isinstance(values, UserError):
+                bad.append(self._pass_over(number, values))
+            else:
+                for column, value in values.items():
+                    pixels.setdefault(column, np.full(len(block), np.nan))[row] = value
+        clips = {number: clip for number, _, clip in results if clip}
+        frame_shape = next((clip[0].shape for clip in clips.values()), None)
+        for number, clip in clips.items():
+            if clip[0].shape != frame_shape:
+                expected, found = ("{} frames of {} x {}".format(*shape) for shape in (frame_shape, clip[0].shape))
+                raise UserError(f"clip {number}", f"{expected}, as in clip {next(iter(clips))}", found, "leave it out by --clips")
+        for (kind, side), identity in self.parts(block).items():
+            if self.found[i][kind, side] is not None:
+                continue
+            content = None  # stays so where no clip of the block could be read
+            if kind == "pixels":
+                content = pixels
+            elif clips:
+                blank = np.zeros(frame_shape, np.uint8)
+                which = ("pred", "gt").index(side)
+                frames = np.stack([clips[number][which] if number in clips else blank for number in block])
+                content = {"features": self.towers[kind](frames)}
+                for row in np.flatnonzero(~np.isfinite(content["features"]).reshape(len(block), -1).all(1)):
+                    error = UserError(f"clip {block[row]}", "numbers", f"NaN from the {kind} model ({side})", "check the model")
+                    bad.append(self._pass_over(block[row], error))
+            self.found[i][kind, side] = content
+            if not bad:
+                self.cache.save(kind, identity, content)
+        self.lost |= set(bad)
+
+    def _pass_over(self, number, error):
+        if not self.allow_missing:
+            raise error
+        log.warning("%s", error)
+        return number
+
+    def table(self):
+        """{column: (clips that should be there,) values, NaN where a clip is lost}."""
+        wanted = self.pairs.wanted
+        columns = {column: np.full(len(wanted), np.nan) for metric in self.of_pixels + self.of_features for column in metric.columns}
+        row_of = {number: row for row, number in enumerate(wanted)}
+        good = [(i, row) for i, block in enumerate(self.blocks) for row, number in enumerate(block) if number not in self.lost]
+        rows = [row_of[self.blocks[i][row]] for i, row in good]
+        if not good:
+            return columns
+        for metric in self.of_pixels:
+            for column in metric.columns:
+                columns[column][rows] = [self.found[i]["pixels", "both"][column][row] for i, row in good]
+        seen = {view: np.stack([self.found[i][view]["features"][row] for i, row in good]) for view in self.views}
+        for metric in self.of_features:
+            sides = ({kind: seen[self.model_of[kind], side] for kind, s in metric.needs if s == side} for side in ("pred", "gt"))
+            for column, values in metric.values(*sides).items():
+                columns[column][rows] = values
+        return columns
+
+
 def score_pairs(pairs, metrics, towers, *, cache=None, workers=None, allow_missing=False, desc="clips"):
     """Every metric of every clip in one pass: each clip is decoded once, frames are scored by a pool, models in batches.
 
@@ -204,81 +301,9 @@ def score_pairs(pairs, metrics, towers, *, cache=None, workers=None, allow_missi
     ------
     UserError : a clip that cannot be scored, unless allowed
     """
-    cache = BlockCache(cache)
-    of_pixels, of_features = [m for m in metrics if not m.needs], [m for m in metrics if m.needs]
-    kinds = sorted({kind for metric in of_features for kind in metric.needs})
-    readers = {"pred": pairs.pred, "gt": pairs.truth()}
-    models = {kind: towers.identity(kind) for kind in kinds}
-
-    def parts_of(block):
-        """What a block is made of: {(side, kind): identity on disk}."""
-        who = {side: reader.identity(block) for side, reader in readers.items()}
-        parts = {("pair", "pixels"): [[metric.identity() for metric in of_pixels], who["pred"], who["gt"]]} if of_pixels else {}
-        return parts | {(side, kind): [models[kind], who[side]] for side in who for kind in kinds}
-
-    blocks = [pairs.numbers[i : i + BLOCK] for i in range(0, len(pairs.numbers), BLOCK)]
-    found = [{part: cache.load(part[1], identity) for part, identity in parts_of(block).items()} for block in blocks]
-    todo = [i for i, parts in enumerate(found) if any(content is None for content in parts.values())]
-    # the frames are needed again only where a model has yet to see them
-    keep_frames = any(content is None for i in todo for part, content in found[i].items() if part[1] != "pixels")
-    made_here = getattr(pairs.pred, "made_in_main_process", False)
-    items = ((number, pairs.pred.read(number) if made_here else None) for i in todo for number in blocks[i])
-    n_todo = sum(len(blocks[i]) for i in todo)
-    results = pool_map(ClipScorer(pairs, of_pixels, keep_frames), items, workers)
-    results = iter(tqdm(results, total=n_todo, desc=desc, unit="clip", disable=not todo))
-    bad = []
-    for i in todo:
-        block, frames, pixels, broken = blocks[i], None, {}, []
-        for row in range(len(block)):
-            number, values, clip = next(results)
-            if isinstance(values, UserError):
-                broken.append(_pass_over(number, values, allow_missing))
-                continue
-            for column, value in values.items():
-                pixels.setdefault(column, np.full(len(block), np.nan))[row] = value
-            if clip is not None:
-                if frames is None:
-                    frames = {side: np.zeros((len(block), *clip[0].shape), np.uint8) for side in ("pred", "gt")}
-                frames["pred"][row], frames["gt"][row] = clip
-        for (side, kind), identity in parts_of(block).items():
-            if found[i][side, kind] is None:
-                if kind == "pixels":
-                    content = pixels
-                elif frames is None:  # no clip of the block could be read
-                    continue
-                else:
-                    content = {"features": towers[kind](frames[side])}
-                    for row in np.flatnonzero(~np.isfinite(content["features"]).reshape(len(block), -1).all(1)):
-                        error = UserError(f"clip {block[row]}", "numbers", f"NaN from the {kind} model ({side})", "check the model")
-                        broken.append(_pass_over(block[row], error, allow_missing))
-                found[i][side, kind] = content
-                if not broken:
-                    cache.save(kind, identity, content)
-        bad += broken
-    lost = sorted(set(pairs.absent) | set(bad))
-
-    columns = {column: np.full(len(pairs.wanted), np.nan) for metric in metrics for column in metric.columns}
-    row_of = {number: row for row, number in enumerate(pairs.wanted)}
-    good = [(i, row) for i, block in enumerate(blocks) for row, number in enumerate(block) if number not in set(lost)]
-    rows = [row_of[blocks[i][row]] for i, row in good]
-    for metric in of_pixels:
-        for column in metric.columns:
-            columns[column][rows] = [found[i]["pair", "pixels"][column][row] for i, row in good]
-    if kinds and good:
-        features = {"pred": {}, "gt": {}}
-        for side, kind in itertools.product(features, kinds):
-            features[side][kind] = np.stack([found[i][side, kind]["features"][row] for i, row in good])
-        for metric in of_features:
-            for column, values in metric.values(features["pred"], features["gt"]).items():
-                columns[column][rows] = values
-    return columns, lost
-
-
-def _pass_over(number, error, allowed):
-    if not allowed:
-        raise error
-    log.warning("%s", error)
-    return number
+    work = _Pass(pairs, metrics, towers, cache, allow_missing)
+    work.work(workers, desc)
+    return work.table(), sorted(work.lost)
 
 
 # ---------------------------------------------------------------------------------------------- summaries and files
@@ -379,7 +404,7 @@ def open_pairs(args, layout="ours", borders=False, n_frames=None, size=None, res
 def run_identity(pairs, metrics, towers):
     """Fingerprint of everything that decides the values: clips, metrics, models."""
     readers = [reader.identity(pairs.numbers) for reader in (pairs.pred, pairs.truth())]
-    kinds = sorted({kind for metric in metrics for kind in metric.needs})
+    kinds = sorted({kind for metric in metrics for kind, _ in metric.needs})
     return fingerprint([readers, pairs.wanted, [m.identity() for m in metrics], [towers.identity(kind) for kind in kinds]])
 
 
@@ -404,7 +429,7 @@ def score(args, metrics, title=None):
     is_phantom = get_dataset(args.dataset).is_phantom
     pairs = open_pairs(args)
     towers = Towers.of(args, is_phantom)
-    for kind in sorted({kind for metric in metrics for kind in metric.needs}):
+    for kind in sorted({kind for metric in metrics for kind, _ in metric.needs}):
         if kind not in towers:
             raise UserError(f"--{KINDS[kind][0]}", "a model", "nothing", "name a folder or a hub id")
     out, title = args.out or Layout.of(args).metrics(args.subj_ID, args.name), title or metrics[0].columns[0]

@@ -316,13 +316,12 @@ class Towers:
 
     def __getitem__(self, kind):
         if kind not in self._loaded:
-            # a CLIP that stands in for ViFi-CLIP is loaded once
-            twin = {"vifi": "clip", "clip": "vifi"}.get(kind)
-            if twin in self._loaded and self.sources[twin] == self.sources[kind]:
-                self._loaded[kind] = self._loaded[twin]
-            else:
-                self._loaded[kind] = self.LOADERS[kind](self.sources[kind], choose_device(self.device), self.batch_size)
+            self._loaded[kind] = self.LOADERS[kind](self.sources[kind], choose_device(self.device), self.batch_size)
         return self._loaded[kind]
+
+    def twin(self, kind):
+        """The kind whose model serves for this one: CLIP's where the same folder stands in for ViFi-CLIP."""
+        return "clip" if kind == "vifi" and self.sources.get("clip") == self.sources[kind] else kind
 
     def identity(self, kind):
         """What tells one model from another."""

@@ -163,12 +163,12 @@ def main(args):
         del run
         arithmetic *= n_vertices / args.plain_vertices
         plain = len(paths) * (reading + arithmetic) + plain_of_mask * args.runs[0] / N_SEGMENTS
-        print(f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s ({reading:.2f} s reading and {arithmetic:.1f} s arithmetic a series)")
+        print(f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s; a series {reading:.2f} s reading, {arithmetic:.1f} s arithmetic")
         for workers in sorted({1, args.workers}):
             for path in paths:
                 path.read_bytes()  # into the page cache
             seconds, memory = run_step_4(root, root / f"out{workers}", args.runs, args.volumes, args.space, workers)
-            print(f"step 4 with {workers} worker{'s' * (workers > 1)}: {seconds:.0f} s, {plain / seconds:.1f} times faster; at most {memory:.1f} GB")
+            print(f"step 4, --workers {workers}: {seconds:.0f} s, {plain / seconds:.1f} times faster; at most {memory:.1f} GB")
     print(f"this script: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
 
 

@@ -87,7 +87,7 @@ def main(args):
         print(f"  plain loop {slow:.1f} s, pool of {args.workers} (angular error besides) {fast:.1f} s: {slow / fast:.2f} times as fast")
         gap = max(np.abs(columns["SSIM"] - values[:, 0]).max(), np.abs(columns["EPE"] - values[:, 1]).max())
         print(f"  largest difference of a value {gap:.1e}")
-        in_memory = 2 * (per_clip.IN_FLIGHT + per_clip.BLOCK)
+        in_memory = 2 * (per_clip.IN_FLIGHT + per_clip.BLOCK) + per_clip.BLOCK
         peak = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         print(f"  at most {in_memory} clips in memory, truth included; peak {peak[0]:.2f} GB here, {peak[1]:.2f} GB in a worker")
 

@@ -102,10 +102,10 @@ def open_series(path):
             if not isinstance(image, nib.Cifti2Image):
                 raise ValueError("an ordinary NIfTI file")
             header = image.nifti_header
-            series, models = (image.header.get_axis(i) for i in range(2))
-            if not isinstance(series, nib.cifti2.SeriesAxis) or not isinstance(models, nib.cifti2.BrainModelAxis):
+            series, models = image.header.get_axis(0), image.header.matrix.get_index_map(1)
+            if not isinstance(series, nib.cifti2.SeriesAxis) or models.indices_map_to_data_type != "CIFTI_INDEX_TYPE_BRAIN_MODELS":
                 raise ValueError("not time by brain models")
-            shape = (series.size, len(models))
+            shape = (series.size, sum(model.index_count for model in models.brain_models))
             if int(header["intent_code"]) != _INTENT:
                 raise ValueError(f"intent code {int(header['intent_code'])}")
             if tuple(image.dataobj.shape) != shape:
@@ -127,20 +127,26 @@ def open_series(path):
 
 def _cortex_columns(path, models):
     """Columns of the standard cortical vertices, left then right, (59412,) int."""
+    models = list(models.brain_models)
+    n_columns, end = sum(model.index_count for model in models), 0
+    for model in models:  # a gap or an overlap would shift columns
+        if model.index_offset != end:
+            raise ValueError(f"{model.brain_structure} at column {model.index_offset}, {end} expected")
+        end += model.index_count
     columns = []
     for name, n, standard in zip((_LEFT, _RIGHT), (N_LEFT, N_RIGHT), mesh_vertices(), strict=True):
-        found = np.flatnonzero(models.name == name)
-        mesh = models.nvertices.get(name)
-        if len(found) != n or mesh != N_MESH:
+        model = next((model for model in models if model.brain_structure == name), None)
+        found, mesh = (model.index_count, model.surface_number_of_vertices) if model else (0, 0)
+        if found != n or mesh != N_MESH:
             raise UserError(
                 path,
                 f"{n} vertices of {name} on a {N_MESH}-vertex mesh ({N_CORTEX} cortical grayordinates in all)",
-                f"{len(found)} on a mesh of {mesh or 0} ({len(models)} grayordinates in all)",
+                f"{found} on a mesh of {mesh} ({n_columns} grayordinates in all)",
                 "resample the series to fs_LR 32k",
             )
-        if not np.array_equal(models.vertex[found], standard):
+        if not np.array_equal(np.asarray(model.vertex_indices), standard):
             raise UserError(path, f"the standard fs_LR 32k vertices of {name}", "other vertex numbers", _ADVICE)
-        columns.append(found)
+        columns.append(np.arange(model.index_offset, model.index_offset + n))
     return np.concatenate(columns)
 
 

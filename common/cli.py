@@ -154,11 +154,13 @@ def one_line_errors(debug=False):
     except OSError as error:
         if debug or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        where = error.filename or "the output folder"
-        print(
-            f"error: {where}: expected room and permission to write, found '{error.strerror}'; free space or choose another --out_root, then run the same command again",
-            file=sys.stderr,
+        mistake = UserError(
+            error.filename or "the output folder",
+            "room and permission to write",
+            f"'{error.strerror}'",
+            "free space or choose another --out_root, then run the same command again",
         )
+        print(f"error: {one_line(mistake)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)

@@ -6,7 +6,7 @@ Everything is vectorised over vertices and computed in double precision.
 import numpy as np
 from scipy import stats
 
-BLOCK = 512  # vertices whose series are worked on together, so that they stay in a core's cache
+BLOCK = 256  # vertices whose series are worked on together, so that they stay in a core's cache
 SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below which it is rounding error
 
 
@@ -31,7 +31,14 @@ def _is_constant(series):
 
 
 def _norm(series):
-    return np.sqrt(np.einsum("vt,vt->v", series, series))
+    return np.sqrt(np.vecdot(series, series))
+
+
+def _centre(series):
+    """Subtract the mean of every series in place; (V,) bool: those that differ from it by rounding errors alone."""
+    mean = series.mean(axis=1)
+    series -= mean[:, None]
+    return _norm(series) <= 1e-13 * np.sqrt(series.shape[1]) * np.abs(mean)
 
 
 def _check_run(run, order):
@@ -92,13 +99,14 @@ def zscore(run):
     return scaled.T
 
 
-def clean_run(run, order=4):
+def clean_run(run, order=4, out=None):
     """Detrend and z-score a run in one pass; vertices without a usable signal become 0.
 
     Parameters
     ----------
     run : (T, V) float, any memory order; a column contiguous in memory is fastest
     order : int, degree of the polynomial trend
+    out : (T, V) float64 for the result, optional; saves the time of asking for memory
 
     Returns
     -------
@@ -108,7 +116,7 @@ def clean_run(run, order=4):
     """
     run = _check_run(run, order)
     basis = polynomial_basis(len(run), order)
-    clean = np.empty(run.shape[::-1])
+    clean = np.empty(run.shape[::-1]) if out is None else out.T
     not_finite, constant = np.zeros(run.shape[1], bool), np.zeros(run.shape[1], bool)
     for block, series in _blocks(run):
         norm = _norm(series)
@@ -141,11 +149,9 @@ def correlate_repetitions(rep1, rep2):
         raise ValueError(f"two repetitions of one shape expected, {np.shape(rep1)} and {np.shape(rep2)} given")
     r = np.empty(np.shape(rep1)[1])
     for (block, x), (_, y) in zip(_blocks(np.asarray(rep1)), _blocks(np.asarray(rep2)), strict=True):
-        constant = _is_constant(x) | _is_constant(y)
         with np.errstate(invalid="ignore", divide="ignore"):
-            x -= x.mean(axis=1, keepdims=True)
-            y -= y.mean(axis=1, keepdims=True)
-            part = np.einsum("vt,vt->v", x, y) / (_norm(x) * _norm(y))
+            constant = _centre(x) | _centre(y)
+            part = np.vecdot(x, y) / (_norm(x) * _norm(y))
         part[constant | ~(np.abs(part) < 1 - 1e-12)] = np.nan
         r[block] = part
     return r

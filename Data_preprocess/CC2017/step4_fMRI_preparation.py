@@ -131,36 +131,36 @@ def average_run(run):
     ----------
     run : Run
     """
-    total, pair, seen, facts = 0, [], {}, []
-    bad = np.zeros(SPACES[run.space], np.int16)
-    for (rep, path), source in zip(run.repetitions, run.sources(), strict=True):
+    shape = (SPACES[run.space], run.n_volumes)
+    total, seen, facts, bad, correlation = np.zeros(shape).T, {}, [], np.zeros(shape[0], np.int16), None
+    buffers = [np.empty(shape).T for _ in range(2)]
+    for number, ((rep, path), source) in enumerate(zip(run.repetitions, run.sources(), strict=True)):
         series = open_series(path)
         volumes = series.read(run.first, run.n_volumes, run.space)
         mark = hashlib.sha256(np.ascontiguousarray(volumes.T[::16])).digest()  # every 16th vertex tells two scans apart
         if mark in seen:
             raise UserError(path, f"another scan than repetition {seen[mark]}", "the same values", "copy the right file")
         seen[mark] = rep
-        clean, not_finite, constant = fmri.clean_run(volumes, TREND_ORDER)
-        del volumes
+        clean, not_finite, constant = fmri.clean_run(volumes, TREND_ORDER, out=buffers[number % 2])
         if (not_finite | constant).all():
             what = "NaN or infinity in every vertex" if not_finite.any() else "constant values in every vertex"
             raise UserError(path, "a signal", what, "copy or download the file again")
+        total += clean
         bad += not_finite | constant
         facts.append({
             **source, "sha256": sha256(path), "volumes": series.n_volumes, "tr": series.tr,
             "not_finite": int(not_finite.sum()), "constant": int(constant.sum()),
         })  # fmt: skip
-        if run.split == "train" and len(pair) < 2:
-            pair.append(clean)
-        total = total + clean
+        if run.split == "train" and number == 1:
+            correlation = fmri.correlate_repetitions(*buffers)
     made = {"made_by": MADE_BY, "space": run.space}
     vertices = describe_space(run.space)
     save_array(run.bad, bad, rows=vertices, units="repetitions in which the vertex is NaN or constant", **made)
-    if pair:
-        correlation = fmri.correlate_repetitions(*pair)
+    if correlation is not None:
         save_array(run.correlation, correlation, rows=vertices, units="Pearson r of repetitions 1 and 2", **made)
     # last: the run counts as done when this is there
-    average = np.ascontiguousarray(total / len(run.repetitions), dtype=np.float32)
+    total /= len(run.repetitions)
+    average = np.ascontiguousarray(total, dtype=np.float32)
     save_array(
         run.average, average, rows=f"clips {run.name}_1 to {run.name}_{run.n_volumes}", units="z per repetition, averaged", **made,
         columns=vertices, first_volume=run.first, trend_order=TREND_ORDER, sources=facts,
