@@ -157,7 +157,7 @@ def gallery(title, names, clips, pairs, methods, n_clips, phantom):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("comparison")
-    group.add_argument("results", nargs=2, type=Path, metavar=("A", "B"), help="folders that evaluate.py wrote")
+    group.add_argument("results", nargs=2, type=Path, metavar="FOLDER", help="A and B: folders that evaluate.py wrote")
     group.add_argument("--out", type=Path, help="folder for the results; default: compare_{B} in A")
     group.add_argument("--metrics", nargs="+", help="in the gallery; default: all")
     group.add_argument("--n_clips", type=int, default=4, help="clips per metric in the gallery")

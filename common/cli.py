@@ -93,30 +93,48 @@ def apply_config(parser, path, script):
         raise UserError(path, "a YAML file", "nothing there", "check --config") from None
     except yaml.YAMLError as error:
         raise UserError(path, "YAML", str(error).replace("\n", " "), "mend the file") from None
+    if not isinstance(content, dict):
+        raise UserError(path, "lines 'flag: value'", type(content).__name__, "mend the file")
     flags = {action.dest: action for action in parser._actions}
-    scripts = _scripts()
+    sections = _scripts() | {"all", "run_pipeline"}
     values = {}
     for key, value in content.items():
-        if isinstance(value, dict):
-            if key not in scripts | {"all", "run_pipeline"}:
-                raise UserError(path, "names of flags or scripts", f"{key!r}", "mend the file")
-        elif key in flags:
+        if key in flags and not isinstance(value, dict):
             values[key] = value
-        else:
-            raise UserError(path, f"flags of {script}", f"{key!r}", f"see {script}.py --help")
-    values |= {key: value for key, value in content.get("all", {}).items() if key in flags}
-    for key, value in content.get(script, {}).items():
+        elif key not in sections:
+            raise UserError(path, f"flags of {script} or names of scripts", f"{key!r}", f"see {script}.py --help")
+        elif not isinstance(value, dict | None):
+            raise UserError(path, f"flags in the section {key}", f"{value!r}", "mend the file")
+    values |= {key: value for key, value in (content.get("all") or {}).items() if key in flags}
+    for key, value in (content.get(script) or {}).items():
         if key not in flags:
             raise UserError(path, f"flags of {script}", f"{key!r}", f"see {script}.py --help")
         values[key] = value
     for key, value in values.items():
-        action = flags[key]
-        if action.type is not None and value is not None:
-            value = [action.type(v) for v in value] if isinstance(value, list) else action.type(value)
-        for v in value if isinstance(value, list) else [value]:
-            if action.choices is not None and v not in action.choices:
-                raise UserError(path, f"{key} one of {', '.join(map(str, action.choices))}", f"{v!r}", "mend the file")
-        parser.set_defaults(**{key: value})
+        flags[key].required = False
+        parser.set_defaults(**{key: _as_typed(path, flags[key], value)})
+
+
+def _as_typed(path, action, value):
+    """A YAML value as the command line would give it, None for a flag that is left out."""
+    if value is None:
+        return None
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(path, f"{action.dest} true or false", f"{value!r}", "mend the file")
+        return value
+    several = action.nargs is not None
+    if isinstance(value, list) and not several:
+        raise UserError(path, f"one value for {action.dest}", f"{value!r}", "mend the file")
+    make = action.type or str
+    try:
+        values = [make(str(v)) for v in (value if isinstance(value, list) else [value])]
+    except ValueError:
+        raise UserError(path, f"{action.dest} of type {make.__name__}", f"{value!r}", "mend the file") from None
+    for v in values:
+        if action.choices is not None and v not in action.choices:
+            raise UserError(path, f"{action.dest} one of {', '.join(map(str, action.choices))}", f"{v!r}", "mend the file")
+    return values if several else values[0]
 
 
 def parse(get_parser, argv, script):
