@@ -13,6 +13,7 @@ Writes   {out_root}/{dataset}/logs/*.log, timings.json and report.html, besides 
 import importlib.util
 import logging
 import os
+import re
 import sys
 import time
 from dataclasses import dataclass, field
@@ -174,7 +175,7 @@ def start(task, argv, log_path, one_thread):
 def last_line(log_path):
     """What a running script last said, progress bars included."""
     text = log_path.read_text(errors="replace") if log_path.exists() else ""
-    lines = [line for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    lines = [line for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n").split("\n") if line.strip()]
     return lines[-1].strip() if lines else ""
 
 

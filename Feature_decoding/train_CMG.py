@@ -100,7 +100,7 @@ def get_parser():
     group.add_argument("--d_ff", type=int, default=768, help="width of the feed-forward layers")
     group.add_argument("--encoder_dim", type=int, default=768, help="width of the fMRI encoder")
     group.add_argument("--n_blocks", type=int, default=1, help="residual blocks of the fMRI encoder")
-    group.add_argument("--dropout", type=float, default=0.2)
+    group.add_argument("--dropout", type=float, default=0.2, help="chance that a unit is dropped in training")
     group.add_argument("--hidden_dim", type=int, default=512, help="width of the patch CMG")
     group = parser.add_argument_group("masks")
     group.add_argument("--mask_ratio", type=float, default=0.6, help="chance that an earlier frame is kept visible in training")

@@ -129,7 +129,7 @@ def _as_typed(path, action, value):
     make = action.type or str
     try:
         values = [make(str(v)) for v in (value if isinstance(value, list) else [value])]
-    except ValueError:
+    except (ValueError, argparse.ArgumentTypeError):
         raise UserError(path, f"{action.dest} of type {make.__name__}", f"{value!r}", "mend the file") from None
     for v in values:
         if action.choices is not None and v not in action.choices:

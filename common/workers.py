@@ -1,15 +1,17 @@
 """A pool of processes for jobs that do not depend on each other: one job a movie, a clip or a run."""
 
-import contextlib
 import multiprocessing
+import multiprocessing.connection
 import os
 import shutil
 import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import traceback
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
+
+from common.files import UserError
 
 
 def n_cores():
@@ -21,11 +23,22 @@ def add_workers_flag(parser, what):
     parser.add_argument("--workers", type=int, default=n_cores(), help=f"{what} worked on at the same time, one core each")
 
 
-def _quiet_worker():
+def _work(function, connection, parent):
+    """The life of a worker: take a job, send back (True, result) or (False, error)."""
     # the parent alone answers to Ctrl-C and kill; it ends its workers
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threadpool_limits(1)
+    with threadpool_limits(1):
+        while True:
+            while not connection.poll(5):
+                if os.getppid() != parent:  # it was killed
+                    return
+            try:
+                answer = (True, function(connection.recv()))
+            except Exception as error:
+                error.add_note(traceback.format_exc())
+                answer = (False, error)
+            connection.send(answer)
 
 
 def run_jobs(function, jobs, workers, what, unit="job"):
@@ -48,33 +61,55 @@ def run_jobs(function, jobs, workers, what, unit="job"):
     what a job raises; the others are stopped then
     """
     jobs = list(jobs)
-    bar = tqdm(total=len(jobs), desc=what, unit=unit, disable=not jobs)
-    if workers <= 1 or len(jobs) <= 1:
-        with bar, threadpool_limits(1):
-            results = []
+    with tqdm(total=len(jobs), desc=what, unit=unit, disable=not jobs) as bar:
+        if workers > 1 and len(jobs) > 1:
+            return _run_in_processes(function, jobs, min(workers, len(jobs)), bar)
+        results = []
+        with threadpool_limits(1):
             for job in jobs:
                 results.append(function(job))
                 bar.update()
         return results
+
+
+def _run_in_processes(function, jobs, workers, bar):
+    """One pipe a worker and no shared queue, so that workers can be killed at any moment and a dead one is noticed."""
     # forked processes have the calling script's functions even where it was loaded by path
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), multiprocessing.get_context(method), initializer=_quiet_worker)
+    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
+    results, waiting, at_work, processes = [None] * len(jobs), iter(enumerate(jobs)), {}, []
+
+    def give(connection):
+        index, job = next(waiting, (None, None))
+        if index is not None:
+            connection.send(job)
+            at_work[connection] = index
+
     try:
-        futures = [pool.submit(function, job) for job in jobs]
-        with bar:
-            for future in as_completed(futures):
-                future.result()
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
+            process.start()
+            processes.append(process)
+            theirs.close()
+            give(ours)
+        while at_work:
+            for connection in multiprocessing.connection.wait(list(at_work)):
+                index = at_work.pop(connection)
+                try:
+                    good, result = connection.recv()
+                except (EOFError, ConnectionError):
+                    raise UserError("--workers", f"memory for {workers} processes", "one that the system has killed", "use fewer") from None
+                if not good:
+                    raise result
+                results[index] = result
                 bar.update()
-        return [future.result() for future in futures]
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - before:
-            process.terminate()
-        raise
+                give(connection)
+        return results
     finally:
-        with contextlib.suppress(Exception):
-            pool.shutdown(wait=True, cancel_futures=True)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
 
 
 def remove_partial(folder):

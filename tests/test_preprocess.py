@@ -1,6 +1,7 @@
 """CC2017 preprocessing through the scripts' mains, on a tiny tree of the real form: mp4 movies, CIFTI of 59412 vertices."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ import numpy as np
 import pytest
 from scipy import stats
 from tiny import ROOT, fails, load_script, run_script
-from tqdm import tqdm
 
 from common import cifti, datasets, video, workers
 from common.captions import read_captions, write_captions
@@ -561,7 +561,13 @@ def test_workers_hand_errors_on(n):
         workers.run_jobs(boom, [1, 2], n, "jobs")
     assert error.value.errno == 28
     assert workers.run_jobs(abs, [], n, "jobs") == []
-    tqdm._instances.clear()
+    assert workers.run_jobs(abs, range(50), n, "jobs") == list(range(50))
+
+
+def test_a_worker_that_dies_is_noticed():
+    with pytest.raises(UserError, match="--workers"):
+        workers.run_jobs(os._exit, [1, 1, 1], 2, "jobs")
+    assert not multiprocessing.active_children()
 
 
 def test_json_of_the_report_is_plain(prepared):

@@ -67,12 +67,14 @@ def main(args):
     record = RunRecord(args.data_root / "phantom" / "records" / "step1_make_stimuli", args)
     if record.is_done():
         return
-    record.start()
     scenes = draw_scenes(dataset, args.seed)
-    write_json(args.data_root / TRUTH, {"phantom": True, "seed": args.seed, **truth(scenes)})
     movies = [(dataset.movie_path(args.data_root, run), of_run) for runs in scenes.values() for run, of_run in runs.items()]
-    if not args.overwrite:
-        movies = [(path, of_run) for path, of_run in movies if not path.exists()]
+    if args.overwrite:  # before the record is of the new run: what a stopped one leaves would pass for its own
+        for path, _ in movies:
+            path.unlink(missing_ok=True)
+    record.start()
+    write_json(args.data_root / TRUTH, {"phantom": True, "seed": args.seed, **truth(scenes)})
+    movies = [(path, of_run) for path, of_run in movies if not path.exists()]
     with ProcessPoolExecutor(args.workers) as pool:
         list(tqdm(pool.map(partial(_call, make_movie), movies), total=len(movies), desc="phantom movies", unit="movie"))
     n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}

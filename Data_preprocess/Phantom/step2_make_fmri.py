@@ -130,6 +130,9 @@ def main(args):
         if record.is_done():
             continue
         groups = groups or feature_groups(args.data_root, args.clip_path)
+        if args.overwrite:  # before the record is of the new run: what a stopped one leaves would pass for its own
+            for path in dataset.series_path(args.data_root, subject, "seg1", 1).parents[2].rglob("*_Atlas.dtseries.nii"):
+                path.unlink()
         record.start()
         n_files = make_subject(args, dataset, subject, groups)
         print(f"phantom subject {subject}: {n_files} series of {cortex.N_CORTEX} vertices")
@@ -157,7 +160,7 @@ def make_subject(args, dataset, subject, groups):
             repetitions = dataset.repetitions(subject, run)
             paths = [dataset.series_path(args.data_root, subject, run, rep) for rep in repetitions]
             seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in repetitions]
-            todo = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if args.overwrite or not path.exists()]
+            todo = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if not path.exists()]
             if todo:
                 jobs.append((*zip(*todo, strict=True), clean))
     work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)

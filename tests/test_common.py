@@ -1,0 +1,557 @@
+"""What scripts share: files that are whole or absent, one-line errors, run records, the registry, caption augmentation."""
+
+import argparse
+import errno
+import hashlib
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from common import augment, cli, cortex, files
+from common.datasets import CC2017, DATASETS, HCP, PHANTOM, get_dataset
+from common.files import ArrayWriter, UserError, atomic_path, card_path, load_array, save_array
+from common.records import RunRecord
+
+CARD = {"rows": "clips", "units": "none", "made_by": "test"}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- whole or absent
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    files.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.txt") as temporary:
+        temporary.write_text("half")
+        assert temporary.suffix == ".txt" and temporary.parent == tmp_path
+        raise RuntimeError
+    assert names(tmp_path) == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+    files.write_text(tmp_path / "new" / "a.txt", "new")
+    assert names(tmp_path / "new") == ["a.txt"]
+
+
+def test_json_takes_numpy_and_a_failed_one_leaves_nothing(tmp_path):
+    files.write_json(tmp_path / "a.json", {"a": np.arange(3), "b": np.float32(0.5), "c": tmp_path / "x"})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1, 2], "b": 0.5, "c": f"{tmp_path}/x"}
+    with pytest.raises(TypeError):
+        files.write_json(tmp_path / "b.json", {"a": object()})
+    assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "\x00"])
+def test_missing_or_broken_json_is_one_line(tmp_path, content):
+    if content is not None:
+        (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=r"a\.json: expected (a JSON file|JSON), found"):
+        files.read_json(tmp_path / "a.json")
+
+
+def make_array(n=12, dtype="float32"):
+    return np.random.default_rng(0).standard_normal((n, 5)).astype(dtype)
+
+
+def write_rows(path, array, *, stop=None, step=5, key="a", **options):
+    """Fill an ArrayWriter; `stop` breaks off before that row, as a kill would. Returns the row it began with."""
+    with ArrayWriter(path, array.shape, array.dtype, key=key, card=CARD, **options) as out:
+        began = out.done
+        for i in range(out.done, len(array), step):
+            if stop is not None and i >= stop:
+                break
+            out.write(i, array[i : i + step])
+    return began
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, dtype):
+    array = (make_array() * 9).astype(dtype)
+    write_rows(tmp_path / "whole.npy", array)
+    assert write_rows(tmp_path / "a.npy", array, stop=5) == 0
+    assert not (tmp_path / "a.npy").exists() and not card_path(tmp_path / "a.npy").exists()
+    assert write_rows(tmp_path / "a.npy", array) == 5
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
+    assert names(tmp_path) == ["a.npy", "a.npy.json", "whole.npy", "whole.npy.json"]
+    assert np.array_equal(np.load(tmp_path / "a.npy"), array)
+    assert load_array(tmp_path / "a.npy", verify=True).dtype == dtype
+
+
+def test_killed_in_mid_write_resumes_to_the_same_bytes(tmp_path):
+    program = (
+        "import os, signal, sys, numpy as np\n"
+        "from common.files import ArrayWriter\n"
+        "with ArrayWriter(sys.argv[1], (12, 5), 'float32', key='a', card=dict(rows='', units='', made_by='')) as out:\n"
+        "    out.write(0, np.ones((3, 5)))\n"
+        "    out.array[3:5] = 7\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program, tmp_path / "a.npy"]).returncode == -signal.SIGKILL
+    assert not (tmp_path / "a.npy").exists()
+    array = np.ones((12, 5), "float32")
+    assert write_rows(tmp_path / "a.npy", array, step=3) == 3
+    assert np.array_equal(np.load(tmp_path / "a.npy"), array)
+
+
+@pytest.mark.parametrize("change", ["key", "shape", "dtype", "fresh", "progress", "partial"])
+def test_a_half_done_array_of_another_run_is_thrown_away(tmp_path, change):
+    path, array, options = tmp_path / "a.npy", make_array(), {}
+    write_rows(path, array + 1, stop=5)
+    if change == "key":
+        options = {"key": "b"}
+    elif change == "fresh":
+        options = {"fresh": True}
+    elif change == "shape":
+        array = array[:11]
+    elif change == "dtype":
+        array = array.astype("float64")
+    elif change == "progress":
+        (tmp_path / ".partial-a.npy.json").write_text('{"key"')
+    else:
+        (tmp_path / ".partial-a.npy").write_bytes(b"")
+    assert write_rows(path, array, **options) == 0
+    assert np.array_equal(np.load(path), array) and names(tmp_path) == ["a.npy", "a.npy.json"]
+
+
+def test_saved_array_has_a_true_card(tmp_path):
+    path = tmp_path / "a.npy"
+    save_array(path, make_array()[:, ::2], **CARD, vertices=np.arange(3))
+    assert np.array_equal(np.load(path), make_array()[:, ::2])
+    card = json.loads((tmp_path / "a.npy.json").read_text())
+    assert card["shape"] == [12, 3] and card["dtype"] == "float32" and card["vertices"] == [0, 1, 2]
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_loading_checks(tmp_path):
+    path, array = tmp_path / "a.npy", make_array()
+    save_array(path, array, **CARD)
+    for options in ({}, {"mmap": True}, {"shape": (12, None)}, {"dtype": "float32", "verify": True}):
+        assert np.array_equal(load_array(path, **options), array)
+
+    def refused(found, **options):
+        with pytest.raises(UserError) as error:
+            load_array(path, do="mend it", **options)
+        text = str(error.value)
+        assert text.startswith(f"{path}: expected ") and text.endswith("; mend it") and "\n" not in text
+        assert found in text.split(", found ")[1]
+
+    refused("shape (12, 5)", shape=(12, 6))
+    refused("shape (12, 5)", shape=(12, 5, 1))
+    refused("type float32", dtype="float64")
+    with open(path, "r+b") as handle:  # one number altered
+        handle.seek(-4, os.SEEK_END)
+        handle.write(b"\0\0\0\0")
+    assert load_array(path).shape == (12, 5)
+    refused("other bytes", verify=True)
+    np.save(path, array[:7])
+    refused("[7, 5], float32")
+    card_path(path).unlink()
+    assert len(load_array(path)) == 7
+    array[4, 2] = np.nan
+    np.save(path, array)
+    refused("NaN or infinity from row 4 on")
+    assert np.isnan(load_array(path, finite=False)[4, 2])
+    for size in (len(path.read_bytes()) - 4, 20, 0):
+        os.truncate(path, size)
+        refused("a broken file")
+    np.save(path, np.array([{"a": 1}], dtype=object))
+    refused("a broken file")
+    path.unlink()
+    refused("nothing there")
+
+
+def test_a_mistake_survives_a_worker_process():
+    import pickle
+
+    error = UserError("where", "this", "that", "do it")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "where: expected this, found that; do it"
+
+
+# ---------------------------------------------------------------------------------------------- command line
+
+
+def get_parser():
+    parser = cli.make_parser("doc")
+    parser.add_argument("--epoch", type=int, default=1)
+    parser.add_argument("--lr", type=float, default=0.5)
+    parser.add_argument("--kind", choices=["on", "off"], default="on")
+    parser.add_argument("--subj_ID", type=int, nargs="+", default=[1])
+    parser.add_argument("--shared", action="store_true")
+    parser.add_argument("--root", required=True)
+    return parser
+
+
+def parse(tmp_path, text, *argv, script="train_CMG"):
+    (tmp_path / "c.yaml").write_text(text)
+    return cli.parse(get_parser, ["--config", str(tmp_path / "c.yaml"), *argv], script)
+
+
+def test_config_gives_defaults_and_the_command_line_wins(tmp_path):
+    text = "epoch: 7\nlr: 1e-4\nsubj_ID: 2\nshared: true\nroot: a\n"
+    args = parse(tmp_path, text)
+    assert (args.epoch, args.lr, args.subj_ID, args.shared, args.root, args.kind) == (7, 1e-4, [2], True, "a", "on")
+    assert (parse(tmp_path, text, "--epoch", "9").epoch, parse(tmp_path, text, "--epoch=9").epoch) == (9, 9)
+    assert parse(tmp_path, text, "--subj_ID", "3", "1").subj_ID == [3, 1]
+    assert parse(tmp_path, "root: a").epoch == 1 and cli.parse(get_parser, ["--root", "b"], "train_CMG").root == "b"
+
+
+def test_config_sections_are_of_scripts(tmp_path):
+    text = "root: a\nall:\n  epoch: 2\n  batch_size: 4\ntrain_CMG:\n  epoch: 3\n  kind: 'off'\nvideo_recons:\n  guidance: 3\nevaluate:\n"
+    assert (parse(tmp_path, text).epoch, parse(tmp_path, text).kind) == (3, "off")
+    assert (parse(tmp_path, text, script="train_semantic_decoder").epoch, parse(tmp_path, text, script="run_pipeline").kind) == (2, "on")
+    assert parse(tmp_path, text, "--epoch", "5").epoch == 5
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("epochs: 3", "'epochs'"),
+        ("train_CMG:\n  epochs: 3", "'epochs'"),
+        ("train_everything:\n  epoch: 3", "'train_everything'"),
+        ("kind: never", "'never'"),
+        ("kind: off", "'False'"),  # YAML 1.1 reads a bare off as false
+        ("epoch: many", "'many'"),
+        ("epoch: 2.5", "2.5"),
+        ("epoch: [1, 2]", "[1, 2]"),
+        ("shared: maybe", "'maybe'"),
+        ("all: 3", "3"),
+        ("- epoch", "list"),
+        ("epoch: [", "YAML"),
+    ],
+)
+def test_wrong_config_is_one_line(tmp_path, capsys, text, named):
+    (tmp_path / "c.yaml").write_text(text)
+
+    def main(args):
+        raise AssertionError("ran")
+
+    with pytest.raises(SystemExit) as stopped, cli.one_line_errors():
+        main(cli.parse(get_parser, ["--root", "a", "--config", str(tmp_path / "c.yaml")], "train_CMG"))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert re.fullmatch(r"error: .*c\.yaml: expected .*, found .*; .*\n", error) and named in error
+
+
+def test_missing_config(tmp_path):
+    with pytest.raises(UserError, match="nothing there"):
+        cli.parse(get_parser, ["--config", str(tmp_path / "none.yaml")], "train_CMG")
+
+
+def test_seed_has_two_names():
+    argv = ["--root", "a"]
+    assert cli.parse(get_parser, argv, "x").seed == 42
+    assert cli.parse(get_parser, [*argv, "--random_seed", "3"], "x").seed == cli.parse(get_parser, [*argv, "--seed", "3"], "x").seed == 3
+
+
+@pytest.fixture
+def handlers():
+    """Put the signal handlers back that cli.run sets."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGXFSZ)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def fail_with(error):
+    if error == signal.SIGTERM:
+        os.kill(os.getpid(), signal.SIGTERM)
+    raise error
+
+
+@pytest.mark.parametrize(
+    "error, status, says",
+    [
+        (UserError("a.npy", "this", "that\n  and more", "mend"), 2, "error: a.npy: expected this, found that and more; mend"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/a.npy"), 2, "error: out/a.npy: expected room and permission"),
+        (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "'Permission denied'"),
+        (KeyboardInterrupt(), 130, "stopped; run the same command again"),
+        (signal.SIGTERM, 143, "terminated; run the same command again"),
+    ],
+)
+def test_exit_status(error, status, says, capsys, handlers):
+    def main(args):
+        fail_with(error)
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, lambda: cli.make_parser("doc"), [])
+    shown = capsys.readouterr().err
+    assert stopped.value.code == status and says in shown and shown.count("\n") == 1
+
+
+def test_other_errors_and_debug_keep_the_traceback(handlers):
+    def main(args):
+        raise args_error
+
+    for args_error, argv in ((ValueError("ours"), []), (FileNotFoundError(errno.ENOENT, "x"), []), (UserError(1, 2, 3, 4), ["--debug"])):
+        with pytest.raises(type(args_error)):
+            cli.run(main, lambda: cli.make_parser("doc"), argv)
+
+
+@pytest.mark.parametrize("how", ["save_array", "ArrayWriter", "write_json"])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, how):
+    """A file-size limit stands in for the full disk."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, numpy as np\n"
+        "from common import cli, files\n"
+        "def main(args):\n"
+        "    array, card = np.ones((100000, 4)), dict(rows='', units='', made_by='')\n"
+        "    if args.how == 'save_array': files.save_array(args.out, array, **card)\n"
+        "    if args.how == 'write_json': files.write_json(args.out, array)\n"
+        "    if args.how == 'ArrayWriter':\n"
+        "        with files.ArrayWriter(args.out, array.shape, 'float64', key=1, card=card) as out: out.write(0, array)\n"
+        "def get_parser():\n"
+        "    parser = cli.make_parser('')\n"
+        "    parser.add_argument('how'); parser.add_argument('out')\n"
+        "    return parser\n"
+        "cli.run(main, get_parser)\n"
+    )
+    out = tmp_path / "out" / "a.npy"
+    out.parent.mkdir()
+    out.write_text("old")
+    done = subprocess.run(
+        [sys.executable, script, how, out], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
+    )  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "room and permission" in done.stderr
+    assert [name for name in names(out.parent) if not name.startswith(".partial-")] == ["a.npy"] and out.read_text() == "old"
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def make_record(tmp_path, **changes):
+    settings = {"epoch": 3, "device": "cpu", "data_root": tmp_path, "overwrite": False, **changes}
+    return RunRecord(tmp_path / "run", argparse.Namespace(**settings), [tmp_path / "input.npy"])
+
+
+@pytest.fixture
+def finished(tmp_path):
+    np.save(tmp_path / "input.npy", np.arange(3))
+    record = make_record(tmp_path)
+    assert not record.is_done()
+    record.start()
+    assert not record.is_done()
+    record.log(epoch=1, loss=0.5)
+    record.log(epoch=2, loss=0.25)
+    record.finish(loss=0.25)
+    return tmp_path
+
+
+def test_record_says_what_ran(finished):
+    args = json.loads((finished / "run/args.json").read_text())
+    content = (finished / "input.npy").read_bytes()
+    assert args["arguments"]["epoch"] == 3 and args["versions"]["numpy"] == np.__version__
+    assert [(entry["bytes"], entry["sha256"]) for entry in args["inputs"]] == [(len(content), hashlib.sha256(content).hexdigest())]
+    lines = [json.loads(line) for line in (finished / "run/log.jsonl").read_text().splitlines()]
+    assert lines == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
+    assert json.loads((finished / "run/metrics.json").read_text())["loss"] == 0.25
+
+
+def test_done_is_done(finished, caplog):
+    caplog.set_level("INFO")
+    assert make_record(finished).is_done() and "already done, --overwrite to redo" in caplog.text
+    assert make_record(finished, device="cuda", data_root="elsewhere").is_done()
+    os.utime(finished / "input.npy")  # touched, but the same
+    assert make_record(finished).is_done()
+
+
+def test_changed_setting_is_named(finished):
+    for change, text in (({"epoch": 4}, "epoch 3 -> 4"), ({"width": 9}, "width None -> 9")):
+        with pytest.raises(UserError, match=text):
+            make_record(finished, **change).is_done()
+        with pytest.raises(UserError, match=text):
+            make_record(finished, **change).start()
+
+
+def test_changed_input_is_named(finished):
+    np.save(finished / "input.npy", np.arange(3) + 1)
+    with pytest.raises(UserError, match="input.npy"):
+        make_record(finished).is_done()
+
+
+def test_overwrite_begins_anew(finished):
+    record = make_record(finished, epoch=4, overwrite=True)
+    assert not record.is_done()
+    record.start()
+    assert names(finished / "run") == ["args.json"]
+    with pytest.raises(UserError):  # the record is of the new settings now
+        make_record(finished).start()
+    record.finish()
+    assert make_record(finished, epoch=4).is_done()
+
+
+# ---------------------------------------------------------------------------------------------- registry
+
+
+def test_cc2017():
+    for split, prefix, n_runs in (("train", "seg", 18), ("test", "test", 5)):
+        assert CC2017.clip_names(split) == [f"{prefix}{i}_{j}" for i in range(1, n_runs + 1) for j in range(1, 241)]
+        assert CC2017.n_clips(split) == n_runs * 240
+    assert (CC2017.n_train, CC2017.n_test, CC2017.tr, CC2017.clip_frames) == (4320, 1200, 2.0, 60)
+    assert CC2017.frame_indices == (0, 8, 16, 24, 32, 40, 48, 56) and CC2017.middle_frame == 24
+    assert {run: CC2017.volume_offset(run) for run in CC2017.runs("test")} == {"test1": 1, "test2": 2, "test3": 2, "test4": 2, "test5": 2}
+    assert {CC2017.volume_offset(run) for run in CC2017.runs("train")} == {1}
+
+
+def test_cc2017_repetitions_leave_one_out():
+    for subject in CC2017.subjects:
+        for run in CC2017.runs("train"):
+            assert CC2017.repetitions(subject, run) == [1, 2]
+        for run in CC2017.runs("test"):
+            wanted = [1, 2, 3, 4, 5, 6, 7, 8, 10] if (subject, run) == (3, "test2") else list(range(1, 11))
+            assert CC2017.repetitions(subject, run) == wanted
+
+
+def test_cc2017_paths():
+    series = CC2017.series_path("D", 2, "test3", 10).as_posix()
+    assert series == "D/CC2017_Purdue/Subject02/video_fmri_dataset/subject2/fmri/test3/cifti/test3_10_Atlas.dtseries.nii"
+    assert CC2017.movie_path("D", "seg4").as_posix() == "D/CC2017_Purdue/Stimuli/video_fmri_dataset/stimuli/seg4.mp4"
+
+
+def test_phantom_is_a_small_cc2017():
+    assert len(PHANTOM.clip_names("train")) == PHANTOM.n_train == 720 and len(PHANTOM.clip_names("test")) == PHANTOM.n_test == 60
+    assert (PHANTOM.volume_offset("test1"), PHANTOM.volume_offset("test2"), PHANTOM.test_repetitions) == (1, 2, 10)
+    assert PHANTOM.movie_path("D", "seg1").as_posix().startswith("D/phantom/CC2017_Purdue/")
+
+
+@pytest.mark.parametrize("movie, count, first, last", [(1, 728, 26, 899), (2, 792, 26, 896), (3, 745, 26, 893), (4, 775, 26, 879)])
+def test_hcp_seconds(movie, count, first, last):
+    """Worked out by hand from the film table: 624/24 = 26; the last excerpt ends at 21600, 21528, 21456, 21120."""
+    seconds = HCP.clip_start_seconds(movie)
+    assert (len(seconds), seconds[0], seconds[-1]) == (count, first, last)
+    assert np.issubdtype(seconds.dtype, np.integer) and (np.diff(seconds) > 0).all()
+    assert np.array_equal(HCP.volume_indices(movie), seconds + 4)
+
+
+def test_hcp_gaps_between_excerpts():
+    """Movie 1: excerpts end at 5544, 12120, 16920, 19128 and go on at 6936, 12744, 17760, 19776."""
+    seconds = HCP.clip_start_seconds(1)
+    gaps = np.flatnonzero(np.diff(seconds) > 1)
+    assert list(zip(seconds[gaps], seconds[gaps + 1], strict=True)) == [(230, 289), (504, 531), (704, 740), (796, 824)]
+    for movie in (0, 5):
+        with pytest.raises(ValueError):
+            HCP.clip_start_seconds(movie)
+
+
+def test_hcp_visual_areas():
+    """Vertices right/left as the paper's supplement counts them; the right hemisphere's come after the left's 29696."""
+    counts = {
+        "V1": (787, 831), "V2": (601, 619), "V3": (347, 337), "V4": (300, 361), "V3A": (147, 151), "V3B": (73, 77),
+        "LO1": (43, 37), "LO2": (31, 52), "MST": (76, 73), "MT": (42, 58), "TPOJ1": (297, 181), "TPOJ2": (143, 156),
+    }  # fmt: skip
+    together = []
+    for area, (right, left) in counts.items():
+        vertices = cortex.area_vertices([area])
+        assert ((vertices >= 29696).sum(), (vertices < 29696).sum()) == (right, left), area
+        together += vertices.tolist()
+    assert len(together) == 5820 and HCP.roi_vertices().tolist() == sorted(together)
+    with pytest.raises(ValueError, match="V9"):
+        cortex.area_vertices(["V1", "V9"])
+
+
+def test_cortex():
+    left, right = cortex.mesh_vertices()
+    assert (len(left), len(right), cortex.N_CORTEX) == (29696, 29716, 59412)
+    assert all((np.diff(side) > 0).all() and side[-1] < 32492 for side in (left, right))
+    labels = cortex.area_labels()
+    assert len(labels) == 59412 and {label[:2] for label in labels[:29696]} <= {"L_", ""} and {label[:2] for label in labels[29696:]} <= {"R_", ""}
+    assert len(set(labels) - {""}) == 360
+
+
+def test_registry_entries_agree_with_themselves():
+    for name, entry in DATASETS.items():
+        assert get_dataset(name) is entry and entry.name == name
+        assert len(entry.frame_indices) == 8 and max(entry.frame_indices) < entry.clip_frames and entry.middle_frame in entry.frame_indices
+    assert (HCP.n_train, HCP.n_test, sum(len(HCP.clip_start_seconds(m)) for m in (1, 2, 3, 4))) == (2736, 304, 3040)
+    with pytest.raises(UserError, match="--dataset: expected one of CC2017, HCP"):
+        get_dataset("cc2017")
+    with pytest.raises(UserError, match="--subj_ID: expected one of 1, 2, 3"):
+        CC2017.check_subject(4)
+
+
+# ---------------------------------------------------------------------------------------------- caption augmentation
+
+SENTENCE = "The quick fox and a lazy dog sleep near water"  # ten different words
+SYNONYMS = {"quick": ["fast"], "fox": ["vixen"], "lazy": ["idle"], "dog": ["hound"], "sleep": ["doze"], "near": ["by"], "water": ["sea"], "and": ["plus"]}
+STOP = {"the", "and", "a"}
+ADDED = {word for words in SYNONYMS.values() for word in words}
+
+
+def candidates(seed, sentence=SENTENCE, synonyms=SYNONYMS):
+    return augment.eda(sentence, np.random.default_rng(seed), synonyms, STOP)
+
+
+def is_part_of(short, long):
+    rest = iter(long)
+    return all(word in rest for word in short)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_thirteen_candidates(seed):
+    found = [candidate.split() for candidate in candidates(seed)]
+    words = SENTENCE.lower().split()
+    assert len(found) == 13 and found[0] == words
+    for new in found[1:4]:  # five of the seven words that have synonyms and are no stop words
+        changed = [(old, word) for old, word in zip(words, new, strict=True) if old != word]
+        assert len(changed) == 5 and all([word] == SYNONYMS[old] and old not in STOP for old, word in changed)
+    for new in found[4:7]:  # two more words, synonyms of what is there
+        assert len(new) == 12 and is_part_of(words, new)
+        assert sum((Counter(new) - Counter(words)).values()) == 2 and set(new) - set(words) <= ADDED
+    for new in found[7:10]:
+        assert Counter(new) == Counter(words) and sum(a != b for a, b in zip(words, new, strict=True)) in (0, 3, 4)
+    for new in found[10:]:
+        assert 1 <= len(new) <= 10 and is_part_of(new, words)
+
+
+def test_at_least_one_word_is_changed_in_a_short_sentence():
+    for seed in range(10):
+        found = [candidate.split() for candidate in candidates(seed, "quick fox")]
+        assert all(sum(a != b for a, b in zip(new, ["quick", "fox"], strict=True)) == 1 for new in found[1:4])
+        assert all(len(new) == 3 for new in found[4:7]) and all(new == ["fox", "quick"] for new in found[7:10])
+
+
+def test_deletion_drops_a_fifth_and_never_all():
+    kept = np.array([[len(c.split()) for c in candidates(seed)[10:]] for seed in range(300)]).ravel()
+    assert abs(kept.mean() - 8) < 4 * np.sqrt(10 * 0.2 * 0.8 / len(kept))
+    assert {candidate for seed in range(50) for candidate in candidates(seed, "Fox")} <= {"fox", "vixen", "fox vixen", "vixen fox"}
+
+
+def test_no_synonyms_change_nothing():
+    found = candidates(0, synonyms={})
+    assert set(found[:7]) == {SENTENCE.lower()}
+    with pytest.raises(ValueError):
+        candidates(0, "  ")
+
+
+def test_augmentation_depends_on_the_generator_alone():
+    assert candidates(3) == candidates(3) != candidates(4)
+    draws = [augment.draw_caption(SENTENCE, np.random.default_rng(5), SYNONYMS, STOP) for _ in range(2)]
+    assert draws[0] == draws[1]
+
+
+def test_one_candidate_is_drawn_with_equal_chances():
+    """Without synonyms: 7/13 unchanged, 3/13 swapped (twice: the same pair again in 1 of 45), 3/13 shortened unless lucky."""
+    rng, words, n = np.random.default_rng(0), SENTENCE.lower().split(), 4000
+    draws = [augment.draw_caption(SENTENCE, rng, {}, STOP).split() for _ in range(n)]
+    shorter = np.mean([len(draw) < 10 for draw in draws])
+    swapped = np.mean([len(draw) == 10 and draw != words for draw in draws])
+    for share, wanted in ((shorter, 3 / 13 * (1 - 0.8**10)), (swapped, 3 / 13 * 44 / 45)):
+        assert abs(share - wanted) < 4 * np.sqrt(wanted * (1 - wanted) / n)
+
+
+def test_shipped_synonyms():
+    table = augment.load_synonyms()
+    assert len(table) > 10000
+    assert all(re.fullmatch("[a-z ]+", synonym) and synonym != word for word, found in table.items() for synonym in found)
+    assert "auto" in table["car"] and "canine" not in table.get("the", [])
+    found = augment.eda("a small dog on the large road", np.random.default_rng(0))
+    assert len(found) == 13 and all(candidate.split().count("the") == 1 for candidate in found[1:4])
