@@ -87,7 +87,17 @@ def reconstruct_stage(args):
 
 
 def evaluate_stage(args):
-    return [[Task("evaluate", "Evaluation_Metrics/evaluate.py", ["--name", name], alone=True) for name in args.arms]]
+    return [
+        [
+            Task(
+                "evaluate",
+                "Evaluation_Metrics/evaluate.py",
+                ["--name", name, "--baselines", "all" if name == args.arms[0] else "none"],
+                alone=True,
+            )
+            for name in args.arms
+        ]
+    ]
 
 
 def report_stage(args):
