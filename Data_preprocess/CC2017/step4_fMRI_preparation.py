@@ -80,13 +80,9 @@ class Run:
     def average(self):
         return self.folder / "voxels_avg" / f"{self.name}.npy"
 
-    @property
-    def correlation(self):
-        return self.folder / "quality" / f"{self.name}_correlation.npy"
-
-    @property
-    def bad(self):
-        return self.folder / "quality" / f"{self.name}_bad.npy"
+    def quality(self, what):
+        """Path of a vertex map of this run: 'bad', of a training run 'correlation', of a test run 'noise_ceiling'."""
+        return self.folder / "quality" / f"{self.name}_{what}.npy"
 
     def sources(self):
         """The files that the run is made from, as they are now."""
@@ -155,11 +151,14 @@ def average_run(run):
             correlation = fmri.correlate_repetitions(*buffers)
     made = {"made_by": MADE_BY, "space": run.space}
     vertices = describe_space(run.space)
-    save_array(run.bad, bad, rows=vertices, units="repetitions in which the vertex is NaN or constant", **made)
+    save_array(run.quality("bad"), bad, rows=vertices, units="repetitions in which the vertex is NaN or constant", **made)
     if correlation is not None:
-        save_array(run.correlation, correlation, rows=vertices, units="Pearson r of repetitions 1 and 2", **made)
-    # last: the run counts as done when this is there
+        save_array(run.quality("correlation"), correlation, rows=vertices, units="Pearson r of repetitions 1 and 2", **made)
     total /= len(run.repetitions)
+    if run.split == "test":
+        ceiling = fmri.explainable_variance(total, len(run.repetitions))
+        save_array(run.quality("noise_ceiling"), ceiling, rows=vertices, units="explainable share of variance", **made)
+    # last: the run counts as done when this is there
     average = np.ascontiguousarray(total, dtype=np.float32)
     save_array(
         run.average, average, rows=f"clips {run.name}_1 to {run.name}_{run.n_volumes}", units="z per repetition, averaged", **made,
@@ -183,20 +182,25 @@ def measure(runs, space):
     dict of (V,) arrays: correlation (mean r over training runs), t, p, noise_ceiling (mean explainable variance of the
         test runs, NaN for a bad vertex), bad (number of series in which the vertex is NaN or constant)
     """
-    n = SPACES[space]
-    r = np.stack([load_array(run.correlation, shape=(n,), finite=False, verify=True) for run in runs if run.split == "train"])
+    def load(what, split):
+        paths = [run.quality(what) for run in runs if split in (run.split, "both")]
+        return np.stack([load_array(path, shape=(SPACES[space],), finite=False, verify=True) for path in paths])
+
+    r, bad = load("correlation", "train"), load("bad", "both").sum(axis=0, dtype=int)
     t, p = fmri.t_test(r)
-    bad = sum(load_array(run.bad, shape=(n,), verify=True).astype(int) for run in runs)
-    ceilings = [fmri.explainable_variance(_average(run), len(run.repetitions)) for run in runs if run.split == "test"]
-    ceiling = np.where(bad > 0, np.nan, np.mean(ceilings, axis=0))
+    ceiling = np.where(bad > 0, np.nan, load("noise_ceiling", "test").mean(axis=0))
     counted = np.isfinite(r).sum(axis=0)
     correlation = np.where(counted, np.nansum(r, axis=0) / np.maximum(counted, 1), np.nan)
     return {"correlation": correlation, "t": t, "p": p, "noise_ceiling": ceiling, "bad": bad}
 
 
-def _average(run):
+def read_columns(job):
+    """Some vertices of a run's average, (volumes, those) float32; the job is (Run, (V,) bool)."""
+    run, columns = job
     shape = (run.n_volumes, SPACES[run.space])
-    return load_array(run.average, shape=shape, dtype="float32", verify=True, do="delete it and run step 4 again")
+    # the check of its SHA-256 stands for a search for NaN
+    average = load_array(run.average, shape=shape, dtype="float32", finite=False, verify=True, do="delete it and run step 4 again")
+    return average[:, columns]
 
 
 def given_mask(args):
@@ -230,7 +234,7 @@ def standardise(rows, mean, std):
     return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
 
 
-def masked_arrays(runs, masks, test_norm):
+def masked_arrays(runs, masks, test_norm, workers):
     """Rows of the selected vertices, standardised per vertex.
 
     Parameters
@@ -238,13 +242,16 @@ def masked_arrays(runs, masks, test_norm):
     runs : list of Run, done
     masks : list of (V,) bool
     test_norm : 'own' standardises the test rows by their own mean and std, 'train' by those of the training rows
+    workers : int, runs read at the same time
 
     Yields
     ------
     train, test : (clips, n) float32 of each mask
     """
     union = np.logical_or.reduce(masks)
-    train, test = (np.concatenate([_average(run)[:, union] for run in runs if run.split == split]) for split in ("train", "test"))
+    columns = run_jobs(read_columns, [(run, union) for run in runs], workers, "selected vertices", "run")
+    n_train = sum(run.split == "train" for run in runs)
+    train, test = np.concatenate(columns[:n_train]), np.concatenate(columns[n_train:])
     for mask in masks:
         x, y = train[:, mask[union]].astype(np.float64), test[:, mask[union]].astype(np.float64)
         reference = y if test_norm == "own" else x
@@ -352,7 +359,7 @@ def write_arrays(args, dataset, layout, subject, runs, maps, masks, how):
     vertex_rows = describe_space(args.space)
     for key, unit in MAPS.items():
         save_array(folder / f"{key}.npy", maps[key], rows=vertex_rows, units=unit, made_by=MADE_BY)
-    for mask, (train, test) in zip(masks, masked_arrays(runs, masks, args.test_norm), strict=True):
+    for mask, (train, test) in zip(masks, masked_arrays(runs, masks, args.test_norm, args.workers), strict=True):
         n = int(mask.sum())
         for name in {f"mask_{n}.npy"} | ({layout.mask(subject).name} if mask is masks[-1] else set()):
             save_array(folder / name, mask.astype(np.uint8), rows=vertex_rows, units="1 where selected", made_by=MADE_BY, selection=how)
