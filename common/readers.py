@@ -292,7 +292,7 @@ class FolderClips:
         """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
         stamps = [_stamp(self.path)] if self.is_zip else [_stamp(self.path / file) for number in numbers for file in self.entries[number]]
         form = [self.layout, self.side, self.borders, self.n_frames, self.size, self.resize, self.indices]
-        return [str(self.path), form, list(numbers), stamps]
+        return [self.path.name, form, list(numbers), stamps]
 
     def _open(self, entry):
         return io.BytesIO(self._zip.read(entry)) if self.is_zip else open(self.path / entry, "rb")

@@ -107,7 +107,7 @@ def _run_in_processes(function, jobs, workers, bar):
         return results
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # a worker that has just been forked may swallow a gentler signal
         for process in processes:
             process.join()
 
