@@ -573,3 +573,43 @@ def test_a_worker_that_dies_is_noticed():
 def test_json_of_the_report_is_plain(prepared):
     text = Layout(prepared / "tiny").fmri_report(1).read_text()
     assert json.loads(text)["dataset"] == "tiny" and "NaN" not in text
+
+
+# ---------------------------------------------------------------------------------------------- check_data
+
+
+def check_data(capsys, *argv):
+    """(exit status, lines) of check_data."""
+    script = load_script("Data_preprocess/check_data.py")
+    capsys.readouterr()
+    try:
+        run_script(script, "--dataset", "tiny", "--workers", 1, "--data_root", *argv)
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code
+    return status, capsys.readouterr().out.splitlines()
+
+
+def test_check_data(data, capsys):
+    status, lines = check_data(capsys, data)
+    assert status == 0
+    assert "tiny movies: 5 of 5 as expected" in lines and "tiny subject 3: 11 of 11 as expected" in lines
+    TINY.series_path(data, 3, "test1", 2).unlink()
+    spoil(data, "seg1", 1, lambda series: series[:8])
+    movie = TINY.movie_path(data, "test2")
+    replace_file(movie, movie.read_bytes()[:-50])
+    status, lines = check_data(capsys, data)
+    assert status == 1
+    assert [line.split()[0] for line in lines[:3]] == ["wrong", "wrong", "missing"]
+    assert "truncated" in lines[0] and "expected at least 9 volumes, found 8" in lines[1] and "test1_2_Atlas" in lines[2]
+    assert "tiny subject 1: 11 of 12 as expected" in lines
+    status, lines = check_data(capsys, data / "nothing", "--subj_ID", 1)
+    assert status == 1 and "tiny subject 1: 0 of 12 as expected" in lines
+
+
+def test_check_data_knows_every_data_set(tmp_path, capsys):
+    script = load_script("Data_preprocess/check_data.py")
+    for name, counts in {"CC2017": (23, 86), "HCP": (4, 4), "Algonauts2021": (1000, 9), "phantom": (20, 56)}.items():
+        fails(script, "--dataset", name, "--data_root", tmp_path, "--subj_ID", 1, "--workers", 1, status=1)
+        out = capsys.readouterr().out
+        assert all(f": 0 of {count} as expected" in out for count in counts), name

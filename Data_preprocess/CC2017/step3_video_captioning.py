@@ -12,7 +12,7 @@ Writes   captions/{Train,Test}_captions_new.h5:{Train,Test}_captions     variabl
     python Data_preprocess/CC2017/step3_video_captioning.py --precision fp16 --batch_size 16
     python Data_preprocess/CC2017/step3_video_captioning.py --captions_train train.txt --captions_test test.csv
 
-About 2 h for CC2017 on one A100 with blip2-flan-t5-xxl in fp16 (25 GB of GPU memory); seconds with ready captions.
+Seconds with ready captions. BLIP-2 wants a GPU: the weights of blip2-flan-t5-xxl alone take 25 GB in fp16.
 """
 
 import json

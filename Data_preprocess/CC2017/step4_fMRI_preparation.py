@@ -6,7 +6,7 @@ training runs agree: Pearson r per run, Fisher z, one-sample t-test over runs, s
 
 Reads    {data_root}/{data set}/Subject0{s}/video_fmri_dataset/subject{s}/fmri/{run}/cifti/{run}_{rep}_Atlas.dtseries.nii
 Writes   fMRI_in_fslr/sub{s}/{Train,Test}/voxels_avg/{run}.npy      (clips of the run, 59412) float32
-         .../{Train,Test}/quality/                                  correlation of a training run's repetitions, bad vertices
+         .../{Train,Test}/quality/                                  of each run: bad vertices, correlation or noise ceiling
          .../activated_mask/mask_correct.npy, mask_{n}.npy          (59412,) 0/1
          .../activated_mask/{correlation,t,p,noise_ceiling}.npy     (59412,) float64
          .../Train/masked{n}_trn_data.npy, Test/masked{n}_test_data.npy     (clips, n) float32
@@ -15,7 +15,7 @@ Writes   fMRI_in_fslr/sub{s}/{Train,Test}/voxels_avg/{run}.npy      (clips of th
     python Data_preprocess/CC2017/step4_fMRI_preparation.py --dataset phantom --subj_ID 1
     python Data_preprocess/CC2017/step4_fMRI_preparation.py --subj_ID 1 2 3 --n_voxels 1500 3000 4500 --workers 8
 
-About 10 s a subject for the phantom and 30 s for CC2017 (86 series of 57 MB) on two cores; 0.5 GB of memory a worker.
+20 core-seconds a subject for the phantom, 50 for CC2017 (86 series of 58 MB); 0.8 GB of memory a worker.
 """
 
 import csv
@@ -182,6 +182,7 @@ def measure(runs, space):
     dict of (V,) arrays: correlation (mean r over training runs), t, p, noise_ceiling (mean explainable variance of the
         test runs, NaN for a bad vertex), bad (number of series in which the vertex is NaN or constant)
     """
+
     def load(what, split):
         paths = [run.quality(what) for run in runs if split in (run.split, "both")]
         return np.stack([load_array(path, shape=(SPACES[space],), finite=False, verify=True) for path in paths])
