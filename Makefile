@@ -13,6 +13,7 @@ demo: .venv/ready
 
 test: .venv/ready lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	@echo "All tests passed. The chain they ran is that of make demo; look at its $(OUT)/phantom/report.html."
 
 lint: .venv/ready
 	$(BIN)/ruff check .
