@@ -89,7 +89,9 @@ def compare_arithmetic(volumes, n_vertices, n_plain):
     (_, p), ours = timed(fmri.repetition_reliability, segments)
     plain *= n_vertices / n_plain
     error = np.abs(p[vertices] - expected).max()
-    print(f"mask over {N_SEGMENTS} segments: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}")
+    print(
+        f"mask over {N_SEGMENTS} segments: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}"
+    )
     return plain
 
 
@@ -164,7 +166,9 @@ def main(args):
         del run
         arithmetic *= n_vertices / args.plain_vertices
         plain = len(paths) * (reading + arithmetic) + plain_of_mask * args.runs[0] / N_SEGMENTS
-        print(f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s; a series {reading:.2f} s reading, {arithmetic:.1f} s arithmetic")
+        print(
+            f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s; a series {reading:.2f} s reading, {arithmetic:.1f} s arithmetic"
+        )
         for workers in sorted({1, args.workers}):
             for path in paths:
                 path.read_bytes()  # into the page cache
