@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import get_dataset
+from common.datasets import OwnDataset, get_dataset
 from common.files import UserError, read_json, write_json
 from common.layout import Layout
 
@@ -62,8 +62,11 @@ def phantom_stage(args):
 
 
 def preprocess_stage(args):
-    steps = ("step1_cut_video_clips", "step2_get_video_frames", "step3_video_captioning", "step4_fMRI_preparation")
-    return [[Task("preprocess", f"Data_preprocess/CC2017/{step}.py", alone=True)] for step in steps]
+    first, last = "CC2017/step1_cut_video_clips", "CC2017/step4_fMRI_preparation"
+    if isinstance(get_dataset(args.dataset), OwnDataset):
+        first, last = "Own/step1_cut_event_clips", "Own/step4_convert_event_fMRI"
+    steps = (first, "CC2017/step2_get_video_frames", "CC2017/step3_video_captioning", last)
+    return [[Task("preprocess", f"Data_preprocess/{step}.py", alone=True)] for step in steps]
 
 
 def extract_stage(args):

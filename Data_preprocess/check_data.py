@@ -17,8 +17,9 @@ from pathlib import Path
 
 from common import cli
 from common.cifti import open_series
-from common.datasets import Algonauts, CC2017Like, HCPMovie, get_dataset
-from common.files import UserError
+from common.datasets import Algonauts, CC2017Like, HCPMovie, OwnDataset, get_dataset
+from common.events import event_volumes, read_events
+from common.files import UserError, load_array
 from common.video import film_info
 from common.workers import add_workers_flag, run_jobs
 
@@ -38,8 +39,8 @@ class Item:
     ----------
     group : str, under which it is counted
     path : Path, or a pattern of which the first match is taken
-    kind : 'movie', 'series' or 'file'
-    least : seconds of a movie, volumes of a series, bytes of a file
+    kind : 'movie', 'series', 'array' or 'file'
+    least : seconds of a movie, volumes of a series or an array, bytes of a file
     tr : float, s between volumes of a series
     """
 
@@ -84,7 +85,26 @@ def algonauts_items(dataset, root, subjects):
             yield Item(f"subject {subject}", root / "**/participants_data_v2021/mini_track" / f"sub{subject:02d}" / f"{roi}.pkl", "file", 1)
 
 
-ITEMS = {CC2017Like: cc2017_items, HCPMovie: hcp_items, Algonauts: algonauts_items}
+def own_items(dataset, root, subjects):
+    """What the event table names; the table itself must be there and right."""
+    ends, volumes = {}, {}
+    for event in read_events(dataset, root, timed=False):
+        film = dataset.film_path(root, event.film)
+        ends[film] = max(ends.get(film, 0), event.start + dataset.clip_seconds)
+        if event.run is None or event.onset is None:  # rows are given ready-made
+            continue
+        end = event_volumes(event.onset, dataset.clip_seconds, dataset.lag_seconds, dataset.tr)[1]
+        for subject in subjects:
+            if event.subject in (None, subject):
+                volumes[subject, event.run] = max(volumes.get((subject, event.run), 0), end)
+    for film, seconds in ends.items():
+        yield Item("films", film, "movie", seconds)
+    for (subject, run), least in volumes.items():
+        path = dataset.series_path(root, subject, run)
+        yield Item(f"subject {subject}", path, "array" if path.suffix == ".npy" else "series", least, dataset.tr)
+
+
+ITEMS = {CC2017Like: cc2017_items, HCPMovie: hcp_items, Algonauts: algonauts_items, OwnDataset: own_items}
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -118,6 +138,11 @@ def look_at(item):
             if abs(series.tr - item.tr) > 1e-3:
                 return "odd", f"{path}: expected {item.tr:g} s between volumes, the file says {series.tr:g}"
             return "there", f"{path}: {series.n_volumes} volumes of {series.n_columns} grayordinates"
+        if item.kind == "array":
+            n_volumes, n_voxels = load_array(path, shape=(None, None), finite=False, mmap=True, do="copy it again").shape
+            if n_volumes < item.least:
+                return "wrong", f"{path}: expected at least {item.least} volumes, found {n_volumes}"
+            return "there", f"{path}: {n_volumes} volumes of {n_voxels} voxels"
         if path.stat().st_size < item.least:
             return "wrong", f"{path}: an empty file"
         return "there", f"{path}: {path.stat().st_size} bytes"

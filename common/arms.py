@@ -50,7 +50,7 @@ def load_fmri(layout, dataset, subject, split, arm, data_root, clip_path, seed):
             raise UserError("--arm", "full or control: only the phantom's true features are known", "oracle", "choose another arm")
         return true_features(data_root, split, clip_path)
     path = layout.masked_fmri(subject, split, dataset.n_vertices)
-    fmri = load_array(path, shape=(dataset.n_clips(split), None), dtype=np.float32, do="run step4_fMRI_preparation")
+    fmri = load_array(path, shape=(dataset.n_clips(split), None), dtype=np.float32, do="run step 4 of the preprocessing")
     if arm == "control" and split == "train":
         return fmri[numpy_generator(seed, "control", subject).permutation(len(fmri))]
     return fmri

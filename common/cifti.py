@@ -1,7 +1,9 @@
 """CIFTI dense series (.dtseries.nii): the cortex columns of a run, checked; and the same written."""
 
+import hashlib
 import logging
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from common.cortex import N_CORTEX, N_LEFT, N_MESH, N_RIGHT, mesh_vertices
-from common.files import UserError, atomic_path, missing
+from common.files import UserError, atomic_path, fingerprint, missing
 
 N_GRAYORDINATES = 91282  # cortex and 31870 subcortical voxels, the HCP's standard
 SPACES = {"cortex": N_CORTEX, "full": N_GRAYORDINATES}
@@ -17,7 +19,13 @@ SPACES = {"cortex": N_CORTEX, "full": N_GRAYORDINATES}
 _LEFT, _RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"
 _INTENT = 3002  # NIFTI_INTENT_CONNECTIVITY_DENSE_SERIES
 _EXTENSION = 32  # NIfTI extension code of a CIFTI description
+_MAGIC = b"n+2\0\r\n\x1a\n"
+_HEADER_BYTES, _EXTENSIONS_FROM = 540, 544
+_OF_ONE_FILE = ("header vox_offset",)  # all other entries of a layout are alike in series of one origin
+_WORDS = ("header descrip", "header aux_file", "header cal_max", "header cal_min")  # for people and displays
 _ADVICE = "copy or download the file again"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,9 @@ class Series:
     ----------
     path : Path
     n_volumes, n_columns : int
-    tr : float, s between volumes
+    tr : float, s between volumes; 0 where the file does not say
     cortex : (59412,) int, columns of the left, then the right cortical vertices
+    layout : dict, every field of the header and of the description, but for the number of volumes and free text
     image : nibabel Nifti2Image, its values still on disk
     """
 
@@ -38,7 +47,19 @@ class Series:
     n_columns: int
     tr: float
     cortex: np.ndarray
+    layout: dict
     image: nib.Nifti2Image
+
+    def check_tr(self, expected):
+        """Raise a UserError when the file says another time between volumes, s; one that says 0 says nothing."""
+        if self.tr and abs(self.tr - expected) > 1e-3:
+            raise UserError(
+                self.path, f"{expected:g} s between volumes", f"{self.tr:g} s in its header", f"{_ADVICE}, or --ignore_header_tr when the header is wrong"
+            )
+
+    def origin(self):
+        """Short hash of what series of one origin have in common."""
+        return fingerprint({name: value for name, value in self.layout.items() if name not in _OF_ONE_FILE})
 
     def read(self, first=0, n_volumes=None, space="cortex"):
         """Read volumes.
@@ -105,21 +126,23 @@ def open_series(path):
             description = next((item for item in header.extensions if item.get_code() == _EXTENSION), None)
             if description is None:
                 raise ValueError("an ordinary NIfTI file")
-            matrix = description.get_content().matrix
-            series, models = matrix.get_axis(0), matrix.get_index_map(1)
-            if not isinstance(series, nib.cifti2.SeriesAxis) or models.indices_map_to_data_type != "CIFTI_INDEX_TYPE_BRAIN_MODELS":
+            content = description.get_content()
+            series, models = content.matrix.get_index_map(0), content.matrix.get_index_map(1)
+            kinds = [axis.indices_map_to_data_type for axis in (series, models)]
+            if kinds != ["CIFTI_INDEX_TYPE_SERIES", "CIFTI_INDEX_TYPE_BRAIN_MODELS"]:
                 raise ValueError("not time by brain models")
-            shape = (series.size, sum(model.index_count for model in models.brain_models))
-            if int(header["intent_code"]) != _INTENT:
-                raise ValueError(f"intent code {int(header['intent_code'])}")
+            if float(content.version) != 2 or series.series_unit != "SECOND":
+                raise ValueError(f"version {content.version}, series in {series.series_unit}")
+            shape = (series.number_of_series_points, sum(model.index_count for model in models.brain_models))
             if image.shape != (1, 1, 1, 1, *shape):
                 raise ValueError(f"{image.shape[4:]} values, {shape} in the description")
-            if float(header["scl_slope"]) not in (0, 1) and np.isfinite(header["scl_slope"]):
-                raise ValueError(f"a scale of {float(header['scl_slope'])}")
             if header.get_data_dtype().kind not in "fiu":
                 raise ValueError(f"values of type {header.get_data_dtype()}")
+            fields = _check_header(path)
+            layout = {f"header {name}": value for name, value in fields.items()} | _describe(content.version, series, models)
             expected = int(image.dataobj.offset) + shape[0] * shape[1] * header.get_data_dtype().itemsize
-            opened = Series(path, *shape, float(series.step), _cortex_columns(path, models), image)
+            tr = float(series.series_step) * 10.0 ** int(series.series_exponent)
+            opened = Series(path, *shape, tr, _cortex_columns(path, models), layout, image)
     except UserError:
         raise
     except Exception as error:  # nibabel meets damaged bytes with exceptions of many kinds
@@ -127,6 +150,88 @@ def open_series(path):
     if path.stat().st_size != expected:
         raise UserError(path, f"{expected} bytes for {shape[0]} volumes of {shape[1]} grayordinates", f"{path.stat().st_size}", _ADVICE)
     return opened
+
+
+def _check_header(path):
+    """Fields of the NIfTI-2 header as they are on disk, as JSON holds them; a ValueError names one that contradicts the rest.
+
+    nibabel mends or passes over some of these.
+    """
+    with open(path, "rb") as handle:
+        raw = handle.read(_HEADER_BYTES)
+        header = nib.Nifti2Header(raw, check=False)
+        fields = {name: np.asarray(header[name]) for name in header.template_dtype.names}
+        fields |= {name: header.structarr[name] for name in ("vox_offset", "scl_slope", "scl_inter")}
+        order = "little" if header.endianness == "<" else "big"
+        extender, end = handle.read(4), _EXTENSIONS_FROM
+        while end < fields["vox_offset"]:
+            size = int.from_bytes(handle.read(4), order)
+            if size < 16 or size % 16:
+                break
+            end += size
+            handle.seek(end)
+    dim, dtype = fields["dim"].tolist(), header.get_data_dtype()
+    wrong = {
+        "sizeof_hdr": fields["sizeof_hdr"] != _HEADER_BYTES,
+        "magic": raw[4:12] != _MAGIC,
+        "extender": extender != b"\1\0\0\0",
+        "bitpix": fields["bitpix"] != 8 * dtype.itemsize,
+        "dim": dim[:5] != [6, 1, 1, 1, 1] or dim[7] not in (0, 1),
+        "intent_code": fields["intent_code"] != _INTENT,
+        "intent_name": bytes(fields["intent_name"].item()) not in (b"", b"ConnDenseSeries"),
+        "pixdim": not np.isfinite(fields["pixdim"]).all(),
+        "vox_offset": fields["vox_offset"] != end,
+        # 0 and NaN mean no scaling
+        "scl_slope": not (fields["scl_slope"] in (0, 1) or np.isnan(fields["scl_slope"])),
+        "scl_inter": not (fields["scl_inter"] == 0 or np.isnan(fields["scl_inter"])),
+    }
+    if any(wrong.values()):
+        raise ValueError(", ".join(f"{name} {fields.get(name, extender)}" for name, bad in wrong.items() if bad))
+    fields["dim"][5] = 0
+    return {name: value.item().decode("latin-1") if value.dtype.kind == "S" else value.tolist() for name, value in fields.items()}
+
+
+def _describe(version, series, models):
+    """What the XML says of time and space, but for the number of volumes and free text; as JSON holds it."""
+    about = {"version": version}
+    about |= {f"series {name}": getattr(series, f"series_{name}") for name in ("start", "step", "exponent", "unit")}
+    if models.volume is not None:
+        matrix = models.volume.transformation_matrix_voxel_indices_ijk_to_xyz
+        about |= {"volume": list(models.volume.volume_dimensions), "affine": [matrix.meter_exponent, np.asarray(matrix.matrix).tolist()]}
+    for model in models.brain_models:
+        voxels = model.voxel_indices_ijk
+        about[model.brain_structure] = [
+            model.model_type, model.index_offset, model.index_count, model.surface_number_of_vertices,
+            None if voxels is None else hashlib.sha256(np.array(list(voxels), dtype="<i4").tobytes()).hexdigest()[:16],
+        ]  # fmt: skip
+    return about
+
+
+def check_origin(paths, origins):
+    """Raise a UserError when one of several series of a subject has another header or description than most.
+
+    A damaged byte in a field that nobody reads shows in this way alone. A difference in fields for people and displays
+    is a warning.
+
+    Parameters
+    ----------
+    paths : list of paths
+    origins : list of str, Series.origin of each
+    """
+    usual = Counter(origins).most_common(1)[0][0]
+    model = None
+    for path, origin in zip(paths, origins, strict=True):
+        if origin == usual:
+            continue
+        model = model or open_series(paths[origins.index(usual)])
+        other = open_series(path).layout
+        names = [name for name in model.layout | other if name not in _OF_ONE_FILE and str(model.layout.get(name)) != str(other.get(name))]
+        found = ", ".join(f"{name} {other.get(name)}" for name in names)
+        usually = ", ".join(f"{name} {model.layout.get(name)}" for name in names)
+        if set(names) <= set(_WORDS):
+            log.warning("warning: %s: %s; in most other series: %s", path, found, usually)
+        else:
+            raise UserError(path, f"{usually}, as in most of the subject's series", found, f"{_ADVICE}, or --ignore_header_fields")
 
 
 def _cortex_columns(path, models):
@@ -181,6 +286,6 @@ def write_series(path, data, tr, other=None):
         raise ValueError(f"(volumes, {len(models)}) expected, {np.shape(data)} given")
     data = np.asarray(data, dtype=np.float32)
     image = nib.Cifti2Image(data, header=(nib.cifti2.SeriesAxis(0, tr, len(data)), models))
-    image.nifti_header.set_intent("ConnDenseSeries")
+    image.nifti_header.set_intent("ConnDenseSeries", name="ConnDenseSeries")
     with atomic_path(path) as temporary:
         image.to_filename(temporary)

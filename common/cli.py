@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from common.files import UserError
+from common.files import UserError, full_disk
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -169,13 +169,14 @@ def one_line_errors(debug=False):
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
-    except OSError as error:
-        if debug or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except Exception as error:
+        full, forbidden = full_disk(error), getattr(error, "errno", None) in (errno.EACCES, errno.EROFS)
+        if debug or not (full or forbidden):
             raise
         mistake = UserError(
-            error.filename or "the output folder",
+            getattr(error, "filename", None) or "the output folder",
             "room and permission to write",
-            f"'{error.strerror}'",
+            f"'{os.strerror(full or error.errno)}'",
             "free space or choose another --out_root, then run the same command again",
         )
         print(f"error: {one_line(mistake)}", file=sys.stderr)

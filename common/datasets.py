@@ -208,16 +208,70 @@ ALGONAUTS = Algonauts(
     n_vertices=0,
 )
 
-DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM)}
+# ---------------------------------------------------------------------------------------------- bring your own
 
 
-def get_dataset(name):
+@dataclass(frozen=True)
+class OwnDataset(Dataset):
+    """A data set of your own: films or ready clips, an event table, one series per run; see docs/own_data.md.
+
+    Everything lies in {data_root}/{name}/. A clip is called train_{i} or test_{i}, in the order in which the clips of
+    its split first appear in the event table. n_vertices = 0 keeps all voxels, however many a subject has.
+
+    Attributes
+    ----------
+    events : event table, .csv or .tsv
+    series : series of one run, a CIFTI .dtseries.nii or a .npy (volumes, voxels), with {subject} and {run} in its name
+    lag_seconds : s from a clip's onset to the first volume that answers to it
+    """
+
+    events: str = "events.csv"
+    series: str = "sub{subject}/{run}.npy"
+    lag_seconds: float = 4.0
+
+    def __post_init__(self):
+        if len(self.frame_indices) != 8 or max(self.frame_indices) >= self.clip_frames or self.middle_frame not in self.frame_indices:
+            raise ValueError(f"{self.name}: eight frame_indices below clip_frames expected, and a middle_frame among them")
+
+    @property
+    def clip_seconds(self):
+        return self.clip_frames / self.fps
+
+    def clip_names(self, split):
+        """Clip names in the order of every array's rows: 'train_1', 'train_2', ..."""
+        return [f"{split}_{i}" for i in range(1, self.n_clips(split) + 1)]
+
+    def events_path(self, data_root):
+        return Path(data_root) / self.name / self.events
+
+    def film_path(self, data_root, film):
+        return Path(data_root) / self.name / film
+
+    def series_path(self, data_root, subject, run):
+        return Path(data_root) / self.name / self.series.format(subject=subject, run=run)
+
+
+OWN = ()  # your own data sets: OwnDataset(...), OwnDataset(...)
+
+DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM, *OWN)}
+
+
+def get_dataset(name, kind=Dataset):
     """Registry entry by name.
+
+    Parameters
+    ----------
+    name : str
+    kind : class that the entry must be of
 
     Raises
     ------
-    UserError : no such entry
+    UserError : no such entry, or one of another kind
     """
     if name not in DATASETS:
         raise UserError("--dataset", f"one of {', '.join(DATASETS)}", repr(name), "see common/datasets.py to add one")
+    if not isinstance(DATASETS[name], kind):
+        fitting = [known for known, entry in DATASETS.items() if isinstance(entry, kind)]
+        do = "use the script in the data set's own folder of Data_preprocess"
+        raise UserError("--dataset", f"a data set that this script is for ({', '.join(fitting) or 'none yet'})", name, do)
     return DATASETS[name]

@@ -1,9 +1,12 @@
 """Files that are either whole or absent, arrays with data cards, and the one-line error of a user's mistake."""
 
 import contextlib
+import errno
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -27,6 +30,38 @@ class UserError(Exception):
         return "{}: expected {}, found {}; {}".format(*self.args)
 
 
+# ---------------------------------------------------------------------------------------------- a full disk
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_TEMPORARY = "No usable temporary directory"  # Python's words when not even a few bytes can be written
+
+
+def full_disk(error):
+    """Number of the system's error for want of room that an exception of any kind tells of; None if it is of another thing.
+
+    h5py and safetensors have exceptions of their own, which say the system's error in words alone.
+    """
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.errno
+    if isinstance(error, UserError):
+        return None
+    text = str(error)
+    told = [number for number in _FULL if os.strerror(number) in text or re.search(rf"\bos error {number}\b", text)]
+    return told[0] if told else errno.ENOSPC if _NO_TEMPORARY in text else None
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Let a full disk inside the block be an OSError that names `path`, whatever the library that wrote makes of it."""
+    try:
+        yield
+    except Exception as error:
+        number = full_disk(error)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
 # ---------------------------------------------------------------------------------------------- atomic writes
 
 
@@ -37,11 +72,12 @@ def atomic_path(path):
     The temporary name keeps the ending, which many writers go by.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -164,7 +200,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(path, wanted, f"a broken file ({str(error).splitlines()[0]})", do) from None
-    fits = shape is None or (len(shape) == array.ndim and all(n is None or n == m for n, m in zip(shape, array.shape, strict=True)))
+    shape = (None,) * max(1, array.ndim) if shape is None else shape
+    fits = len(shape) == array.ndim and all(n is None or n == m for n, m in zip(shape, array.shape, strict=True))
     if not fits:
         raise UserError(path, wanted, f"shape {array.shape}", do)
     if dtype is not None and array.dtype != np.dtype(dtype):
@@ -184,6 +221,14 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
             if bad.any():
                 raise UserError(path, "finite numbers", f"NaN or infinity from row {i + np.argwhere(bad)[0][0]} on", do)
     return array
+
+
+def load_mask(path, n):
+    """Read a mask of 0 and 1 with at least one 1, (n,) bool; a UserError when it is another thing."""
+    mask = load_array(path, shape=(n,), do="give a mask of 0 and 1, one per vertex")
+    if not np.isin(mask, (0, 1)).all() or not mask.any():
+        raise UserError(path, "zeros and ones", f"values from {mask.min()} to {mask.max()}", "give a mask")
+    return mask.astype(bool)
 
 
 class ArrayWriter:
@@ -225,7 +270,7 @@ class ArrayWriter:
         if not self.done:
             self.array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=self.shape)
             # a sparse map that outgrows the disk would end in a bus error: ask for the room now
-            with open(self.partial, "r+b") as handle:
+            with naming(self.path), open(self.partial, "r+b") as handle:
                 os.posix_fallocate(handle.fileno(), 0, os.path.getsize(self.partial))
         return self
 
@@ -250,8 +295,10 @@ def write_h5_strings(path, key, strings):
     """Write variable-length UTF-8 strings to `path:key`, atomically."""
     import h5py
 
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    buffer = io.BytesIO()  # h5py does not always end well on a full disk
+    with h5py.File(buffer, "w") as file:
         file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
+    write_bytes(path, buffer.getvalue())
 
 
 def scratch_folder(parent):

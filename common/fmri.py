@@ -252,6 +252,38 @@ def explainable_variance(average, n_repetitions):
     return v - (1 - v) / (n_repetitions - 1)
 
 
+# ---------------------------------------------------------------------------------------------- rows of the decoders
+
+
+def _scale(rows, mean, std):
+    return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
+
+
+def standardise(train, test, test_norm="own"):
+    """Standardise the rows of both splits per voxel; a voxel without variance becomes 0.
+
+    Parameters
+    ----------
+    train, test : (clips, V) float
+    test_norm : 'own' scales the test rows by their own mean and std, 'train' by those of the training rows
+
+    Returns
+    -------
+    train, test : (clips, V) float32
+    """
+    train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
+    reference = test if test_norm == "own" else train
+    return _scale(train, train.mean(axis=0), train.std(axis=0)), _scale(test, reference.mean(axis=0), reference.std(axis=0))
+
+
+def summarise(values):
+    """Mean and quartiles of the finite values of a vertex map, dict; None without one."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    return {"mean": values.mean(), **dict(zip(("25%", "50%", "75%"), np.percentile(values, (25, 50, 75)), strict=True))}
+
+
 # ---------------------------------------------------------------------------------------------- training
 
 

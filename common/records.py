@@ -3,12 +3,13 @@
 import importlib.metadata
 import json
 import logging
+import os
 import subprocess
 import time
 from pathlib import Path
 
 from common.cli import PROJECT
-from common.files import UserError, read_json, sha256, write_json
+from common.files import UserError, naming, read_json, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -113,9 +114,13 @@ class RunRecord:
         return self
 
     def log(self, **entry):
-        """Append one line to log.jsonl."""
-        with open(self.folder / "log.jsonl", "a") as handle:
-            handle.write(json.dumps(entry) + "\n")
+        """Append one line to log.jsonl, on a line of its own even if the one before was cut off."""
+        path = self.folder / "log.jsonl"
+        with naming(path), open(path, "ab+") as handle:
+            end = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, end - 1))
+            cut_off = handle.read(1) not in (b"", b"\n")
+            handle.write(b"\n" * cut_off + (json.dumps(entry) + "\n").encode())
 
     def finish(self, **metrics):
         """Write metrics.json: the run is complete."""

@@ -132,13 +132,17 @@ def commands(text):
     return found
 
 
+def code_blocks(path, language=""):
+    """Code blocks of a page, of one language or of any."""
+    return re.findall(rf"^```{language}[^\n]*\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
 def shown_commands():
     """Every command line that a page's code block or a script's docstring shows, with its place."""
     shown = []
     for path in FILES:
         if path.suffix == ".md":
-            blocks = re.findall(r"^```[^\n]*\n(.*?)^```", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-            shown += [(relative(path), *command) for block in blocks for command in commands(block)]
+            shown += [(relative(path), *command) for block in code_blocks(path) for command in commands(block)]
     for path in PYTHON:
         shown += [(relative(path), *command) for command in commands(ast.get_docstring(TREES[path]) or "")]
     return shown
@@ -156,11 +160,21 @@ def test_commands_are_found():
     assert len([shown for shown in SHOWN if shown[0] == "README.md"]) >= 10
 
 
+def own_data_sets():
+    """The registry entries that docs/own_data.md tells its reader to write, by name."""
+    from common import datasets
+
+    names = {"OwnDataset": datasets.OwnDataset}
+    exec(code_blocks(ROOT / "docs/own_data.md", "python")[0], names)
+    return {entry.name: entry for entry in names["OWN"]}
+
+
 @pytest.mark.parametrize("place, script, flags", RUNNABLE, ids=lambda value: value if isinstance(value, str) else "")
 def test_command_parses(place, script, flags, loaded, capsys, monkeypatch):
-    from common import cli
+    from common import cli, datasets
 
     assert script in loaded[0], f"{place} shows {script}, which is no script of ours"
+    monkeypatch.setattr(datasets, "DATASETS", datasets.DATASETS | own_data_sets())
     monkeypatch.chdir(ROOT)
     try:
         cli.parse(loaded[0][script].get_parser, flags, Path(script).stem)

@@ -189,7 +189,7 @@ def test_a_changed_clip_is_named(data, tmp_path, capsys):
     content[len(content) // 2] ^= 1
     clip.write_bytes(content)
     line = error_of(capsys, 2, *flags(data, tmp_path / "out", "--split", "test"))
-    assert "test1_2.mp4" in line and "run step1_cut_video_clips again" in line
+    assert "test1_2.mp4" in line and "run step 1 again" in line
     clip.unlink()
     run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
     run_script(step(2), *flags(data, tmp_path / "out", "--split", "test"))

@@ -17,8 +17,9 @@ import shutil
 from itertools import islice
 
 from common import cli, video
-from common.datasets import get_dataset
-from common.files import UserError, read_json, sha256, write_json
+from common.clips import clips_are_there, write_listing
+from common.datasets import CC2017Like, get_dataset
+from common.files import UserError, sha256
 from common.layout import Layout
 from common.records import RunRecord
 from common.workers import add_workers_flag, remove_partial, run_jobs
@@ -76,7 +77,7 @@ def get_parser():
 
 
 def main(args):
-    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    dataset, layout = get_dataset(args.dataset, CC2017Like), Layout.of(args)
     for split in args.split:
         folder = layout.clip(split, "any").parent
         movies = [dataset.movie_path(args.data_root, run) for run in dataset.runs(split)]
@@ -101,16 +102,9 @@ def main(args):
         made = {}
         for clips in run_jobs(cut_movie, jobs, args.workers, f"{args.dataset} {split} movies", "movie"):
             made |= clips
-        write_json(folder / "clips.json", {"frames": dataset.clip_frames, "fps": dataset.fps, "sha256": made})
+        write_listing(layout, split, dataset, made)
         print(f"{args.dataset} {split}: {len(made)} clips of {dataset.clip_frames} frames made, {expected} expected")
         record.finish(clips=len(made), expected=expected)
-
-
-def clips_are_there(layout, split, expected):
-    """True when every clip that was made is still on disk, and as many as expected were made."""
-    listing = layout.clip(split, "any").with_name("clips.json")
-    names = read_json(listing)["sha256"] if listing.exists() else {}
-    return len(names) == (expected or len(names)) and all(layout.clip(split, name).exists() for name in names)
 
 
 if __name__ == "__main__":

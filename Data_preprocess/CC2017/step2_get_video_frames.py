@@ -18,7 +18,7 @@ import cv2
 
 from common import cli, video
 from common.datasets import get_dataset
-from common.files import UserError, read_json, sha256
+from common.files import UserError, naming, read_json, sha256
 from common.layout import Layout
 from common.records import RunRecord
 from common.workers import add_workers_flag, remove_partial, run_jobs
@@ -45,15 +45,16 @@ def take_frames(job):
     clip, checksum, folder, indices, clip_frames, size, ending, jpg_quality = job
     cv2.setNumThreads(1)
     if not clip.is_file():
-        raise UserError(clip, f"a clip of {clip_frames} frames", "nothing there", "run step1_cut_video_clips")
+        raise UserError(clip, f"a clip of {clip_frames} frames", "nothing there", "run step 1")
     if checksum is not None and sha256(clip) != checksum:
-        raise UserError(clip, "the content that step 1 wrote", "other bytes", "delete the file and run step1_cut_video_clips again")
+        raise UserError(clip, "the content that step 1 wrote", "other bytes", "delete the file and run step 1 again")
     partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
-    partial.mkdir(parents=True, exist_ok=True)
     try:
-        for index, frame in zip(indices, video.read_frames(clip, indices), strict=True):
-            (partial / f"{index:07d}.{ending}").write_bytes(encode(video.stretch(frame, size), ending, jpg_quality))
-        os.replace(partial, folder)
+        with naming(folder):
+            partial.mkdir(parents=True, exist_ok=True)
+            for index, frame in zip(indices, video.read_frames(clip, indices), strict=True):
+                (partial / f"{index:07d}.{ending}").write_bytes(encode(video.stretch(frame, size), ending, jpg_quality))
+            os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return len(indices)

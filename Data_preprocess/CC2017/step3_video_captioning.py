@@ -27,7 +27,7 @@ from common.captioning import PROMPT, choose_caption, load_captioner
 from common.captions import read_captions, write_captions
 from common.datasets import get_dataset
 from common.encoders import encode_clip_images, encode_clip_text
-from common.files import UserError, missing, read_json, write_text
+from common.files import UserError, missing, naming, read_json, write_text
 from common.layout import Layout, part
 from common.model_sources import add_model_flags, load_clip, model_path
 from common.phantom_features import TRUTH
@@ -126,7 +126,7 @@ def make_captions(args, dataset, layout, split, models):
     entries = [] if args.overwrite else read_entries(path, names)
     indices = (dataset.frame_indices[0], dataset.middle_frame, dataset.frame_indices[-1])
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
-    with open(path, "a", encoding="utf-8") as handle:
+    with naming(path), open(path, "a", encoding="utf-8") as handle:
         for start in tqdm(range(len(entries), len(names), args.batch_size), desc=f"{split} captions", unit="batch"):
             batch = names[start : start + args.batch_size]
             frames = [read_clip(layout.frames(split, name), indices, dataset.frame_size) for name in batch]

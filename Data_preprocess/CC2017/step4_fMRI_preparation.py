@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 
 from common import cli, cortex, fmri
-from common.cifti import SPACES, open_series
-from common.datasets import VISUAL_AREAS, get_dataset
-from common.files import UserError, card_path, load_array, missing, read_json, save_array, sha256, write_json, write_text
+from common.cifti import SPACES, check_origin, open_series
+from common.datasets import VISUAL_AREAS, CC2017Like, get_dataset
+from common.files import UserError, card_path, load_array, load_mask, missing, read_json, save_array, sha256, write_json, write_text
 from common.layout import Layout
 from common.records import RunRecord
 from common.vertex_figures import by_area, draw_figures
@@ -40,6 +40,7 @@ from common.workers import add_workers_flag, remove_partial, run_jobs
 
 TREND_ORDER = 4  # paper, data preprocessing
 MADE_BY = "Data_preprocess/CC2017/step4_fMRI_preparation.py"
+HOW = {"subj_ID", "no_figures", "ignore_header_tr", "ignore_header_fields"}  # flags that do not change the arrays
 MAPS = {  # vertex maps that are kept, with their units
     "correlation": "mean Pearson r over training runs",
     "t": "t over training runs",
@@ -63,7 +64,7 @@ class Run:
     repetitions : tuple of (number, path)
     first, n_volumes : volumes that are used
     space : 'cortex' or 'full'
-    tr : float, s that the data set has
+    tr : float, s that the data set has; None where the files' own is not asked
     folder : of the split
     """
 
@@ -73,7 +74,7 @@ class Run:
     first: int
     n_volumes: int
     space: str
-    tr: float
+    tr: float | None
     folder: Path
 
     @property
@@ -112,7 +113,8 @@ def list_runs(dataset, layout, args, subject):
                     what = f"repetition {rep} of {name}, subject {subject}"
                     raise missing(path, what, "copy it, or check --data_root with check_data.py")
             n_volumes, first = dataset.clips_per_run(split), dataset.volume_offset(name)
-            runs.append(Run(name, split, repetitions, first, n_volumes, args.space, dataset.tr, layout.fmri(subject, split)))
+            tr = None if args.ignore_header_tr else dataset.tr
+            runs.append(Run(name, split, repetitions, first, n_volumes, args.space, tr, layout.fmri(subject, split)))
     return runs
 
 
@@ -132,6 +134,8 @@ def average_run(run):
     buffers = [np.empty(shape).T for _ in range(2)]
     for number, ((rep, path), source) in enumerate(zip(run.repetitions, run.sources(), strict=True)):
         series = open_series(path)
+        if run.tr is not None:
+            series.check_tr(run.tr)
         volumes = series.read(run.first, run.n_volumes, run.space)
         mark = hashlib.sha256(np.ascontiguousarray(volumes.T[::16])).digest()  # every 16th vertex tells two scans apart
         if mark in seen:
@@ -144,7 +148,7 @@ def average_run(run):
         total += clean
         bad += not_finite | constant
         facts.append({
-            **source, "sha256": sha256(path), "volumes": series.n_volumes, "tr": series.tr,
+            **source, "sha256": sha256(path), "origin": series.origin(), "volumes": series.n_volumes, "tr": series.tr,
             "not_finite": int(not_finite.sum()), "constant": int(constant.sum()),
         })  # fmt: skip
         if run.split == "train" and number == 1:
@@ -208,10 +212,7 @@ def given_mask(args):
     """The mask that --mask_from or --roi asks for, (V,) bool, and in words what it is; (None, None) without these flags."""
     n_vertices = SPACES[args.space]
     if args.mask_from:
-        mask = load_array(args.mask_from, do="give a mask of 0 and 1, one per vertex", shape=(n_vertices,))
-        if not np.isin(mask, (0, 1)).all() or not mask.any():
-            raise UserError(args.mask_from, "zeros and ones", f"values from {mask.min()} to {mask.max()}", "give a mask")
-        return mask.astype(bool), f"taken from {args.mask_from.name}"
+        return load_mask(args.mask_from, n_vertices), f"taken from {args.mask_from.name}"
     if args.roi:
         mask = np.zeros(n_vertices, bool)
         try:
@@ -228,11 +229,6 @@ def select_masks(maps, numbers):
         return [fmri.select_vertices(maps["t"], maps["p"], n) for n in numbers]
     except ValueError as error:
         raise UserError("--n_voxels", "no more than there are vertices with a signal in all runs", str(error), "choose fewer") from None
-
-
-def standardise(rows, mean, std):
-    """(rows - mean) / std per column; a column without variance gives 0."""
-    return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
 
 
 def masked_arrays(runs, masks, test_norm, workers):
@@ -254,20 +250,16 @@ def masked_arrays(runs, masks, test_norm, workers):
     n_train = sum(run.split == "train" for run in runs)
     train, test = np.concatenate(columns[:n_train]), np.concatenate(columns[n_train:])
     for mask in masks:
-        x, y = train[:, mask[union]].astype(np.float64), test[:, mask[union]].astype(np.float64)
-        reference = y if test_norm == "own" else x
-        yield standardise(x, x.mean(axis=0), x.std(axis=0)), standardise(y, reference.mean(axis=0), reference.std(axis=0))
+        yield fmri.standardise(train[:, mask[union]], test[:, mask[union]], test_norm)
 
 
 # ---------------------------------------------------------------------------------------------- report
 
 
-def summarise(values):
-    """Mean and quartiles of the finite values of a vertex map."""
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    return {"mean": values.mean(), **dict(zip(("25%", "50%", "75%"), np.percentile(values, (25, 50, 75)), strict=True))}
+def check_headers(runs):
+    """Raise a UserError when one of the subject's series has another header than most."""
+    paths = [path for run in runs for _, path in run.repetitions]
+    check_origin(paths, [source["origin"] for run in runs for source in read_json(card_path(run.average))["sources"]])
 
 
 def describe_runs(runs):
@@ -296,13 +288,15 @@ def get_parser():
     choice.add_argument("--roi", nargs="+", metavar="AREA", help="take all vertices of these MMP areas instead, both sides")
     group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 cortical vertices or all 91282 grayordinates")
     group.add_argument("--test_norm", choices=["own", "train"], default="own", help="whose statistics scale the test rows; released: own")
+    group.add_argument("--ignore_header_tr", action="store_true", help="trust the registry's TR against a CIFTI header that differs")
+    group.add_argument("--ignore_header_fields", action="store_true", help="accept series whose header differs from the others'")
     group.add_argument("--no_figures", action="store_true", help="leave the figures out")
     add_workers_flag(parser, "runs")
     return parser
 
 
 def main(args):
-    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    dataset, layout = get_dataset(args.dataset, CC2017Like), Layout.of(args)
     for subject in args.subj_ID:
         dataset.check_subject(subject)
     mask, how = given_mask(args)
@@ -314,7 +308,7 @@ def main(args):
 def prepare(args, dataset, layout, subject, runs, mask, how):
     """All of step 4 for one subject; `mask` is None where vertices are to be selected."""
     folder = layout.fmri_report(subject).parent
-    record = RunRecord(folder, args, [args.mask_from] if args.mask_from else [], neutral={"subj_ID", "no_figures"})
+    record = RunRecord(folder, args, [args.mask_from] if args.mask_from else [], neutral=HOW)
     if all(run.is_done() for run in runs) and arrays_are_there(layout, subject) and record.is_done():
         return
     record.check_same()
@@ -327,6 +321,8 @@ def prepare(args, dataset, layout, subject, runs, mask, how):
     # test runs have five times the repetitions: first, so that none is left for the end
     todo = sorted((run for run in runs if not run.is_done()), key=lambda run: -len(run.repetitions))
     run_jobs(average_run, todo, args.workers, f"{dataset.name} subject {subject}", "run")
+    if not args.ignore_header_fields:
+        check_headers(runs)
 
     maps = measure(runs, args.space)
     masks = select_masks(maps, args.n_voxels or [dataset.n_vertices]) if mask is None else [mask]
@@ -392,10 +388,10 @@ def make_report(args, dataset, subject, runs, maps, masks, how, shapes):
             "in_all_series": int((maps["bad"] == sum(len(run.repetitions) for run in runs)).sum()),
             "selected_and_bad": int(((maps["bad"] > 0) & mask).sum()),
         },
-        "inter_repetition_correlation": {"all": summarise(maps["correlation"]), "selected": summarise(maps["correlation"][mask])},
+        "inter_repetition_correlation": {"all": fmri.summarise(maps["correlation"]), "selected": fmri.summarise(maps["correlation"][mask])},
         "noise_ceiling": {
             "what": "explainable variance of the test repetitions, mean over test runs, corrected for the number of repetitions",
-            "all": summarise(maps["noise_ceiling"]), "selected": summarise(maps["noise_ceiling"][mask]),
+            "all": fmri.summarise(maps["noise_ceiling"]), "selected": fmri.summarise(maps["noise_ceiling"][mask]),
             "by_area": {area: areas[area] for area in VISUAL_AREAS},
         },
         "runs": describe_runs(runs),

@@ -9,12 +9,9 @@ Half a minute. The phantom is a made-up data set of known content, never a resul
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from common import cli, phantom_world
 from common.datasets import get_dataset
@@ -22,6 +19,7 @@ from common.files import write_json
 from common.phantom_features import TRUTH
 from common.records import RunRecord
 from common.video import write_mp4
+from common.workers import add_workers_flag, remove_partial, run_jobs
 
 CRF = 8  # finer than step 1 of the preprocessing cuts clips, so that coding them twice costs little
 
@@ -47,7 +45,9 @@ def truth(scenes):
     }
 
 
-def make_movie(path, scenes):
+def make_movie(job):
+    """Write one movie; the job is (path, list of Scene)."""
+    path, scenes = job
     frames = np.concatenate([phantom_world.render(scene, range(phantom_world.SCENE_FRAMES)) for scene in scenes])
     write_mp4(path, frames, phantom_world.FPS, crf=CRF)
 
@@ -58,7 +58,7 @@ def get_parser():
     group.add_argument(
         "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder to write phantom/ into"
     )
-    group.add_argument("--workers", type=int, default=os.cpu_count(), help="movies made at the same time")
+    add_workers_flag(group, "movies")
     return parser
 
 
@@ -74,18 +74,13 @@ def main(args):
             path.unlink(missing_ok=True)
     record.start()
     write_json(args.data_root / TRUTH, {"phantom": True, "seed": args.seed, **truth(scenes)})
-    movies = [(path, of_run) for path, of_run in movies if not path.exists()]
-    with ProcessPoolExecutor(args.workers) as pool:
-        list(tqdm(pool.map(partial(_call, make_movie), movies), total=len(movies), desc="phantom movies", unit="movie"))
+    remove_partial(movies[0][0].parent)
+    run_jobs(make_movie, [movie for movie in movies if not movie[0].exists()], args.workers, "phantom movies", "movie")
     n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
     print(
         f"phantom: {n_scenes['train']} training scenes in {dataset.n_train_runs} movies, {n_scenes['test']} test scenes in {dataset.n_test_runs}"
     )
     record.finish(**n_scenes)
-
-
-def _call(function, arguments):
-    return function(*arguments)
 
 
 if __name__ == "__main__":

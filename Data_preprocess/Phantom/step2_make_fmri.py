@@ -12,13 +12,11 @@ the phantom's scenes change every 2 s; --hrf canonical peaks at 5 s and shows wh
 """
 
 import os
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import gamma
-from tqdm import tqdm
 
 from common import cli, cortex
 from common.cifti import write_series
@@ -26,6 +24,7 @@ from common.datasets import get_dataset
 from common.files import write_json
 from common.phantom_features import AREAS, TRUTH, feature_groups
 from common.records import RunRecord
+from common.workers import add_workers_flag, remove_partial, run_jobs
 
 EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes
 AR = 0.4  # correlation of successive noise samples
@@ -109,7 +108,7 @@ def get_parser():
         "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds phantom/"
     )
     group.add_argument("--subj_ID", type=int, nargs="+", default=[1], help="subjects 1 to 3; their weights differ")
-    group.add_argument("--workers", type=int, default=os.cpu_count(), help="runs made at the same time")
+    add_workers_flag(group, "runs")
     group = parser.add_argument_group("model")
     group.add_argument("--reliability", type=float, default=0.3, help="inter-repetition correlation of responsive vertices")
     group.add_argument("--hrf", choices=list(HRF), default="phantom", help="haemodynamic response")
@@ -130,9 +129,11 @@ def main(args):
         if record.is_done():
             continue
         groups = groups or feature_groups(args.data_root, args.clip_path)
+        folder = dataset.series_path(args.data_root, subject, "seg1", 1).parents[2]
         if args.overwrite:  # before the record is of the new run: what a stopped one leaves would pass for its own
-            for path in dataset.series_path(args.data_root, subject, "seg1", 1).parents[2].rglob("*_Atlas.dtseries.nii"):
+            for path in folder.rglob("*_Atlas.dtseries.nii"):
                 path.unlink()
+        remove_partial(folder)
         record.start()
         n_files = make_subject(args, dataset, subject, groups)
         print(f"phantom subject {subject}: {n_files} series of {cortex.N_CORTEX} vertices")
@@ -164,8 +165,7 @@ def make_subject(args, dataset, subject, groups):
             if todo:
                 jobs.append((*zip(*todo, strict=True), clean))
     work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)
-    with ProcessPoolExecutor(args.workers) as pool:
-        list(tqdm(pool.map(work, jobs), total=len(jobs), desc=f"phantom fMRI subject {subject}", unit="run"))
+    run_jobs(work, jobs, args.workers, f"phantom fMRI subject {subject}", "run")
     return sum(len(dataset.repetitions(subject, run)) for split in ("train", "test") for run in dataset.runs(split))
 
 
