@@ -12,8 +12,8 @@ demo: .venv/ready
 	@echo "Look at $(OUT)/phantom/report.html (the gallery is linked from it)."
 
 test: .venv/realdata lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-	@echo "All tests passed. The chain they ran is that of make demo; look at its $(OUT)/phantom/report.html."
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests
+	@echo "All tests passed. Look at the report of the chain that they ran: .tests/phantom0/outputs/phantom/report.html."
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -34,4 +34,4 @@ lint: .venv/ready
 	@mv $@.txt $@
 
 clean:
-	rm -rf .venv outputs data
+	rm -rf .venv .tests outputs data

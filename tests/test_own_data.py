@@ -458,6 +458,7 @@ def make_world(root, entry, seed=3):
     for i, scene in enumerate(scenes["test"]):
         video.write_mp4(entry.film_path(root, f"clips/{i}.mp4"), phantom_world.render(scene, range(0, 64, 4)), 5, crf=8)
     weights = rng.normal(size=(seen["train"].shape[1], N_RESPONSIVE))
+    weights *= 1.2 / (seen["train"] @ weights).std(axis=0)  # all answer equally strongly
     for rep in (1, 2):
         shown = [(f"film{film}_{rep}", "train", range(film * PER_FILM, (film + 1) * PER_FILM)) for film in range(N_FILMS)]
         shown += [(f"test_{rep}", "test", rng.permutation(N_TEST))]
