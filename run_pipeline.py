@@ -10,6 +10,8 @@ stops the chain with the script's own message. Scripts that don't depend on each
 Writes   {out_root}/{dataset}/logs/*.log, timings.json and report.html, besides what the scripts write.
 """
 
+import contextlib
+import errno
 import importlib.util
 import logging
 import os
@@ -24,10 +26,11 @@ from tqdm import tqdm
 
 from common import cli
 from common.datasets import OwnDataset, get_dataset
-from common.files import UserError, read_json, write_json
+from common.files import UserError, full_disk, read_json, write_json
 from common.layout import Layout
 
 ARMS = ("full", "control", "oracle")  # the last two on the phantom only
+FULL_DISK = 28  # exit status of a script whose log the disk has no room for
 DECODERS = ("train_semantic_decoder", "train_structure_decoder", "train_CMG")
 
 
@@ -176,14 +179,20 @@ def start(task, argv, log_path, one_thread):
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-    except BaseException:
+    except BaseException as error:
         import traceback
 
-        traceback.print_exc()
+        status = FULL_DISK if full_disk(error) else 1
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            status = FULL_DISK
+        finally:
+            os._exit(status)
 
 
 def last_line(log_path):
@@ -211,6 +220,8 @@ def run_wave(tasks, args, logs, timings, bar):
                 continue
             task, log_path, began = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
+            if code == FULL_DISK:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_path))
             if code:
                 raise UserError(
                     task.script,

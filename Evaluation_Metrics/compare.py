@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from common import cli, pages
-from common.files import UserError, atomic_path, read_json, write_text
+from common.files import UserError, atomic_path, load_npz, read_json, write_text
 from common.readers import format_clips, open_clips, resize_frames
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.evaluate import LOWER_IS_BETTER
@@ -43,8 +43,7 @@ def read_result(folder):
     path = folder / "per_clip.npz"
     if "protocol" not in facts or not path.exists():
         raise UserError(folder, "a folder that evaluate.py finished", "another one", "run Evaluation_Metrics/evaluate.py first")
-    with np.load(path, allow_pickle=False) as content:
-        columns = dict(content)
+    columns = load_npz(path, "run Evaluation_Metrics/evaluate.py again with --overwrite")
     return facts, columns.pop("clip"), columns
 
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import atomic_path, missing, read_json, write_text
+from common.files import atomic_path, load_npz, missing, read_json, write_text
 from common.layout import Layout
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.compare import align, read_result
@@ -123,8 +123,7 @@ def load_baselines(folders):
     made = {}
     for subject, folder in folders.items():
         for path in sorted((folder / "baselines").glob("*.npz")):
-            with np.load(path, allow_pickle=False) as content:
-                columns = dict(content)
+            columns = load_npz(path, "run Evaluation_Metrics/evaluate.py again with --overwrite")
             made.setdefault(path.stem.replace("_", " "), {})[subject] = (columns.pop("clip"), columns)
     return made
 

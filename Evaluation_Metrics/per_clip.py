@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, fingerprint, read_json, save_array
+from common.files import UserError, atomic_path, fingerprint, load_npz, read_json, save_array
 from common.layout import Layout
-from common.readers import LAYOUTS, Pairs, detect_layout, format_clips, open_clips, parse_clips
+from common.readers import LAYOUTS, ArrayClips, Pairs, detect_layout, format_clips, open_clips, parse_clips
 from common.records import RunRecord
 from common.released import ReleasedTree
 from common.workers import n_cores
@@ -173,8 +173,11 @@ class BlockCache:
         """{name: array}, or None when it is not there."""
         if self.folder is None or not self.path(kind, identity).exists():
             return None
-        with np.load(self.path(kind, identity), allow_pickle=False) as content:
-            return dict(content)
+        try:
+            return load_npz(self.path(kind, identity))
+        except UserError as error:
+            log.warning("%s", error)  # it is computed again
+            return None
 
     def save(self, kind, identity, arrays):
         if self.folder is not None:
@@ -213,6 +216,9 @@ class _Pass:
         numbers = [number for i in todo for number in self.blocks[i]]
         # frames are handed over only where a model has yet to see them
         keep_frames = any(content is None for i in todo for (kind, _), content in self.found[i].items() if kind != "pixels")
+        for reader in self.readers.values() if todo else ():
+            if isinstance(reader, ArrayClips):
+                reader.verify()
         made_here = getattr(self.pairs.pred, "made_in_main_process", False)
         items = ((number, self.pairs.pred.read(number) if made_here else None) for number in numbers)
         results = pool_map(ClipScorer(self.pairs, self.of_pixels, keep_frames), items, workers)

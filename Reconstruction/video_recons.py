@@ -34,34 +34,32 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from common import cli
 from common.arms import add_arm_flag, fmri_files, load_fmri
 from common.captions import read_captions
 from common.datasets import get_dataset
-from common.encoders import encode_sd_text
 from common.files import UserError, fingerprint, load_array, missing, sha256
 from common.gallery import build_gallery
 from common.layout import Layout
-from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
-from common.randomness import seed_of, torch_generator
+from common.model_sources import add_model_flags, model_files, model_path
+from common.randomness import seed_of
 from common.readers import format_clips, parse_clips, resize_frames
 from common.reconstructions import FORMATS, Outputs, read_log, reconstruction_name, write_clip, write_manifest
 from common.records import RunRecord, git_revision, versions
 from common.released import ReleasedTree
+from common.stage2 import add_stage2_flags, as_frames, clip_noise, encode_prompts, load_pipeline, render
 from common.video import read_frames
 from models.checkpoints import KINDS, load_checkpoint
-from models.pipeline import NEGATIVE_PROMPT, InflatedSDPipeline
+from models.pipeline import InflatedSDPipeline
 from models.released import identify
 
 log = logging.getLogger(__name__)
 
 DECODERS = ("semantic", "structure", "CMG")
 DECODER_KINDS = {"semantic": ("SemanticDecoder",), "structure": ("StructureDecoder",), "CMG": ("ConsistencyMotionGenerator", "PatchCMG")}
-INVERSION_TOKENS = 77  # of the empty prompt during inversion, as released
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # flags that change how fast or where, or how many clips there are, not what a clip looks like
 NEUTRAL = {"batch_size", "clips", "format", "save_stage1", "channels_last", "compile", "vae_slicing", "attention_slicing", "cpu_offload"}
 NEUTRAL |= {"name", "video_save_folder1", "video_save_folder2"}
@@ -69,7 +67,6 @@ NEUTRAL |= {"name", "video_save_folder1", "video_save_folder2"}
 NEUTRAL |= {"ckpt", "sd_path", "clip_path", "released_root", *(f"{decoder}_model_path" for decoder in DECODERS)}
 
 Decoders = namedtuple("Decoders", DECODERS)
-Prompts = namedtuple("Prompts", ("inversion", "empty", "negative"))
 Decoded = namedtuple("Decoded", ("latents", "tokens", "embedding"))
 
 
@@ -178,123 +175,6 @@ def check_fit(decoders, sd_config, paths):
             raise UserError(
                 paths[decoder], what.format(expected), found, "give checkpoints and a Stable Diffusion (--sd_path) that belong together"
             )
-
-
-# ---------------------------------------------------------------------------------------------- Stable Diffusion
-
-
-class DDIMGridDPMSolver(DPMSolverMultistepScheduler):
-    """DPM-Solver++ on DDIM's grid, up to which the inversion goes; its own ends at other noise levels."""
-
-    def set_timesteps(self, num_inference_steps, device=None):
-        spacing = self.config.num_train_timesteps // num_inference_steps
-        super().set_timesteps(timesteps=[k * spacing + 1 for k in reversed(range(num_inference_steps))], device=device)
-
-
-def make_scheduler(name, config):
-    """Scheduler of SD 1.x on the grid 981, 961, ..., 1 (for 50 steps)."""
-    if name == "ddim":
-        return DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
-    return DDIMGridDPMSolver.from_config(config, algorithm_type="dpmsolver++")
-
-
-def load_pipeline(path, args, device):
-    """InflatedSDPipeline of a Stable Diffusion folder with the memory and speed options of the flags."""
-    parts = {part: load_sd_part(path, part, PRECISIONS[args.precision]) for part in ("vae", "text_encoder", "unet")}
-    scheduler = make_scheduler(args.scheduler, load_sd_part(path, "scheduler").config)
-    pipe = InflatedSDPipeline(tokenizer=load_sd_part(path, "tokenizer"), scheduler=scheduler, **parts)
-    pipe.set_progress_bar_config(leave=False, disable=not sys.stderr.isatty())
-    if args.cpu_offload:
-        if device.type == "cpu":
-            raise UserError("--cpu_offload", "a GPU to fetch the models to", "the CPU", "leave the flag out")
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-    if args.channels_last:
-        pipe.unet.to(memory_format=torch.channels_last)
-        pipe.vae.to(memory_format=torch.channels_last)
-    if args.vae_slicing:
-        pipe.vae.enable_slicing()
-    if args.attention_slicing:
-        pipe.enable_attention_slicing()
-    if args.compile:
-        pipe.unet.compile()
-    return pipe
-
-
-def encode_prompts(pipe, n_tokens):
-    """Embeddings that all clips share: the empty prompt for the inversion and at the length of the decoded prompt, the negative one.
-
-    The first token of any prompt is the start token, whose embedding is always the same since the encoder is causal.
-
-    Parameters
-    ----------
-    pipe : InflatedSDPipeline
-    n_tokens : int, length of the decoded prompt, start token included
-    """
-
-    def encode(prompt, length):
-        return encode_sd_text(pipe.text_encoder, pipe.tokenizer, [prompt], length)
-
-    return Prompts(
-        encode("", min(INVERSION_TOKENS, pipe.tokenizer.model_max_length)), encode("", n_tokens), encode(NEGATIVE_PROMPT, n_tokens)
-    )
-
-
-def clip_noise(seed, clip, shape, shared=False):
-    """Noise of one clip, the same whichever other clips are made.
-
-    Parameters
-    ----------
-    seed, clip : int
-    shape : (C, F, h, w)
-    shared : one noise frame for all frames
-
-    Returns
-    -------
-    (C, F or 1, h, w) float32 tensor
-    """
-    channels, n_frames, height, width = shape
-    return torch.randn(channels, 1 if shared else n_frames, height, width, generator=torch_generator(seed, "noise", clip))
-
-
-def render(pipe, prompts, latents, tokens, noise, args):
-    """Stage 2: decoded latents to frames.
-
-    Parameters
-    ----------
-    pipe : InflatedSDPipeline
-    prompts : Prompts
-    latents : (B, C, F, h, w)
-    tokens : (B, L, D), or None for the empty prompt
-    noise : (B, C, F or 1, h, w)
-    args : steps, start_timestep, no_inversion, noise_timestep, guidance
-
-    Returns
-    -------
-    (B, F, H, W, 3) float32 array in 0...1; NaN where the computation overflowed
-    """
-    if not args.no_inversion:
-        latents = pipe.invert(latents, prompts.inversion, args.steps, args.start_timestep)
-    latents = pipe.add_noise_at(latents, noise, args.noise_timestep)
-    embeds = prompts.empty
-    if tokens is not None:
-        embeds = torch.cat([prompts.empty[:, :1].expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
-    videos = pipe(
-        latents=latents,
-        prompt_embeds=embeds,
-        negative_prompt_embeds=prompts.negative,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
-        start_timestep=args.start_timestep,
-        output_type="pt",
-    ).videos
-    return as_frames(videos)
-
-
-def as_frames(videos):
-    """(B, 3, F, H, W) tensor -> (B, F, H, W, 3) array."""
-    return videos.permute(0, 2, 3, 4, 1).float().cpu().numpy()
 
 
 def to_uint8(frames):
@@ -420,7 +300,7 @@ def open_ground_truth(args, plan):
     dataset, layout, tree = plan.dataset, plan.layout, plan.tree
     if args.split == "test" and not tree and layout.ground_truth.exists():
         shape = (dataset.n_test, len(dataset.frame_indices), None, None, 3)
-        array = load_array(layout.ground_truth, shape=shape, dtype=np.uint8, mmap=True)
+        array = load_array(layout.ground_truth, shape=shape, dtype=np.uint8, mmap=True, verify=True)
         return lambda clip: np.array(array[clip - 1])
     names = dataset.clip_names(args.split)
     path = tree.clip if tree else lambda name: layout.clip(args.split, name)
@@ -433,7 +313,7 @@ def open_ground_truth(args, plan):
 def mean_first_latent(plan):
     """Mean of the training clips' first latents, (C, h, w) tensor."""
     shape = (plan.dataset.n_train, None, len(plan.dataset.frame_indices), None, None)
-    contents = load_array(plan.layout.contents("train"), shape=shape, finite=False, mmap=True, do="run content_feature_extraction")
+    contents = load_array(plan.layout.contents("train"), shape=shape, finite=False, mmap=True, verify=True, do="run content_feature_extraction")
     return torch.from_numpy(np.mean(contents[:, :, 0], axis=0, dtype=np.float64)).float()
 
 
@@ -638,23 +518,7 @@ def get_parser():
     )
     group.add_argument("--ablate", choices=["semantic", "structure", "motion"], help="empty prompt, mean first frame, or still first frame")
 
-    group = parser.add_argument_group("stage 2")
-    group.add_argument("--scheduler", choices=["ddim", "dpmsolver++"], default="ddim", help="of the denoising")
-    group.add_argument("--steps", type=int, default=50, help="of the whole grid, for inversion and denoising")
-    group.add_argument("--guidance", type=float, default=12.5, help="guidance scale")
-    group.add_argument("--no_inversion", action="store_true", help="add the noise to the decoded latents themselves")
-    group.add_argument("--noise_timestep", type=int, default=200, help="level of the added noise, 0...999")
-    group.add_argument("--start_timestep", type=int, help="use only the steps of the grid up to this (default: all, from 981 for 50 steps)")
-    group.add_argument("--noise_shared", action="store_true", help="one noise frame for all frames of a clip")
-
-    group = parser.add_argument_group("memory and speed")
-    group.add_argument("--batch_size", type=int, default=1, help="clips per UNet call")
-    group.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of Stable Diffusion's weights")
-    group.add_argument("--channels_last", action="store_true", help="memory format of the convolutions")
-    group.add_argument("--compile", action="store_true", help="torch.compile the UNet; the first call takes longer")
-    group.add_argument("--vae_slicing", action="store_true", help="decode one frame at a time")
-    group.add_argument("--attention_slicing", action="store_true", help="slice the cross-attention")
-    group.add_argument("--cpu_offload", action="store_true", help="keep on the GPU only the model that is at work")
+    add_stage2_flags(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import h5py
 
-from common.files import UserError, missing, write_h5_strings
+from common.files import UserError, missing, strings_digest, write_h5_strings
 
 _ADVICE = "give a file with one caption per clip, in clip order"
 
@@ -55,7 +55,10 @@ def _read_h5(path, key):
             raise UserError(path, f"a data set {key!r}" if key else "one data set", ", ".join(keys) or "none", _ADVICE)
         if h5py.check_string_dtype(file[key].dtype) is None:
             raise UserError(f"{path}:{key}", "strings", f"type {file[key].dtype}", _ADVICE)
-        return list(file[key].asstr("utf-8")[()].reshape(-1))
+        captions = list(file[key].asstr("utf-8")[()].reshape(-1))
+        if file[key].attrs.get("sha256", None) not in (None, strings_digest(captions)):
+            raise UserError(path, "the captions that its SHA-256 is of", "others", "run step3_video_captioning.py again with --overwrite")
+        return captions
 
 
 def _read_txt(path, key):

@@ -19,6 +19,7 @@ SPACES = {"cortex": N_CORTEX, "full": N_GRAYORDINATES}
 _LEFT, _RIGHT = "CIFTI_STRUCTURE_CORTEX_LEFT", "CIFTI_STRUCTURE_CORTEX_RIGHT"
 _INTENT = 3002  # NIFTI_INTENT_CONNECTIVITY_DENSE_SERIES
 _EXTENSION = 32  # NIfTI extension code of a CIFTI description
+_DIGEST = "SHA-256 of the values"  # entry of our files' description
 _MAGIC = b"n+2\0\r\n\x1a\n"
 _HEADER_BYTES, _EXTENSIONS_FROM = 540, 544
 _OF_ONE_FILE = ("header vox_offset",)  # all other entries of a layout are alike in series of one origin
@@ -38,6 +39,7 @@ class Series:
     n_volumes, n_columns : int
     tr : float, s between volumes; 0 where the file does not say
     cortex : (59412,) int, columns of the left, then the right cortical vertices
+    digest : str, SHA-256 of the values that the file itself names; None in files that are not ours
     layout : dict, every field of the header and of the description, but for the number of volumes and free text
     image : nibabel Nifti2Image, its values still on disk
     """
@@ -47,14 +49,27 @@ class Series:
     n_columns: int
     tr: float
     cortex: np.ndarray
+    digest: str | None
     layout: dict
     image: nib.Nifti2Image
+
+    def check_values(self):
+        """Raise a UserError unless the values are those whose SHA-256 the file names; files that are not ours name none."""
+        if self.digest is None:
+            return
+        with open(self.path, "rb") as handle:
+            handle.seek(self.image.dataobj.offset)
+            if hashlib.file_digest(handle, "sha256").hexdigest() != self.digest:
+                raise UserError(self.path, "the values that its description has the SHA-256 of", "other bytes", "make the file again")
 
     def check_tr(self, expected):
         """Raise a UserError when the file says another time between volumes, s; one that says 0 says nothing."""
         if self.tr and abs(self.tr - expected) > 1e-3:
             raise UserError(
-                self.path, f"{expected:g} s between volumes", f"{self.tr:g} s in its header", f"{_ADVICE}, or --ignore_header_tr when the header is wrong"
+                self.path,
+                f"{expected:g} s between volumes",
+                f"{self.tr:g} s in its header",
+                f"{_ADVICE}, or --ignore_header_tr when the header is wrong",
             )
 
     def origin(self):
@@ -142,7 +157,8 @@ def open_series(path):
             layout = {f"header {name}": value for name, value in fields.items()} | _describe(content.version, series, models)
             expected = int(image.dataobj.offset) + shape[0] * shape[1] * header.get_data_dtype().itemsize
             tr = float(series.series_step) * 10.0 ** int(series.series_exponent)
-            opened = Series(path, *shape, tr, _cortex_columns(path, models), layout, image)
+            digest = (content.matrix.metadata or {}).get(_DIGEST)
+            opened = Series(path, *shape, tr, _cortex_columns(path, models), digest, layout, image)
     except UserError:
         raise
     except Exception as error:  # nibabel meets damaged bytes with exceptions of many kinds
@@ -272,7 +288,7 @@ def cortex_axis():
 
 
 def write_series(path, data, tr, other=None):
-    """Write a dense series, atomically.
+    """Write a dense series, atomically, with the SHA-256 of its values in its description.
 
     Parameters
     ----------
@@ -286,6 +302,7 @@ def write_series(path, data, tr, other=None):
         raise ValueError(f"(volumes, {len(models)}) expected, {np.shape(data)} given")
     data = np.asarray(data, dtype=np.float32)
     image = nib.Cifti2Image(data, header=(nib.cifti2.SeriesAxis(0, tr, len(data)), models))
+    image.header.matrix.metadata = nib.cifti2.Cifti2MetaData({_DIGEST: hashlib.sha256(data.T.tobytes()).hexdigest()})
     image.nifti_header.set_intent("ConnDenseSeries", name="ConnDenseSeries")
     with atomic_path(path) as temporary:
         image.to_filename(temporary)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from tqdm import tqdm
 
 from common.files import UserError, full_disk
 
@@ -162,13 +163,19 @@ def _terminate(number, frame):
 @contextlib.contextmanager
 def one_line_errors(debug=False):
     """Turn a user's mistake into one line on stderr and the matching exit status."""
+
+    def stop(error):
+        for bar in list(tqdm._instances):  # or the line would be appended to a bar
+            bar.close()
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        sys.exit(2)
+
     try:
         yield
     except UserError as error:
         if debug:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        stop(error)
     except Exception as error:
         full, forbidden = full_disk(error), getattr(error, "errno", None) in (errno.EACCES, errno.EROFS)
         if debug or not (full or forbidden):
@@ -179,8 +186,7 @@ def one_line_errors(debug=False):
             f"'{os.strerror(full or error.errno)}'",
             "free space or choose another --out_root, then run the same command again",
         )
-        print(f"error: {one_line(mistake)}", file=sys.stderr)
-        sys.exit(2)
+        stop(mistake)
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         sys.exit(130)

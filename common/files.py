@@ -8,6 +8,8 @@ import json
 import os
 import re
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,9 @@ def naming(path):
 
 # ---------------------------------------------------------------------------------------------- atomic writes
 
+CHECKSUM = "checksum"  # entry of the JSON files that `write_json` makes
+_AGAIN = "delete the file and run the script that writes it again"
+
 
 @contextlib.contextmanager
 def atomic_path(path):
@@ -92,6 +97,9 @@ def write_text(path, text):
 
 
 def write_json(path, content):
+    """Write JSON; a dict gets its checksum as one more entry, which `read_json` compares and takes out."""
+    if isinstance(content, dict):
+        content = {**content, CHECKSUM: fingerprint(json.loads(json.dumps(content, default=_plain)))}
     write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
 
 
@@ -106,13 +114,16 @@ def _plain(value):
 
 
 def read_json(path):
-    """Parse a JSON file; a missing or broken one is a UserError."""
+    """Parse a JSON file; a missing, broken or altered one is a UserError."""
     try:
-        return json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise missing(path, "a JSON file") from None
     except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(path, "JSON", f"{error}", "delete the file and run the script that writes it again") from None
+        raise UserError(path, "JSON", f"{error}", _AGAIN) from None
+    if isinstance(content, dict) and content.pop(CHECKSUM, None) not in (None, fingerprint(content)):
+        raise UserError(path, f"the content that its {CHECKSUM} is of", "another", _AGAIN)
+    return content
 
 
 def missing(path, what, do="run the script that writes it, or check the path"):
@@ -212,8 +223,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
             raise UserError(
                 path, f"what its data card says ({card.get('shape')}, {card.get('dtype')})", f"{list(array.shape)}, {array.dtype}", do
             )
-        if verify and card.get("sha256") != sha256(path):
-            raise UserError(path, "the content that its data card has the SHA-256 of", "other bytes", do)
+        if verify:
+            check_card(path, do=do)
     if finite and array.dtype.kind == "f":
         step = max(1, 2**22 // max(1, int(np.prod(array.shape[1:]))))
         for i in range(0, len(array), step):
@@ -229,6 +240,30 @@ def load_mask(path, n):
     if not np.isin(mask, (0, 1)).all() or not mask.any():
         raise UserError(path, "zeros and ones", f"values from {mask.min()} to {mask.max()}", "give a mask")
     return mask.astype(bool)
+
+
+def check_card(path, digest=None, do=_AGAIN):
+    """Raise a UserError when a file's data card, if it has one, is of other bytes.
+
+    Parameters
+    ----------
+    path : path of the file
+    digest : str, its SHA-256 where that is known already
+    do : str, advice for the error line
+    """
+    if card_path(path).exists() and read_json(card_path(path)).get("sha256") != (digest or sha256(path)):
+        raise UserError(path, "the content that its data card has the SHA-256 of", "other bytes", do)
+
+
+def load_npz(path, do=_AGAIN):
+    """Read a .npz file, {name: array}; a missing or broken one is a UserError. Its arrays carry checksums."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return dict(content)
+    except FileNotFoundError:
+        raise missing(path, "a .npz file", do) from None
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(path, "a .npz file", f"a broken one ({(str(error) or type(error).__name__).splitlines()[0]})", do) from None
 
 
 class ArrayWriter:
@@ -268,10 +303,15 @@ class ArrayWriter:
                 if self.array.shape == self.shape and self.array.dtype == self.dtype:
                     self.done = state["done"]
         if not self.done:
-            self.array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=self.shape)
-            # a sparse map that outgrows the disk would end in a bus error: ask for the room now
-            with naming(self.path), open(self.partial, "r+b") as handle:
-                os.posix_fallocate(handle.fileno(), 0, os.path.getsize(self.partial))
+            try:
+                with naming(self.path):
+                    self.array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=self.shape)
+                    # a sparse map that outgrows the disk would end in a bus error: ask for the room now
+                    with open(self.partial, "r+b") as handle:
+                        os.posix_fallocate(handle.fileno(), 0, os.path.getsize(self.partial))
+            except OSError:
+                self.partial.unlink(missing_ok=True)  # the room that it has taken
+                raise
         return self
 
     def write(self, start, rows):
@@ -291,13 +331,19 @@ class ArrayWriter:
         return False
 
 
+def strings_digest(strings):
+    """SHA-256 of a list of strings, hexadecimal."""
+    return hashlib.sha256("\0".join(strings).encode()).hexdigest()
+
+
 def write_h5_strings(path, key, strings):
-    """Write variable-length UTF-8 strings to `path:key`, atomically."""
+    """Write variable-length UTF-8 strings to `path:key`, atomically, with their SHA-256 as an attribute."""
     import h5py
 
     buffer = io.BytesIO()  # h5py does not always end well on a full disk
     with h5py.File(buffer, "w") as file:
-        file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
+        dataset = file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
+        dataset.attrs["sha256"] = strings_digest(strings)
     write_bytes(path, buffer.getvalue())
 
 

@@ -8,6 +8,7 @@ two table look-ups and a blend.
 
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 
 import cv2
 import numpy as np
@@ -96,6 +97,26 @@ def random_scene(rng):
         speed=float(pick(SPEEDS)),
         phase=tuple(float(v) for v in rng.uniform(0, PERIOD, 2).round(3)),
     )
+
+
+# what the phantom's classifiers tell apart: all combinations of three factors, the last one fastest
+IMAGE_FACTORS = {"shape": SHAPES, "colour": tuple(COLOURS), "background": tuple(BACKGROUNDS)}  # 96 classes
+CLIP_FACTORS = {"shape": SHAPES, "direction": tuple(DIRECTIONS), "background": tuple(BACKGROUNDS)}  # 64 classes
+
+
+def image_class_names():
+    """Names of the classes of stills, in order: "red circle on a brick wall"."""
+    return [f"{colour} {shape} {BACKGROUNDS[place]}" for shape, colour, place in product(*IMAGE_FACTORS.values())]
+
+
+def clip_class_names():
+    """Names of the classes of clips, in order: "circle moving right on a brick wall"."""
+    return [f"{shape} moving {direction} {BACKGROUNDS[place]}" for shape, direction, place in product(*CLIP_FACTORS.values())]
+
+
+def factor_numbers(scenes, factors):
+    """Which value each scene has of each factor, (N, len(factors)) int."""
+    return np.array([[values.index(getattr(scene, name)) for name, values in factors.items()] for scene in scenes])
 
 
 # ---------------------------------------------------------------------------------------------- look-up tables
@@ -190,13 +211,14 @@ def object_centre(scene, frames):
     return start + np.multiply.outer(np.asarray(frames, dtype=float), scene.velocity())
 
 
-def render(scene, frames):
+def render(scene, frames, opacity=1.0):
     """Draw film frames of a scene.
 
     Parameters
     ----------
     scene : Scene
     frames : sequence of int, film frames from 0 at the scene's start
+    opacity : of the object in each frame, (T,) or one for all
 
     Returns
     -------
@@ -207,7 +229,8 @@ def render(scene, frames):
     grid = np.arange(SIZE) * OVERSAMPLE
     colour = np.array(COLOURS[scene.colour], np.float32)
     pictures = np.empty((len(frames), SIZE, SIZE, 3), np.uint8)
-    for picture, frame, centre in zip(pictures, frames, object_centre(scene, frames), strict=True):
+    shown = np.broadcast_to(np.float32(opacity), len(frames))
+    for picture, frame, centre, alpha in zip(pictures, frames, object_centre(scene, frames), shown, strict=True):
         pan = [int(round((p - BACKGROUND_PAN * v * frame) * OVERSAMPLE)) for p, v in zip(scene.phase, scene.velocity(), strict=True)]
         canvas = texture[np.ix_((grid + pan[1]) % period, (grid + pan[0]) % period)]
         (left, phase_x), (top, phase_y) = (divmod(int(round(c * OVERSAMPLE)), OVERSAMPLE) for c in centre)
@@ -215,7 +238,7 @@ def render(scene, frames):
         x0, y0 = left - HALF, top - HALF
         inside = np.s_[max(y0, 0) : max(min(y0 + 2 * HALF, SIZE), 0), max(x0, 0) : max(min(x0 + 2 * HALF, SIZE), 0)]
         of_stamp = np.s_[max(-y0, 0) : SIZE - y0, max(-x0, 0) : SIZE - x0]
-        fill, whole = fill[of_stamp][..., None], whole[of_stamp][..., None]
+        fill, whole = alpha * fill[of_stamp][..., None], alpha * whole[of_stamp][..., None]
         canvas[inside] = canvas[inside] * (1 - whole) + 20.0 * (whole - fill) + colour * fill
         picture[:] = np.round(canvas)
     return pictures

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.files import UserError, load_array, missing
+from common import seals
+from common.files import UserError, check_card, load_array, missing
 from common.video import read_frames, to_rgb
 
 LAYOUTS = ("ours", "gif", "side_by_side", "mindvideo", "mp4")
@@ -172,6 +173,15 @@ class ArrayClips:
         """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
         return [self.path.name, _stamp(self.path), self.n_frames, self.size, self.resize, list(numbers)]
 
+    @cached_property
+    def _checked(self):
+        check_card(self.path)
+        return True
+
+    def verify(self):
+        """Compare the array with its data card's SHA-256, once."""
+        return self._checked
+
     def read(self, number):
         """Frames of one clip, (F, H, W, 3) uint8; UserError if it is not there or does not fit."""
         if not 1 <= number <= len(self):
@@ -295,20 +305,19 @@ class FolderClips:
         return [self.path.name, form, list(numbers), stamps]
 
     def _open(self, entry):
-        return io.BytesIO(self._zip.read(entry)) if self.is_zip else open(self.path / entry, "rb")
+        content = self._zip.read(entry) if self.is_zip else (self.path / entry).read_bytes()
+        if seals.is_broken(content):
+            raise ValueError("other bytes than its seal is of")
+        return io.BytesIO(content)
 
     def _decode(self, number):
         files = self.entries[number]
         if self.layout == "mp4" and not self.is_zip:
             return read_frames(self.path / files[0], self.indices)
         handles = [self._open(file) for file in files]
-        try:
-            if self.layout == "ours":
-                return _read_npz(handles[0]) if files[0].endswith(".npz") else _read_images(handles)
-            return (_read_zipped_video if self.layout == "mp4" else _read_gif)(handles[0])
-        finally:
-            for handle in handles:
-                handle.close()
+        if self.layout == "ours":
+            return _read_npz(handles[0]) if files[0].endswith(".npz") else _read_images(handles)
+        return (_read_zipped_video if self.layout == "mp4" else _read_gif)(handles[0])
 
     def other_side(self):
         """Reader of the other half of a side-by-side layout."""

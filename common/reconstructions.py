@@ -10,6 +10,7 @@ from PIL import GifImagePlugin, Image
 
 from common.files import atomic_path, write_bytes, write_json
 from common.gallery import write_strip
+from common.seals import seal_gif
 from common.video import write_mp4
 
 DEFAULT_SEED = 42
@@ -92,7 +93,7 @@ def gif_bytes(frames):
     blocks = list(GifImagePlugin.getheader(pictures[0], info={"loop": 0, "optimize": False})[0])
     for picture in pictures:
         blocks += GifImagePlugin.getdata(picture, duration=GIF_MILLISECONDS, include_color_table=True)
-    return b"".join(blocks) + b";"
+    return seal_gif(b"".join(blocks) + b";")
 
 
 def write_npz(path, frames):

@@ -7,6 +7,7 @@ by seed, epoch and clip (common.randomness), so that a resumed run has no state 
 import json
 import logging
 import math
+import shutil
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tqdm import tqdm
 from common import cli
 from common.arms import add_arm_flag, fmri_files, load_fmri
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, write_text
+from common.files import UserError, atomic_path, fingerprint, write_text
 from common.layout import Layout
 from common.model_sources import model_path
 from common.randomness import numpy_generator, seed_of
@@ -256,11 +257,13 @@ def save_state(folder, epoch, model, optimizer, best, facts):
     files a kill leaves unwritten, `load_state` finds a pair that belongs together.
     """
     state = {f"{i}.{name}": value.contiguous() for i, entry in optimizer.state_dict()["state"].items() for name, value in entry.items()}
-    about = {"epoch": epoch, "weights": _fingerprint(model.state_dict()), "best": best}
+    about = {"epoch": epoch, "weights": _fingerprint(model.state_dict()), "best": best, "state": _fingerprint(state)}
+    about["checksum"] = fingerprint(about)
     new = folder / f"optimizer_{epoch}.safetensors"
     with atomic_path(new) as temporary:
         save_file(state, temporary, metadata={"about": json.dumps(about)})
     save_checkpoint(folder / "last.safetensors", model, epoch=epoch, **facts)
+    shutil.copymode(folder / "last.safetensors", new)  # safetensors makes files that nobody else may read
     for old in set(folder.glob("optimizer_*.safetensors")) - {new}:
         old.unlink(missing_ok=True)
 
@@ -286,9 +289,14 @@ def load_state(folder, model, optimizer):
         for state_path in folder.glob("optimizer_*.safetensors"):
             with safe_open(state_path, "pt") as file:
                 about = json.loads(file.metadata()["about"])
+            if about.pop("checksum") != fingerprint(about):
+                raise ValueError(f"{state_path.name} is altered")
             if about["weights"] == mark:
+                state = load_file(state_path)
+                if about["state"] != _fingerprint(state):
+                    raise ValueError(f"{state_path.name} is altered")
                 model.load_state_dict(weights)
-                _fill_optimizer(optimizer, load_file(state_path))
+                _fill_optimizer(optimizer, state)
                 return about["epoch"], about["best"]
     except (SafetensorError, RuntimeError, KeyError, ValueError) as error:
         raise UserError(path, "weights and optimiser of this training", f"'{str(error).splitlines()[0]}'", _ANEW) from None

@@ -12,6 +12,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
+from common import seals
 from common.files import UserError, missing, write_bytes
 
 try:
@@ -57,6 +58,8 @@ def check_whole(path):
     if position != size or not {b"moov", b"mdat"} <= kinds:
         found = f"a truncated one ({size} bytes)" if position > size or b"moov" not in kinds else "a damaged one"
         raise UserError(path, "a whole mp4 file", found, _ADVICE)
+    if seals.ends_with_seal(path) and seals.is_broken(path.read_bytes()):
+        raise UserError(path, "the film that its seal is of", "other bytes", _ADVICE)
 
 
 def _broken(path, error):
@@ -253,7 +256,7 @@ def write_mp4(path, frames, fps, crf=12):
         if not n:
             raise ValueError("no frames to write")
         container.mux(stream.encode())
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, seals.seal_mp4(buffer.getvalue()))
     return n
 
 

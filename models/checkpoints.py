@@ -20,10 +20,7 @@ from models.retrieval_decoder import RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
-KINDS = {
-    kind.__name__: kind
-    for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)
-}
+KINDS = {kind.__name__: kind for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)}
 _OURS = ("kind", "arguments", "sha256")
 _AGAIN = "run the training script again, or give another checkpoint"
 
@@ -164,22 +161,27 @@ def read_released(path, mmap=False):
         if broken:
             raise zipfile.BadZipFile(f"the checksum of {broken} is another")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
-    except pickle.UnpicklingError as error:
-        # not the message itself: it advises to unpickle everything
-        found = "other objects, which are not unpickled" if "Unsupported global" in str(error) else "a broken or foreign file"
-        raise UserError(path, wanted, found, "give a file of weights alone") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch.load raises almost any kind for a broken file
+        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+            # not the message itself: it advises to unpickle everything
+            found = "other objects, which are not unpickled" if "Unsupported global" in str(error) else "a broken or foreign file"
+            raise UserError(path, wanted, found, "give a file of weights alone") from None
         raise UserError(path, wanted, f"a broken file ({_first_line(error)})", "download it again") from None
     if not isinstance(state, dict):
         raise UserError(path, wanted, f"a {type(state).__name__}", "give a file of weights alone")
     if not state:
         raise UserError(path, wanted, "nothing in it", "give a file of weights alone")
-    others = [str(name) for name, value in state.items() if not isinstance(name, str) or not isinstance(value, torch.Tensor)]
+    others = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if others:
         raise UserError(path, wanted, f"other entries ({_names(others)})", "give the state dict alone")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
+
+
+def _is_plain(value):
+    """Whether a value is a tensor that has its numbers one by one in memory: not sparse, nested or without storage."""
+    return isinstance(value, torch.Tensor) and not value.is_nested and value.layout == torch.strided and value.device.type == "cpu"
 
 
 def fill(model, state, path):
@@ -208,7 +210,7 @@ def fill(model, state, path):
         found = ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
         wanted = f"the entries of {type(model).__name__}({_spell(model)})"
         raise UserError(path, wanted, found, "give a checkpoint of this model, or a model of these sizes")
-    broken = [name for name, value in state.items() if not value.is_floating_point() or not value.isfinite().all()]
+    broken = [name for name, value in state.items() if not value.is_floating_point() or not value.to(own[name].dtype).isfinite().all()]
     if broken:
         found = f"NaN, infinity or another type in {_names(broken)}"
         raise UserError(path, "finite floating-point weights", found, "give another checkpoint")

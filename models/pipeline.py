@@ -143,8 +143,12 @@ class InflatedSDPipeline(DiffusionPipeline):
         if not isinstance(scheduler, DDIMScheduler | DPMSolverMultistepScheduler):
             scheduler = _as_ddim(scheduler)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
-        self.register_to_config(unet=("diffusers", "UNet2DConditionModel"))  # a saved folder is one of 2-D Stable Diffusion
         inflate_unet(getattr(unet, "_orig_mod", unet))  # _orig_mod: inside torch.compile's wrapper
+
+    def save_pretrained(self, save_directory, **options):
+        """Write a folder of 2-D Stable Diffusion, as diffusers' method does."""
+        self.register_to_config(unet=("diffusers", "UNet2DConditionModel"))  # not our class, which an assignment to .unet put there
+        super().save_pretrained(save_directory, **options)
 
     @torch.no_grad()
     def encode_prompt(self, prompt, n_tokens=77):

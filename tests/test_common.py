@@ -43,7 +43,12 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
 
 def test_json_takes_numpy_and_a_failed_one_leaves_nothing(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": np.arange(3), "b": np.float32(0.5), "c": tmp_path / "x"})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"a": [0, 1, 2], "b": 0.5, "c": f"{tmp_path}/x"}
+    content = json.loads((tmp_path / "a.json").read_text())
+    assert len(content.pop("checksum")) == 16 and content == {"a": [0, 1, 2], "b": 0.5, "c": f"{tmp_path}/x"}
+    assert files.read_json(tmp_path / "a.json") == content
+    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("0.5", "0.6"))
+    with pytest.raises(UserError, match="checksum"):
+        files.read_json(tmp_path / "a.json")
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "b.json", {"a": object()})
     assert names(tmp_path) == ["a.json"]

@@ -423,6 +423,23 @@ def test_folder_in_the_layout_of_stable_diffusion(tmp_path):
     assert isinstance(InflatedSDPipeline.from_pretrained(tmp_path / "again").unet, InflatedUNet2DConditionModel)
 
 
+@pytest.mark.parametrize("wrap", [lambda unet: unet, lambda unet: torch.compile(unet, backend="eager")])
+def test_a_unet_assigned_afterwards_is_saved_as_a_2d_one(tmp_path, wrap):
+    pipeline = make_pipeline()
+    latents, embeds, _ = make_inputs()
+    options = {"latents": latents, "prompt_embeds": embeds, "guidance_scale": 1, "num_inference_steps": 2}
+    expected = pipeline(**options).videos
+    pipeline.unet = wrap(pipeline.unet)
+    assert (pipeline(**options).videos - expected).abs().max() < 1e-4
+    pipeline.save_pretrained(tmp_path)
+    torch._dynamo.reset()
+    assert json.loads((tmp_path / "model_index.json").read_text())["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert set(UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()) == set(make_unet().state_dict())
+    again = InflatedSDPipeline.from_pretrained(tmp_path)
+    again.set_progress_bar_config(disable=True)
+    assert torch.equal(again(**options).videos, expected)
+
+
 def test_bfloat16_weights_keep_float32_latents():
     pipeline = make_pipeline()
     latents, embeds, _ = make_inputs()

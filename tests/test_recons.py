@@ -20,7 +20,9 @@ from common import cli, datasets, gallery, pages, reconstructions
 from common.captions import write_captions
 from common.files import UserError, save_array
 from common.layout import Layout
+from common.randomness import torch_generator
 from common.released import ReleasedTree
+from common.stage2 import load_pipeline, make_scheduler
 from common.video import write_mp4
 from models.checkpoints import save_checkpoint
 from models.cmg import ConsistencyMotionGenerator
@@ -212,7 +214,7 @@ def recipe(world, clip, *, invert=True, start=999, shared=False, visibility="rel
             noise = unet(x.float(), t, encode("", 77)).sample
             clean = (x - (1 - alpha[t - spacing]) ** 0.5 * noise) / alpha[t - spacing] ** 0.5
             x = alpha[t] ** 0.5 * clean + (1 - alpha[t]) ** 0.5 * noise
-    added = torch.randn(4, 1 if shared else FRAMES, 8, 8, generator=video_recons.torch_generator(seed, "noise", clip))
+    added = torch.randn(4, 1 if shared else FRAMES, 8, 8, generator=torch_generator(seed, "noise", clip))
     x = ALPHAS[200] ** 0.5 * x + (1 - ALPHAS[200]) ** 0.5 * added
     for t in grid[::-1]:
         without, with_prompt = unet(x.float(), t, negative).sample, unet(x.float(), t, prompt).sample
@@ -376,12 +378,25 @@ def test_noise_depends_on_seed_and_clip_alone():
 
 def test_schedulers():
     config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": True, "steps_offset": 0}
-    ddim, fast = video_recons.make_scheduler("ddim", config), video_recons.make_scheduler("dpmsolver++", config)
+    ddim, fast = make_scheduler("ddim", config), make_scheduler("dpmsolver++", config)
     for scheduler in (ddim, fast):
         scheduler.set_timesteps(50)
         assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
         assert np.allclose(scheduler.alphas_cumprod, ALPHAS, rtol=1e-5)
     assert not ddim.config.clip_sample and float(ddim.final_alpha_cumprod) == pytest.approx(ALPHAS[0])
+    for name in ("ddim", "dpmsolver++"):  # of Stable Diffusion 2.x
+        assert make_scheduler(name, config | {"prediction_type": "v_prediction"}).config.prediction_type == "v_prediction"
+
+
+def test_both_solvers_invert_alike(world):
+    """Whatever the scheduler file says: the inversion goes up the grid that the denoising goes down."""
+    latents, embeds = torch.randn(1, 4, 2, 8, 8), torch.randn(1, TOKENS, WIDTH)
+    ours = []
+    for name in ("ddim", "dpmsolver++"):
+        args = cli.parse(video_recons.get_parser, ["--scheduler", name], "video_recons")
+        pipe = load_pipeline(world / "sd", args, torch.device("cpu"))
+        ours.append(pipe.invert(latents, embeds, 5))
+    assert torch.equal(*ours)
 
 
 def test_fast_solver_agrees_with_ddim_in_the_limit(world, tmp_path):

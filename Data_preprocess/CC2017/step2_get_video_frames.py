@@ -21,13 +21,15 @@ from common.datasets import get_dataset
 from common.files import UserError, naming, read_json, sha256
 from common.layout import Layout
 from common.records import RunRecord
+from common.seals import seal_jpeg
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 
 def encode(frame, ending, jpg_quality):
     """(H, W, 3) uint8 RGB -> bytes of a picture file."""
     options = [cv2.IMWRITE_JPEG_QUALITY, jpg_quality] if ending == "jpg" else []
-    return cv2.imencode(f".{ending}", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    content = cv2.imencode(f".{ending}", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return seal_jpeg(content) if ending == "jpg" else content
 
 
 def take_frames(job):

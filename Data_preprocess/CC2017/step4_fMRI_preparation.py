@@ -136,6 +136,7 @@ def average_run(run):
         series = open_series(path)
         if run.tr is not None:
             series.check_tr(run.tr)
+        series.check_values()
         volumes = series.read(run.first, run.n_volumes, run.space)
         mark = hashlib.sha256(np.ascontiguousarray(volumes.T[::16])).digest()  # every 16th vertex tells two scans apart
         if mark in seen:

@@ -1,0 +1,160 @@
+"""Frames and seconds of stage 2 with --compile, --channels_last and --precision bf16 against plain fp32.
+
+The phantom's generator (phantom_models/sd) makes clips of random phantom scenes from their own VAE latents and captions,
+once with the phantom's profile (configs/phantom.yaml) and once with the released recipe (inversion, from 981). Every batch
+goes through all settings in turn, so that what else the machine does disturbs them alike; the first batch, which compiles
+and builds kernels, is timed apart. The bars, on the phantom's profile, are frames in 0...1 that are equal to 1e-4 (compile,
+channels last) and a PSNR of 30 dB or more of every clip (bf16); exit status 1 when one is missed. No bar for the time,
+which depends on the machine.
+
+The released recipe is shown without a bar: guidance of 12.5 from the highest noise down amplifies rounding, so that for a few
+clips plain fp32 is as far from a UNet in fp64, which is shown as well, as from the other settings.
+
+Reads    the phantom's generator and profile
+Writes   nothing; prints a table
+
+    python benchmarks/precision_flags.py
+    python benchmarks/precision_flags.py --clips 2 --batch_size 1 --recipes phantom
+
+About 7 min of one core, 1.3 GB.
+"""
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from statistics import median
+
+import numpy as np
+import torch
+import yaml
+from tqdm import tqdm
+
+from common import cli, phantom_world
+from common.datasets import PHANTOM
+from common.encoders import N_TOKENS, encode_sd_text
+from common.randomness import numpy_generator
+from common.stage2 import add_stage2_flags, clip_noise, encode_prompts, load_pipeline, render
+
+SD = cli.PROJECT / "phantom_models" / "sd"
+PROFILE = cli.PROJECT / "configs" / "phantom.yaml"
+PLAIN, DOUBLE = "plain fp32", "UNet in fp64"
+FLAGS = {PLAIN: {}, DOUBLE: {}, "compile": {"compile": True}, "channels last": {"channels_last": True}, "bf16": {"precision": "bf16"}}
+SAME = ("compile", "channels last")
+MOST_DIFFERENCE = 1e-4  # of SAME
+LEAST_PSNR = 30  # dB, of bf16
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("benchmark")
+    group.add_argument("--clips", type=int, default=6, help="clips")
+    group.add_argument("--batch_size", type=int, default=2, help="clips per UNet call")
+    group.add_argument("--recipes", nargs="+", choices=["phantom", "released"], default=["phantom", "released"], help="settings of stage 2")
+    group.add_argument("--threads", type=int, default=1, help="cores to use")
+    return parser
+
+
+def recipe(name, **flags):
+    """Flags of stage 2 as video_recons has them: the defaults, which are the released ones, or the phantom's profile."""
+    parser = ArgumentParser()
+    add_stage2_flags(parser)
+    defaults = vars(parser.parse_args([]))
+    profile = yaml.safe_load(PROFILE.read_text())["video_recons"] if name == "phantom" else {}
+    return Namespace(**defaults | {key: value for key, value in profile.items() if key in defaults} | flags)
+
+
+@torch.no_grad()
+def make_clips(pipe, n, seed):
+    """What stage 1 would decode of n random scenes if it made no mistake.
+
+    Parameters
+    ----------
+    pipe : InflatedSDPipeline, float32
+
+    Returns
+    -------
+    latents : (n, 4, 8, h, w)
+    tokens : (n, 19, D), captions without the start token
+    """
+    rng = numpy_generator(seed, "scenes")
+    scenes = [phantom_world.random_scene(rng) for _ in range(n)]
+    frames = torch.from_numpy(np.stack([phantom_world.render(scene, PHANTOM.frame_indices) for scene in scenes]))
+    pixels = (frames.float() / 127.5 - 1).permute(0, 1, 4, 2, 3).flatten(0, 1)  # (n f) c h w
+    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+    tokens = encode_sd_text(pipe.text_encoder, pipe.tokenizer, [scene.caption for scene in scenes], N_TOKENS)
+    return latents.unflatten(0, (n, -1)).transpose(1, 2), tokens[:, 1:]
+
+
+def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
+    """Run a recipe with several settings of FLAGS.
+
+    Parameters
+    ----------
+    name : "phantom" or "released"
+    clips : int
+    batch_size : int, clips per UNet call
+    seed : int
+    labels : of the settings; plain fp32 is always among them
+    **changes : flags of stage 2 other than the recipe's
+
+    Returns
+    -------
+    dict, setting -> (frames (clips, F, H, W, 3) float32 in 0...1, [seconds of each batch])
+    """
+    settings = {label: recipe(name, **changes, **FLAGS[label]) for label in {PLAIN: None} | dict.fromkeys(labels)}
+    pipes = {label: load_pipeline(SD, args, torch.device("cpu")) for label, args in settings.items()}
+    if DOUBLE in pipes:
+        pipes[DOUBLE].unet.double()
+    prompts = {label: encode_prompts(pipe, N_TOKENS) for label, pipe in pipes.items()}
+    latents, tokens = make_clips(pipes[PLAIN], clips, seed)
+    shared = settings[PLAIN].noise_shared
+    noise = torch.stack([clip_noise(seed, clip, latents.shape[1:], shared) for clip in range(1, clips + 1)])
+    made = {label: ([], []) for label in settings}
+    for start in tqdm(range(0, clips, batch_size), desc=name, unit="batch", leave=False, disable=None):
+        part = slice(start, start + batch_size)
+        for label, (frames, seconds) in made.items():
+            began = time.perf_counter()
+            frames.append(render(pipes[label], prompts[label], latents[part], tokens[part], noise[part], settings[label]))
+            seconds.append(time.perf_counter() - began)
+    return {label: (np.concatenate(frames), seconds) for label, (frames, seconds) in made.items()}
+
+
+def difference(frames, expected):
+    """Largest absolute difference, and PSNR in dB, of each clip's frames in 0...1."""
+    error = (frames.astype(np.float64) - expected).reshape(len(frames), -1)
+    with np.errstate(divide="ignore"):
+        return np.abs(error).max(1), -10 * np.log10((error**2).mean(1))
+
+
+def missed_bar(label, largest, psnr):
+    """What is wrong with a setting's frames, or None; `largest` and `psnr` (N,) are those of each clip against plain fp32."""
+    if label in SAME and not (largest <= MOST_DIFFERENCE).all():  # nor if it is NaN
+        return f"difference {largest.max():.1e}, not {MOST_DIFFERENCE:.0e}"
+    if label == "bf16" and not (psnr >= LEAST_PSNR).all():
+        return f"{psnr.min():.1f} dB, not {LEAST_PSNR}"
+    return None
+
+
+def main(args):
+    torch.set_num_threads(args.threads)
+    print(f"phantom, {args.clips} clips of 8 frames, batches of {args.batch_size}, seed {args.seed}, {args.threads} threads")
+    print(
+        "recipe    setting         largest difference   clips above 1e-4   lowest PSNR   s/clip, first batch   later (median)   times plain"
+    )
+    missed = []
+    for name in args.recipes:
+        made = compare(name, args.clips, args.batch_size, args.seed)
+        later = {label: median(seconds[1:] or seconds) / args.batch_size for label, (_, seconds) in made.items()}
+        for label, (frames, seconds) in made.items():
+            largest, psnr = difference(frames, made[PLAIN][0])
+            times = f"{seconds[0] / args.batch_size:21.2f} {later[label]:16.2f} {later[PLAIN] / later[label]:13.2f}"
+            print(f"{name:9} {label:15} {largest.max():18.1e} {(largest > MOST_DIFFERENCE).sum():18} {psnr.min():13.1f} {times}")
+            if name == "phantom" and (fault := missed_bar(label, largest, psnr)):
+                missed.append(f"{name}, {label}: {fault}")
+    if missed:
+        print("missed: " + "; ".join(missed))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)
