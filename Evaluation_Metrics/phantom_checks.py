@@ -10,22 +10,25 @@ A minute. `held` is false where a bar is missed; nothing here is a result about 
 """
 
 import numpy as np
+from scipy.special import softmax
 from tqdm import tqdm
 
 from common import cli
 from common.arms import load_fmri
 from common.datasets import get_dataset
-from common.files import load_array, read_json
+from common.files import atomic_path, load_array, read_json
 from common.fmri import detrend, zscore
 from common.layout import Layout
 from common.model_sources import model_path
 from common.phantom_features import AREAS, load_scenes
-from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, SIZES, SPEEDS
+from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
 from common.readers import open_clips
 from common.records import RunRecord
 from Evaluation_Metrics.EPE import epe, flows
+from Evaluation_Metrics.n_way import chance_level, clip_accuracy, true_classes
 from Evaluation_Metrics.PSNR import psnr
 from Evaluation_Metrics.SSIM import ssim
+from Evaluation_Metrics.towers import Towers
 
 FACTORS = {
     "shape": SHAPES,
@@ -39,7 +42,14 @@ FACTORS = {
 }
 LAGS = (-2, -1, 0, 1, 2)  # volumes
 RIDGE = 1e3
-ARM_COLOURS = {"full": "#2457a6", "control": "#b0b7c0", "oracle": "#1a7f47", "still": "#d98c2b", "mean frame": "#8a6fb0"}
+ARM_COLOURS = {
+    "full": "#2457a6",
+    "control": "#b0b7c0",
+    "oracle": "#1a7f47",
+    "still": "#d98c2b",
+    "mean frame": "#8a6fb0",
+    "truth": "#444444",
+}
 
 
 # ---------------------------------------------------------------------------------------------- statistics
@@ -327,6 +337,73 @@ def check_motion(stage1, stage2, truth, scenes):
     return rows, before, after
 
 
+# ---------------------------------------------------------------------------------------------- what a classifier reads
+
+
+def check_two_way(scores):
+    """2-way-I of the reconstructed frames against the control's; `scores` {arm or "truth": (N, F, 96)}."""
+    ids = true_classes(scores["truth"])
+    values = {name: clip_accuracy(s, ids, n_way=2) for name, s in scores.items() if name != "truth"}
+    gain, se = paired(values["full"], values["control"])
+    row = verdict(
+        "semantics",
+        "2-way-I of the reconstructed frames above the control's",
+        gain > 3 * se,
+        value=float(values["full"].mean()),
+        control=float(values["control"].mean()),
+        bar="difference > 3 SE",
+        se=se,
+        chance=chance_level(2),
+        n=len(ids),
+        arms={name: float(v.mean()) for name, v in values.items()},
+    )
+    return [row], values
+
+
+def read_factors(scores):
+    """What a classifier reads in clips: the most probable value of each factor, the others summed out, frames averaged.
+
+    Parameters
+    ----------
+    scores : (N, F, 96) logits of the classes of common.phantom_world.IMAGE_FACTORS
+
+    Returns
+    -------
+    {factor: (N,) int}, numbers of the values
+    """
+    joint = softmax(scores, axis=-1).mean(1).reshape(-1, *map(len, IMAGE_FACTORS.values()))  # n classes -> n shape colour background
+    axes = {name: axis for axis, name in enumerate(IMAGE_FACTORS, 1)}
+    return {name: joint.sum(tuple(set(axes.values()) - {axis})).argmax(1) for name, axis in axes.items()}
+
+
+def check_legible(scores, scenes):
+    """Colour and background that the phantom's image classifier reads in the reconstructions."""
+    actual = dict(zip(IMAGE_FACTORS, factor_numbers(scenes, IMAGE_FACTORS).T, strict=True))
+    read = {name: read_factors(s) for name, s in scores.items()}
+    rows, right = [], {}
+    for factor, least in (("colour", 0.6), ("background", 0.9)):
+        right[factor] = {name: (values[factor] == actual[factor]).astype(float) for name, values in read.items()}
+        shares = {name: float(hits.mean()) for name, hits in right[factor].items()}
+        rows.append(
+            verdict(
+                "legible",
+                f"{factor} read right in the reconstruction by the phantom's image classifier",
+                shares["full"] >= least,
+                value=shares["full"],
+                control=shares["control"],
+                bar=f">= {least:.2f}",
+                se=standard_error(right[factor]["full"]),
+                chance=1 / len(IMAGE_FACTORS[factor]),
+                n=len(scenes),
+                arms=shares,
+            )
+        )
+    return rows, right
+
+
+# ---------------------------------------------------------------------------------------------- ceiling and stage 2 as published
+
+
 def check_ceiling(hits, structure, before):
     """Oracle above decoded above control; for motion within two standard errors."""
     rows = []
@@ -389,7 +466,7 @@ def show_released_recipe(args, layout, truth):
 # ---------------------------------------------------------------------------------------------- figures
 
 
-def draw(folder, rows, hits, structure, before, after):
+def draw(folder, rows, hits, two_way, structure, before, after, right):
     """One figure per claim."""
     import matplotlib
 
@@ -397,7 +474,8 @@ def draw(folder, rows, hits, structure, before, after):
     import matplotlib.pyplot as plt
 
     def save(fig, name):
-        fig.savefig(folder / f"{name}.png", dpi=130, bbox_inches="tight")
+        with atomic_path(folder / f"{name}.png") as temporary:
+            fig.savefig(temporary, dpi=130, bbox_inches="tight")
         plt.close(fig)
 
     fig, ax = plt.subplots(figsize=(5, 3))
@@ -418,10 +496,16 @@ def draw(folder, rows, hits, structure, before, after):
             ax.axhline(chance, color="grey", ls="--")
 
     chance = next(row["chance"] for row in rows if row["claim"] == "semantics")
-    fig, ax = plt.subplots(figsize=(3.2, 3))
-    bars(ax, hits, "own caption in the top 10", chance)
-    ax.set_title("phantom: semantics")
+    fig, axes = plt.subplots(1, 2, figsize=(6.4, 3), layout="constrained")
+    bars(axes[0], hits, "own caption in the top 10", chance)
+    bars(axes[1], two_way, "2-way-I", chance_level(2))
+    fig.suptitle("phantom: semantics")
     save(fig, "semantics")
+    fig, axes = plt.subplots(1, 2, figsize=(6.4, 3), layout="constrained")
+    for ax, (factor, values) in zip(axes, right.items(), strict=True):
+        bars(ax, values, f"{factor} read right", 1 / len(IMAGE_FACTORS[factor]))
+    fig.suptitle("phantom: legible, after stage 2")
+    save(fig, "legible")
     fig, axes = plt.subplots(1, 2, figsize=(6.4, 3), layout="constrained")
     for ax, (metric, values) in zip(axes, structure.items(), strict=True):
         bars(ax, values, f"{metric} of the first frame{' (dB)' * (metric == 'PSNR')}")
@@ -469,17 +553,25 @@ def main(args):
     stage1 = {name: read_all(where / "stage1", numbers) for name, where in stage2_folders.items()}
     stage2 = {name: read_all(where / "results_recons", numbers) for name, where in stage2_folders.items()}
 
+    shown = [scenes["test"][n - 1] for n in numbers]
+    classify = Towers.of(args, dataset.is_phantom)["image"]
+    scores = {name: classify(clips) for name, clips in {**stage2, "truth": some}.items() if name != "still"}
+
     rows = check_alignment(args, dataset, layout, scenes)
     rows += check_mask(args, layout)
     found, hits = check_semantics(args, dataset, layout)
     rows += found
+    found, two_way = check_two_way(scores)
+    rows += found
     found, structure = check_structure(stage1, some, mean_training_frame(dataset, layout))
     rows += found
-    found, before, after = check_motion(stage1, stage2, some, [scenes["test"][n - 1] for n in numbers])
+    found, before, after = check_motion(stage1, stage2, some, shown)
+    rows += found
+    found, right = check_legible(scores, shown)
     rows += found
     rows += check_ceiling(hits, structure, before)
     rows += show_released_recipe(args, layout, truth)
-    draw(folder, rows, hits, structure, before, after)
+    draw(folder, rows, hits, two_way, structure, before, after, right)
     for row in rows:
         mark = {True: "holds ", False: "MISSED", None: "shown "}[row["held"]]
         print(f"phantom {mark} {row['claim']}: {row['statement']}: {row['value']:.3f} against {row['control']:.3f} ({row['bar']})")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
-CLAIMS = {"alignment", "mask", "semantics", "structure", "motion", "ceiling"}
+CLAIMS = {"alignment", "mask", "semantics", "structure", "motion", "legible", "ceiling"}
 
 
 def command(folder, *flags):

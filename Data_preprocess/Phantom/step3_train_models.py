@@ -1,16 +1,21 @@
-"""Train the phantom's tiny models: a Stable-Diffusion-layout generator and an open_clip CLIP.
+"""Train the phantom's tiny models: a Stable-Diffusion-layout generator, an open_clip CLIP, two classifiers.
 
-Both learn from phantom stills and captions alone, never from videos: the generator must not learn motion.
+Generator and CLIP learn from phantom stills and captions alone, never from videos: the generator must not learn motion.
+The classifiers of the n-way metrics also see clips, and degraded copies of what they see, to read reconstructions.
 The result ships with the project under phantom_models/, so that nobody needs to run this to use the phantom.
 
 Writes   {models_dir}/sd/{vae,tokenizer,text_encoder,unet,scheduler}/   AutoencoderKL (4 x 16 x 16 latents of 64 x 64
                                                                           pictures, unit variance after x 0.18215), ...
          {models_dir}/clip/                                              open_clip folder, 512-d
-         {models_dir}/{sd,clip}/training.json                            seed, steps, minutes, losses, versions
+         {models_dir}/image_classifier/                                  ViT: shape x colour x background, 96 classes
+         {models_dir}/clip_classifier/                                   VideoMAE: shape x direction x background, 64 classes
+         {models_dir}/{folder}/training.json                             seed, steps, minutes, losses or accuracies
 
     python Data_preprocess/Phantom/step3_train_models.py --models vae unet clip
+    python Data_preprocess/Phantom/step3_train_models.py --models image_classifier clip_classifier
 
-About 90 min on a shared CPU core: VAE 20, UNet 55, CLIP 17.
+About 2 h on a shared CPU core: VAE 20 min, UNet 55, CLIP 17, the classifiers 15 each. They look through the VAE of
+{models_dir}/sd.
 """
 
 import json
@@ -26,6 +31,8 @@ from tqdm import tqdm
 
 from common import cli, phantom_world
 from common.augment import eda, load_synonyms
+from common.datasets import PHANTOM
+from common.files import atomic_files, atomic_path, write_text
 
 SCALE = 0.18215  # Stable Diffusion's latent scale
 PROMPT_TOKENS = 20  # length of the prompts that reconstruction uses; its inversion uses the tokenizer's full 77
@@ -35,19 +42,36 @@ NEGATIVE_PROMPT = "Not like the real scene, Distorted and blurred body, blurry,b
 # ---------------------------------------------------------------------------------------------- data
 
 
-def draw_stills(n, rng):
-    """Random stills of the world at random moments of their scenes: list of captions, (n, 64, 64, 3) uint8."""
+def draw_stills(n, rng, fading=0.0):
+    """Random stills of the world at random moments of their scenes: list of scenes, (n, 64, 64, 3) uint8.
+
+    In a share `fading` of them the object is translucent or, in half of these, gone.
+    """
     scenes = [phantom_world.random_scene(rng) for _ in range(n)]
     pictures = np.empty((n, phantom_world.SIZE, phantom_world.SIZE, 3), np.uint8)
     for picture, scene in zip(pictures, scenes, strict=True):
         moment = int(rng.integers(phantom_world.SCENE_FRAMES))
-        picture[:] = phantom_world.halve_chroma(phantom_world.render(scene, [moment])[0])
-    return [scene.caption for scene in scenes], pictures
+        opacity = max(0.0, rng.uniform(-1, 1)) if fading and rng.random() < fading else 1.0
+        picture[:] = phantom_world.halve_chroma(phantom_world.render(scene, [moment], opacity)[0])
+    return scenes, pictures
+
+
+def draw_clips(n, rng, fading=0.0):
+    """Random clips of the world, their eight frames as the data set has them: list of scenes, (n, 8, 64, 64, 3) uint8.
+
+    In a share `fading` of them the object fades away after a random frame.
+    """
+    scenes, clips = [phantom_world.random_scene(rng) for _ in range(n)], []
+    for scene in scenes:
+        last = rng.integers(8) if fading and rng.random() < fading else 8
+        opacity = np.clip(1 - (np.arange(8) - last) / 2, 0, 1)
+        clips.append([phantom_world.halve_chroma(picture) for picture in phantom_world.render(scene, PHANTOM.frame_indices, opacity)])
+    return scenes, np.array(clips)
 
 
 def as_pixels(pictures):
-    """uint8 (B, H, W, 3) -> float (B, 3, H, W) in -1..1."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+    """uint8 (..., H, W, 3) -> float (..., 3, H, W) in -1..1."""
+    return torch.from_numpy(pictures).movedim(-1, -3).float() / 127.5 - 1
 
 
 def cosine_lr(step, steps, peak, warm_up=200):
@@ -66,7 +90,13 @@ def write_record(folder, **record):
     """Merge what a training run did into training.json of its folder."""
     path = folder / "training.json"
     old = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps({**old, **record}, indent=2) + "\n")
+    write_text(path, json.dumps({**old, **record}, indent=2) + "\n")
+
+
+def save(model, folder):
+    """save_pretrained of a model, a tokenizer or a processor: all of its files, or none where the disk is full."""
+    with atomic_files(folder) as temporary:
+        model.save_pretrained(temporary)
 
 
 # ---------------------------------------------------------------------------------------------- autoencoder
@@ -110,7 +140,7 @@ def train_vae(args, folder):
         pixels = as_pixels(draw_stills(256, rng)[1])
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     psnr = -10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4).mean().item()
-    vae.save_pretrained(folder / "vae")
+    save(vae, folder / "vae")
     write_record(
         folder, vae={"seed": args.seed, "steps": args.vae_steps, "minutes": round((time.time() - start) / 60, 1), "psnr_db": round(psnr, 2)}
     )
@@ -186,7 +216,7 @@ def train_unet(args, folder):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 2])
     tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(folder / "tokenizer")
+    save(tokenizer, folder / "tokenizer")
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -222,7 +252,7 @@ def train_unet(args, folder):
         set_alpha_to_one=False,
         steps_offset=1,
     )
-    scheduler.save_pretrained(folder / "scheduler")
+    save(scheduler, folder / "scheduler")
     latents, captions = encode_stills(AutoencoderKL.from_pretrained(folder / "vae"), args.bank, rng)
 
     trained = torch.nn.ModuleList([unet, text_encoder])
@@ -259,8 +289,8 @@ def train_unet(args, folder):
         if step % 100 == 0:
             bar.set_postfix(loss=f"{np.mean(losses[-500:]):.4f}")
         if (step + 1) % 1000 == 0 or step + 1 == args.unet_steps:
-            average.module[0].save_pretrained(folder / "unet")
-            average.module[1].save_pretrained(folder / "text_encoder")
+            save(average.module[0], folder / "unet")
+            save(average.module[1], folder / "text_encoder")
             record = {
                 "seed": args.seed,
                 "steps": step + 1,
@@ -277,7 +307,7 @@ def train_unet(args, folder):
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "scheduler": ["diffusers", "DDIMScheduler"],
     }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_text(folder / "model_index.json", json.dumps(index, indent=2) + "\n")
 
 
 @torch.no_grad()
@@ -285,8 +315,8 @@ def encode_stills(vae, n, rng):
     """Scaled latents of n stills, sampled from the posterior, and their captions."""
     latents, captions = [], []
     for _ in tqdm(range(0, n, 64), desc="stills", unit="batch", mininterval=5):
-        words, pictures = draw_stills(min(64, n - len(captions)), rng)
-        captions += words
+        scenes, pictures = draw_stills(min(64, n - len(captions)), rng)
+        captions += [scene.caption for scene in scenes]
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(as_pixels(pictures)).latent_dist.sample().float() * SCALE)
     return torch.cat(latents), captions
@@ -303,7 +333,7 @@ def train_clip(args, folder):
     torch.manual_seed(args.seed)
     rng = np.random.default_rng([args.seed, 3])
     tokenizer = make_tokenizer()
-    tokenizer.save_pretrained(folder)
+    save(tokenizer, folder)
     model_cfg = {
         "embed_dim": 512,
         "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 8},
@@ -317,14 +347,15 @@ def train_clip(args, folder):
         },
     }
     config = {"model_cfg": model_cfg, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_text(folder / "open_clip_config.json", json.dumps(config, indent=2) + "\n")
     text_cfg = {key: value for key, value in model_cfg["text_cfg"].items() if key != "hf_tokenizer_name"}
     model = open_clip.CLIP(embed_dim=512, vision_cfg=model_cfg["vision_cfg"], text_cfg=text_cfg)
     optimiser = torch.optim.AdamW(model.parameters(), lr=args.clip_lr, weight_decay=0.02)
     start, bar = time.time(), tqdm(range(args.clip_steps), desc="clip", unit="step", mininterval=10)
     for step in bar:
         set_lr(optimiser, cosine_lr(step, args.clip_steps, args.clip_lr))
-        captions, pictures = draw_stills(96, rng)
+        scenes, pictures = draw_stills(96, rng)
+        captions = [scene.caption for scene in scenes]
         tokens = to_tokens(tokenizer, augmented(captions, rng, 0.5), 24)
         with torch.autocast("cpu", torch.bfloat16):
             image, text, scale = model(as_pixels(pictures), tokens)
@@ -342,7 +373,8 @@ def train_clip(args, folder):
         if step % 50 == 0:
             right = same[torch.arange(96), logits.argmax(1)].mean().item()
             bar.set_postfix(loss=f"{loss.item():.3f}", right=f"{right:.2f}")
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    with atomic_path(folder / "open_clip_model.safetensors") as temporary:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
     write_record(
         folder,
         clip={
@@ -355,7 +387,178 @@ def train_clip(args, folder):
     )
 
 
-MODELS = {"vae": (train_vae, "sd"), "unet": (train_unet, "sd"), "clip": (train_clip, "clip")}
+# ---------------------------------------------------------------------------------------------- classifiers
+
+FADING = 0.4  # share of training pictures in which the object fades
+SHAPE = {"image_size": phantom_world.SIZE, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+PIXELS = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+@torch.no_grad()
+def through_latents(clips, vae):
+    """Clips as a decoder of the brain would have them: latents blurred, shrunk and noisy, decoded by the VAE.
+
+    Parameters
+    ----------
+    clips : (B, F, 3, H, W) in -1..1; half of the noise is shared by the frames of a clip, the other half flickers
+    vae : AutoencoderKL
+
+    Returns
+    -------
+    like clips
+    """
+    b, f = clips.shape[:2]
+
+    def one_per_clip():
+        return torch.rand(b, 1, 1, 1).repeat_interleave(f, 0)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = vae.encode(clips.flatten(0, 1)).latent_dist.mode().float() * SCALE  # (clips frames) c h w
+        blurred = F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
+        latents = torch.lerp(latents, blurred, 0.8 * one_per_clip())
+        shared, own = torch.randn(b, *latents.shape[1:]).repeat_interleave(f, 0), torch.randn_like(latents)
+        amount = 0.6 * one_per_clip()
+        latents = latents * (1 - 0.35 * one_per_clip()) + amount * (shared + own) / 2**0.5
+        return vae.decode(latents / SCALE).sample.float().clamp(-1, 1).unflatten(0, (b, f))
+
+
+def disturb(clips):
+    """Shift whole clips by up to 3 pixels, blur, change contrast and brightness, add noise; clips (B, F, 3, H, W)."""
+    b = len(clips)
+    rows, columns = torch.randint(-3, 4, (2, b)).tolist()
+    edged = F.pad(clips.flatten(1, 2), (3,) * 4, "reflect").unflatten(1, clips.shape[1:3])
+    h, w = clips.shape[-2:]
+    clips = torch.stack([clip[..., 3 + r : 3 + r + h, 3 + c : 3 + c + w] for clip, r, c in zip(edged, rows, columns, strict=True)])
+    blurred = F.avg_pool2d(clips.flatten(0, 1), 3, 1, 1, count_include_pad=False).view_as(clips)
+    blur, contrast, brightness, noise = torch.rand(4, b, 1, 1, 1, 1)
+    clips = torch.lerp(clips, blurred, blur) * (0.75 + 0.4 * contrast) + 0.2 * (brightness - 0.5)
+    return (clips + 0.15 * noise**2 * torch.randn_like(clips)).clamp(-1, 1)
+
+
+def factor_log_probabilities(logits, factors):
+    """Log-probabilities of each factor's values, the other factors summed out: a list of (B, values)."""
+    joint = F.log_softmax(logits, -1).view(-1, *map(len, factors.values()))  # b (first second third) -> b first second third
+    axes = range(1, joint.ndim)
+    return [joint.logsumexp([other for other in axes if other != axis]) for axis in axes]
+
+
+def fit_classifier(args, folder, model, processor, draw, factors, batch, steps, bank):
+    """Fit a classifier of transformers on fresh pictures and save it with its processor.
+
+    The loss is the cross-entropy of the class and of each of its factors. A third of the batches is clean, a third
+    disturbed, a third disturbed pictures of a bank that went through noisy latents. Objects fade in the last two, so
+    that a reconstruction without one is read as undecided.
+
+    Parameters
+    ----------
+    args : of get_parser
+    folder : to save into; the VAE is in sd/vae beside it
+    model, processor : of transformers
+    draw : (n, rng, fading) -> scenes and uint8 (n, [8,] 64, 64, 3)
+    factors : {name: values} whose combinations are the classes
+    batch, steps : size and number of the batches
+    bank : pictures or clips that go through the latents before training
+    """
+    from diffusers import AutoencoderKL
+
+    rng = np.random.default_rng([args.seed, 4])
+    vae = AutoencoderKL.from_pretrained(folder.parent / "sd" / "vae").eval().requires_grad_(False)
+
+    def sample(n, rng, fading=0.0):
+        scenes, pictures = draw(n, rng, fading)
+        clips = as_pixels(pictures).view(n, -1, 3, *pictures.shape[-3:-1])  # b frames c h w
+        return clips, torch.from_numpy(phantom_world.factor_numbers(scenes, factors))
+
+    def sample_degraded(n, rng, fading):
+        parts = []
+        for _ in tqdm(range(0, n, 32), desc=f"{folder.name}: through latents", unit="batch", mininterval=5):
+            clips, wanted = sample(32, rng, fading)
+            parts.append((through_latents(clips, vae), wanted))
+        return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+    def logits_of(clips):
+        return model(pixel_values=clips if draw is draw_clips else clips[:, 0]).logits
+
+    @torch.no_grad()
+    def accuracies(clips, wanted):
+        right = []
+        for part, target in zip(clips.split(32), wanted.split(32), strict=True):
+            guesses = factor_log_probabilities(logits_of(part), factors)
+            right.append(torch.stack([guess.argmax(1) for guess in guesses], 1) == target)
+        right = torch.cat(right)
+        each = {name: round(share.item(), 3) for name, share in zip(factors, right.float().mean(0), strict=True)}
+        return each | {"together": round(right.all(1).float().mean().item(), 3)}
+
+    start, sizes = time.time(), [len(values) for values in factors.values()]
+    degraded, their_wanted = sample_degraded(bank, rng, FADING)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=args.classifier_lr, weight_decay=0.02)
+    bar = tqdm(range(steps), desc=folder.name, unit="step", mininterval=10)
+    for step in bar:
+        set_lr(optimiser, cosine_lr(step, steps, args.classifier_lr))
+        if step % 3 < 2:
+            clips, wanted = sample(batch, rng, FADING * (step % 3))
+        else:
+            rows = rng.integers(len(degraded), size=batch)
+            clips, wanted = degraded[rows], their_wanted[rows]
+        logits = logits_of(disturb(clips) if step % 3 else clips)
+        joint = torch.from_numpy(np.ravel_multi_index(wanted.T.numpy(), sizes))
+        loss = F.cross_entropy(logits, joint)
+        for guess, values in zip(factor_log_probabilities(logits, factors), wanted.T, strict=True):
+            loss = loss + F.nll_loss(guess, values)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if step % 50 == 0:
+            bar.set_postfix(loss=f"{loss.item():.2f}")
+    minutes = round((time.time() - start) / 60, 1)
+    model.eval()
+    save(model, folder)
+    save(processor, folder)
+    rng, n = np.random.default_rng([args.seed, 5]), args.classifier_test
+    accuracy = {"clean": accuracies(*sample(n, rng)), "degraded": accuracies(*sample_degraded(n, rng, 0.0))}
+    record = {"seed": args.seed, "steps": steps, "batch": batch, "minutes": minutes, "accuracy": accuracy}
+    write_record(folder, **{folder.name: record})
+
+
+def named(names):
+    """Labels of a configuration."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+
+
+def train_image_classifier(args, folder):
+    """ViT on stills."""
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(args.seed)
+    model = ViTForImageClassification(ViTConfig(**SHAPE, patch_size=8, **named(phantom_world.image_class_names())))
+    processor = ViTImageProcessor(size={"height": phantom_world.SIZE, "width": phantom_world.SIZE}, **PIXELS)
+    fit_classifier(
+        args, folder, model, processor, draw_stills, phantom_world.IMAGE_FACTORS, 64, args.image_classifier_steps, args.classifier_bank
+    )
+
+
+def train_clip_classifier(args, folder):
+    """VideoMAE on clips of eight frames."""
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
+
+    torch.manual_seed(args.seed)
+    size = phantom_world.SIZE
+    config = VideoMAEConfig(**SHAPE, patch_size=16, num_frames=8, tubelet_size=2, **named(phantom_world.clip_class_names()))
+    model = VideoMAEForVideoClassification(config)
+    processor = VideoMAEImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size}, **PIXELS)
+    fit_classifier(
+        args, folder, model, processor, draw_clips, phantom_world.CLIP_FACTORS, 32, args.clip_classifier_steps, args.classifier_bank // 8
+    )
+
+
+MODELS = {
+    "vae": (train_vae, "sd"),
+    "unet": (train_unet, "sd"),
+    "clip": (train_clip, "clip"),
+    "image_classifier": (train_image_classifier, "image_classifier"),
+    "clip_classifier": (train_clip_classifier, "clip_classifier"),
+}
 
 
 def get_parser():
@@ -372,6 +575,11 @@ def get_parser():
     group.add_argument("--unet_lr", type=float, default=1.2e-3, help="peak learning rate")
     group.add_argument("--clip_steps", type=int, default=1500, help="steps of batch 96")
     group.add_argument("--clip_lr", type=float, default=1e-3, help="peak learning rate")
+    group.add_argument("--image_classifier_steps", type=int, default=2200, help="steps of batch 64")
+    group.add_argument("--clip_classifier_steps", type=int, default=3400, help="steps of batch 32")
+    group.add_argument("--classifier_lr", type=float, default=1e-3, help="peak learning rate")
+    group.add_argument("--classifier_bank", type=int, default=12800, help="frames that a classifier sees through noisy latents")
+    group.add_argument("--classifier_test", type=int, default=512, help="fresh pictures that give the classifiers' accuracies")
     parser.set_defaults(seed=0)
     return parser
 

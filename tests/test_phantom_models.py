@@ -1,0 +1,203 @@
+"""The phantom's shipped models: sizes, and two classifiers that name what fresh pictures and clips show."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from scipy.special import softmax
+
+from common import cli, phantom_world
+from common.files import read_json
+from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, random_scene, render
+from Evaluation_Metrics import evaluate, phantom_checks, towers
+
+STEP3 = tiny.load_script("Data_preprocess/Phantom/step3_train_models.py")
+MODELS = tiny.ROOT / "phantom_models"
+EIGHT = range(0, 64, 8)
+
+
+def fresh(n, seed):
+    """Scenes of a seed that no training and no film has, and their clips as a movie holds them."""
+    rng = np.random.default_rng([seed, 99])
+    scenes = [random_scene(rng) for _ in range(n)]
+    return scenes, np.array([[phantom_world.halve_chroma(picture) for picture in render(scene, EIGHT)] for scene in scenes])
+
+
+@pytest.fixture(scope="module")
+def stills():
+    """240 scenes, one frame each, and the image classifier's scores and class names."""
+    scenes, clips = fresh(240, 1)
+    moments = np.arange(240) % 8
+    classifier = towers.ImageClassifier(MODELS / "image_classifier")
+    return scenes, classifier(clips[np.arange(240), moments][:, None])[:, 0], list(classifier.model.config.id2label.values())
+
+
+@pytest.fixture(scope="module")
+def films():
+    scenes, clips = fresh(160, 2)
+    classifier = towers.ClipClassifier(MODELS / "clip_classifier")
+    return scenes, classifier(clips), list(classifier.models[8].config.id2label.values())
+
+
+def right(scenes, scores, names, factor, words):
+    """Share of pictures whose most probable value of a factor, over all class names with its word, is the scene's."""
+    probability = softmax(scores, axis=-1)
+    values = list(words)
+    share = np.array([probability[:, [words[value] in name for name in names]].sum(1) for value in values])
+    return np.mean([values[guess] == getattr(scene, factor) for guess, scene in zip(share.argmax(0), scenes, strict=True)])
+
+
+def own_words(values, before="", after=""):
+    return {value: f"{before}{value}{after}" for value in values}
+
+
+# ---------------------------------------------------------------------------------------------- what ships
+
+
+def test_all_models_fit_into_25_megabytes():
+    sizes = {path: path.stat().st_size for path in MODELS.rglob("*") if path.is_file()}
+    assert sum(sizes.values()) <= 25e6
+    assert {path.suffix for path, size in sizes.items() if size > 2e6} == {".safetensors"}
+
+
+@pytest.mark.parametrize("name", ["image_classifier", "clip_classifier"])
+def test_a_record_says_how_each_classifier_was_made(name):
+    record = json.loads((MODELS / name / "training.json").read_text())[name]
+    assert record["steps"] > 0 and record["minutes"] > 0 and "seed" in record
+    assert set(record["accuracy"]) == {"clean", "degraded"}
+
+
+# ---------------------------------------------------------------------------------------------- what they name
+
+
+def test_images_have_96_readable_classes(stills):
+    _, scores, names = stills
+    assert scores.shape == (240, 96) and len(set(names)) == 96
+    assert set(names) == {f"{colour} {shape} {place}" for colour in COLOURS for shape in SHAPES for place in BACKGROUNDS.values()}
+
+
+def test_clips_have_64_readable_classes(films):
+    _, scores, names = films
+    assert scores.shape == (160, 64) and len(set(names)) == 64
+    assert set(names) == {f"{shape} moving {way} {place}" for shape in SHAPES for way in DIRECTIONS for place in BACKGROUNDS.values()}
+
+
+@pytest.mark.parametrize(
+    "factor, words, least",
+    [("colour", own_words(COLOURS, after=" "), 0.9), ("background", BACKGROUNDS, 0.95), ("shape", own_words(SHAPES, " ", " "), 0.4)],
+)
+def test_fresh_stills_are_named(stills, factor, words, least):
+    scenes, scores, names = stills
+    assert right(scenes, scores, names, factor, words) >= least
+    shuffled = list(np.random.default_rng(0).permutation(np.array(scenes, dtype=object)))
+    chance = 1 / len(words)
+    assert right(shuffled, scores, names, factor, words) < chance + 4 * np.sqrt(chance * (1 - chance) / 240)
+
+
+@pytest.mark.parametrize(
+    "factor, words, least",
+    [
+        ("direction", own_words(DIRECTIONS, "moving ", " "), 0.9),
+        ("background", BACKGROUNDS, 0.95),
+        ("shape", own_words(SHAPES, after=" "), 0.4),
+    ],
+)
+def test_fresh_clips_are_named(films, factor, words, least):
+    scenes, scores, names = films
+    assert right(scenes, scores, names, factor, words) >= least
+    shuffled = list(np.random.default_rng(0).permutation(np.array(scenes, dtype=object)))
+    chance = 1 / len(words)
+    assert right(shuffled, scores, names, factor, words) < chance + 4 * np.sqrt(chance * (1 - chance) / 160)
+
+
+def test_the_clip_classifier_reads_time(films):
+    """Clips played backwards go the opposite way."""
+    scenes, clips = fresh(64, 3)
+    scores = towers.ClipClassifier(MODELS / "clip_classifier")(np.ascontiguousarray(clips[:, ::-1]))
+    back = {"right": "left", "left": "right", "up": "down", "down": "up"}
+    words = {way: f"moving {back[way]} " for way in DIRECTIONS}
+    assert right(scenes, scores, films[2], "direction", words) >= 0.85
+
+
+# ---------------------------------------------------------------------------------------------- through the scripts
+
+
+def test_training_makes_what_ships(tmp_path):
+    """A few steps: the same files, classes and shapes."""
+    (tmp_path / "sd").symlink_to(MODELS / "sd")
+    names, few = ("image_classifier", "clip_classifier"), ("--image_classifier_steps", 3, "--clip_classifier_steps", 3)
+    tiny.run_script(
+        STEP3, *map(str, ["--models_dir", tmp_path, "--models", *names, *few, "--classifier_bank", 256, "--classifier_test", 32])
+    )
+    for name in names:
+        assert {path.name for path in (tmp_path / name).iterdir()} == {path.name for path in (MODELS / name).iterdir()}
+        made, ships = (read_json(folder / name / "config.json") for folder in (tmp_path, MODELS))
+        assert made == ships
+        made, ships = (read_json(folder / name / "training.json")[name] for folder in (tmp_path, MODELS))
+        assert made.keys() == ships.keys() and made["accuracy"].keys() == ships["accuracy"].keys()
+
+
+def test_faded_objects_leave_the_background():
+    scene = random_scene(np.random.default_rng(0))
+    whole, gone, half = (render(scene, [0, 8], opacity).astype(int) for opacity in (1.0, 0.0, (0.5, 1.0)))
+    assert np.abs(whole - gone).max() > 40
+    assert np.abs(half[0] - (whole[0] + gone[0]) / 2).max() <= 1 and np.array_equal(half[1], whole[1])
+
+
+def run(script, *argv):
+    script.main(cli.parse(script.get_parser, ["--dataset", "phantom", "--workers", "1", *map(str, argv)], script.__name__.split(".")[-1]))
+
+
+def test_evaluate_takes_the_phantoms_classifiers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "outputs/phantom"
+    _, clips = fresh(12, 4)
+    noisy = np.clip(clips + np.random.default_rng(0).normal(0, 12, clips.shape), 0, 255).astype(np.uint8)
+    (place / "features").mkdir(parents=True)
+    np.save(place / "features/test_groundtruth.npy", clips)
+    for name, made in (("full", noisy), ("control", np.roll(noisy, 1, axis=0))):
+        folder = place / f"recons/sub1/{name}/results_recons"
+        folder.mkdir(parents=True)
+        for i, clip in enumerate(made, 1):
+            np.savez(folder / f"test{i}.npz", frames=clip)
+        run(evaluate, "--name", name, "--baselines", "none")
+    full, control = (read_json(place / f"metrics/sub1/{name}/metrics.json") for name in ("full", "control"))
+    assert full["not_scored"] == {} and full["chance"]["2-way-I"] == 3 / 4 and full["chance"]["50-way-V"] == pytest.approx(3 / 52)
+    for column in ("2-way-I", "50-way-I", "2-way-V", "50-way-V"):
+        good, bad = (result["rows"][name][column]["mean"] for result, name in ((full, "full"), (control, "control")))
+        assert good > bad + 0.1 and good > 0.8, (column, good, bad)
+
+
+def test_factors_are_read_as_sums_over_classes():
+    names = phantom_world.image_class_names()
+    scores = np.random.default_rng(5).normal(0, 3, (6, 8, 96))
+    found = phantom_checks.read_factors(scores)
+    for clip in range(6):
+        total = {}
+        for frame in scores[clip]:
+            probability = np.exp(frame) / np.exp(frame).sum()
+            for name, p in zip(names, probability, strict=True):
+                colour, shape, place = name.split(" ", 2)
+                for key in (("colour", colour), ("shape", shape), ("background", place)):
+                    total[key] = total.get(key, 0) + p
+        for factor, values in (("colour", list(COLOURS)), ("shape", SHAPES), ("background", list(BACKGROUNDS.values()))):
+            assert found[factor][clip] == np.argmax([total[factor, value] for value in values])
+
+
+def test_checks_of_two_way_and_legible_can_miss():
+    """Scores that know the truth hold; the control's in their place miss."""
+    scenes, _ = fresh(40, 6)
+    names = phantom_world.image_class_names()
+    known = np.zeros((40, 8, 96))
+    for i, scene in enumerate(scenes):
+        known[i, :, names.index(f"{scene.colour} {scene.shape} {BACKGROUNDS[scene.background]}")] = 9
+    random, slight = np.random.default_rng(0).normal(0, 9, (2, *known.shape))
+    scores = {"full": known, "control": random, "oracle": known, "truth": known + 0.01 * slight}
+    rows = phantom_checks.check_two_way(scores)[0] + phantom_checks.check_legible(scores, scenes)[0]
+    assert [row["claim"] for row in rows] == ["semantics", "legible", "legible"] and all(row["held"] for row in rows)
+    assert [row["chance"] for row in rows] == [3 / 4, 1 / 6, 1 / 4] and rows[1]["value"] == rows[2]["value"] == 1
+    assert rows[1]["control"] < 0.5
+    swapped = {**scores, "full": random, "control": known}
+    rows = phantom_checks.check_two_way(swapped)[0] + phantom_checks.check_legible(swapped, scenes)[0]
+    assert not any(row["held"] for row in rows)
