@@ -253,7 +253,7 @@ def get_parser():
     cli.add_data_flags(parser, subject=True, device=True)
     group = parser.add_argument_group("chain")
     group.add_argument("--stages", default="all", help=f"all, or some of {','.join(STAGES)}, separated by commas")
-    group.add_argument("--workers", type=int, default=os.cpu_count(), help="scripts that run at the same time, each on one core")
+    group.add_argument("--workers", type=cli.one_or_more, default=os.cpu_count(), help="scripts that run at the same time, each on one core")
     group.add_argument("--arms", nargs="+", choices=ARMS, help="training arms (default: all three on the phantom, else full)")
     group = parser.add_argument_group("model")
     group.add_argument("--sd_path", help="Stable Diffusion, hub id or folder")

@@ -1,25 +1,33 @@
 """Look through a raw data set before any long job starts: what is there, what is missing, what has the wrong shape.
 
-Only headers are read. The exit status is 0 when all is there, else 1.
+Only headers are read, and of Algonauts2021 the responses. The exit status is 0 when all is there, else 1.
 
-Reads    {data_root}/...      movies and fMRI of the data set
+Reads    {data_root}/...         movies and fMRI of the data set
+         or {released_root}/...  the authors' download: test clips, masks, test fMRI, checkpoints, Stable Diffusion, results
 
     python Data_preprocess/check_data.py --dataset phantom --data_root data
     python Data_preprocess/check_data.py --dataset CC2017 --data_root DATA --subj_ID 1 2 3
+    python Data_preprocess/check_data.py --dataset CC2017 --released_root Mind_Animator_data
 
-Seconds for the phantom; CC2017 has 86 series a subject, a tenth of a second each on one core.
+Seconds for the phantom; CC2017 has 86 series a subject, a twentieth of a second each on one core.
 """
 
 import sys
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from common import cli
-from common.cifti import open_series
+from common.cifti import odd_series, open_series
+from common.cortex import N_CORTEX
 from common.datasets import Algonauts, CC2017Like, HCPMovie, OwnDataset, get_dataset
 from common.events import event_volumes, read_events
-from common.files import UserError, load_array
+from common.files import UserError, load_array, read_json
+from common.model_sources import model_files
+from common.pickles import read_arrays
+from common.readers import FolderClips, detect_layout, format_clips
+from common.released import ReleasedTree
 from common.video import film_info
 from common.workers import add_workers_flag, run_jobs
 
@@ -29,6 +37,7 @@ SOURCES = {  # where a data set comes from
     "HCP": "db.humanconnectome.org, HCP Young Adult 7T movie data",
     "Algonauts2021": "algonauts.csail.mit.edu/2021",
 }
+RELEASED = "the authors' published folder"
 
 
 @dataclass(frozen=True)
@@ -39,16 +48,20 @@ class Item:
     ----------
     group : str, under which it is counted
     path : Path, or a pattern of which the first match is taken
-    kind : 'movie', 'series', 'array' or 'file'
-    least : seconds of a movie, volumes of a series or an array, bytes of a file
+    kind : one of LOOK
+    least : seconds of a movie, volumes of a series or an array, clips of a zip
     tr : float, s between volumes of a series
+    shape : tuple, of a 'rows' array or of the responses in a pickle; None for any number
+    source : function without arguments that gives the path of a 'file', or raises a UserError
     """
 
     group: str
     path: Path
     kind: str
-    least: float
+    least: float = 0
     tr: float = 0
+    shape: tuple = ()
+    source: object = None
 
 
 # ---------------------------------------------------------------------------------------------- what must be there
@@ -72,17 +85,22 @@ def hcp_items(dataset, root, subjects):
         yield Item("movies", root / "**" / f"{movie}.mp4", "movie", seconds)
     for subject in subjects:
         participant = dataset.participants[subject - 1]
+        results = find_folder(root, Path(str(participant)) / "MNINonLinear" / "Results")
         for number, run in enumerate(dataset.runs, 1):
-            path = root / "**" / str(participant) / "MNINonLinear/Results" / run / f"{run}_Atlas*.dtseries.nii"
+            cleaned = results / run / f"{run}_Atlas_hp2000_clean.dtseries.nii"  # goes before all others
+            path = cleaned if cleaned.is_file() else results / run / f"{run}_Atlas*.dtseries.nii"
             yield Item(f"subject {subject} ({participant})", path, "series", int(dataset.volume_indices(number)[-1]) + 1, dataset.tr)
 
 
 def algonauts_items(dataset, root, subjects):
-    for number in range(1, dataset.n_train + dataset.n_test + 1):
-        yield Item("videos", root / "**" / dataset.video_folder / f"{number:04d}_*.mp4", "movie", 1)
+    n_videos, videos = dataset.n_train + dataset.n_test, find_folder(root, dataset.video_folder)
+    for number in range(1, n_videos + 1):
+        yield Item("videos", videos / f"{number:04d}_*.mp4", "movie", 1)
+    responses = find_folder(root, Path("participants_data_v2021") / "mini_track")
     for subject in subjects:
         for roi in dataset.rois:
-            yield Item(f"subject {subject}", root / "**/participants_data_v2021/mini_track" / f"sub{subject:02d}" / f"{roi}.pkl", "file", 1)
+            path = responses / f"sub{subject:02d}" / f"{roi}.pkl"
+            yield Item(f"subject {subject}", path, "responses", shape=(n_videos, dataset.repetitions, None))
 
 
 def own_items(dataset, root, subjects):
@@ -107,7 +125,31 @@ def own_items(dataset, root, subjects):
 ITEMS = {CC2017Like: cc2017_items, HCPMovie: hcp_items, Algonauts: algonauts_items, OwnDataset: own_items}
 
 
+def released_items(dataset, root, subjects):
+    """What is in the authors' folder."""
+    trees = {subject: ReleasedTree(root, dataset, subject) for subject in subjects}
+    common = trees[subjects[0]]
+    unet = common.stable_diffusion / "unet" / "config.json"
+    token_dim = read_json(unet)["cross_attention_dim"] if unet.is_file() else 768
+    for name in dataset.clip_names("test") if hasattr(dataset, "clip_names") else ():
+        yield Item("test clips", common.clip(name), "movie", dataset.clip_frames / dataset.fps)
+    for part in ("unet", "text_encoder", "vae", "tokenizer", "scheduler"):
+        yield Item("Stable Diffusion", common.stable_diffusion / part, "model")
+    for subject, tree in trees.items():
+        group = f"subject {subject}"
+        yield Item(group, tree.mask, "rows", shape=(N_CORTEX,))
+        yield Item(group, tree.test_fmri, "rows", shape=(dataset.n_test, None))
+        for decoder, epoch in dataset.epochs.items():
+            yield Item(group, tree.root, "file", source=partial(tree.checkpoint, decoder, epoch, token_dim))
+        yield Item(group, tree.results, "zip", dataset.n_test)
+
+
 # ---------------------------------------------------------------------------------------------- looking
+
+
+def find_folder(root, name):
+    """A folder at any depth below root; root/name where there is none."""
+    return next(iter(sorted(root.glob(f"**/{name}"))), root / name)
 
 
 def find(pattern):
@@ -119,35 +161,100 @@ def find(pattern):
     return next(iter(sorted(Path(*parts[:fixed]).glob("/".join(parts[fixed:])))), None)
 
 
+def too_little(path, expected, found):
+    return UserError(path, expected, found, "copy or download it again")
+
+
+def look_at_movie(path, item):
+    info = film_info(path)
+    seconds = float(info.n_frames / info.rate) if info.n_frames and info.rate else None
+    if seconds is not None and seconds < item.least - 1 / float(info.rate):
+        raise too_little(path, f"{item.least:.2f} s", f"{seconds:.2f} s")
+    return f"{info.width} x {info.height}, {float(info.rate or 0):.2f} frames a second"
+
+
+def look_at_series(path, item):
+    series = open_series(path)
+    if series.n_volumes < item.least:
+        raise too_little(path, f"at least {item.least} volumes", series.n_volumes)
+    series.check_tr(item.tr)
+    return f"{series.n_volumes} volumes of {series.n_columns} grayordinates{'' if series.tr else ', the time between them not said'}"
+
+
+def look_at_array(path, item):
+    n_volumes, n_voxels = load_array(path, shape=(None, None), finite=False, mmap=True, do="copy it again").shape
+    if n_volumes < item.least:
+        raise too_little(path, f"at least {item.least} volumes", n_volumes)
+    return f"{n_volumes} volumes of {n_voxels} voxels"
+
+
+def look_at_rows(path, item):
+    return f"shape {load_array(path, shape=item.shape, mmap=True, do='download it again').shape}"
+
+
+def look_at_responses(path, item):
+    arrays = read_arrays(path)
+    shape = arrays["train"].shape if "train" in arrays else "no 'train'"
+    if (
+        not isinstance(shape, tuple)
+        or len(shape) != len(item.shape)
+        or any(n not in (None, m) for n, m in zip(item.shape, shape, strict=True))
+    ):
+        raise too_little(path, f"'train' of shape {item.shape}".replace("None", "any"), shape)
+    return f"responses of shape {shape}"
+
+
+def look_at_model(path, item):
+    files = [file for file in model_files(path.parent, path.name) if file.stat().st_size]
+    weights = path.name in ("tokenizer", "scheduler") or any(file.suffix in (".bin", ".safetensors") for file in files)
+    if not (weights and any(file.suffix == ".json" for file in files)):
+        raise too_little(path, "a configuration" + " and weights" * (not weights), ", ".join(file.name for file in files) or "none")
+    return ", ".join(file.name for file in files)
+
+
+def look_at_zip(path, item):
+    clips = FolderClips(path, detect_layout(path))
+    if len(clips) != item.least:
+        raise too_little(path, f"{item.least} clips", f"{len(clips)}: {format_clips(clips.numbers)}")
+    return f"{len(clips)} clips, layout {clips.layout}"
+
+
+def look_at_file(path, item):
+    return f"{path.stat().st_size} bytes"
+
+
+LOOK = {
+    "movie": look_at_movie, "series": look_at_series, "array": look_at_array, "rows": look_at_rows, "responses": look_at_responses,
+    "model": look_at_model, "zip": look_at_zip, "file": look_at_file,
+}  # fmt: skip
+
+
 def look_at(item):
-    """Check one item -> (state, line): 'there', 'odd' (usable, with a remark), 'missing' or 'wrong'."""
-    path = find(item.path)
-    if path is None:
-        return "missing", f"{item.path}"
+    """Check one item -> (state, line): 'there', 'missing' or 'wrong'."""
     try:
-        if item.kind == "movie":
-            info = film_info(path)
-            seconds = float(info.n_frames / info.rate) if info.n_frames and info.rate else None
-            if seconds is not None and seconds < item.least - 1 / float(info.rate):
-                return "wrong", f"{path}: expected {item.least:.2f} s, found {seconds:.2f} s"
-            return "there", f"{path}: {info.width} x {info.height}, {float(info.rate or 0):.2f} frames a second"
-        if item.kind == "series":
-            series = open_series(path)
-            if series.n_volumes < item.least:
-                return "wrong", f"{path}: expected at least {item.least} volumes, found {series.n_volumes}"
-            if abs(series.tr - item.tr) > 1e-3:
-                return "odd", f"{path}: expected {item.tr:g} s between volumes, the file says {series.tr:g}"
-            return "there", f"{path}: {series.n_volumes} volumes of {series.n_columns} grayordinates"
-        if item.kind == "array":
-            n_volumes, n_voxels = load_array(path, shape=(None, None), finite=False, mmap=True, do="copy it again").shape
-            if n_volumes < item.least:
-                return "wrong", f"{path}: expected at least {item.least} volumes, found {n_volumes}"
-            return "there", f"{path}: {n_volumes} volumes of {n_voxels} voxels"
-        if path.stat().st_size < item.least:
-            return "wrong", f"{path}: an empty file"
-        return "there", f"{path}: {path.stat().st_size} bytes"
+        path = item.source() if item.source else item.path if item.kind == "model" else find(item.path)
+        if path is None or not path.exists():
+            return "missing", f"{item.path}"
+        return "there", f"{path}: {LOOK[item.kind](path, item)}"
     except UserError as error:
-        return "wrong", cli.one_line(error)
+        return "missing" if error.args[2] == "none" else "wrong", cli.one_line(error)
+
+
+def origin_of(path):
+    return open_series(path).origin()
+
+
+def compare_headers(items, seen, workers):
+    """Lines on series whose header is another than most of their subject's: [(state, line)]; 'odd' in free text alone."""
+    paths = {}
+    for item, (state, _) in zip(items, seen, strict=True):
+        if item.kind == "series" and state == "there":
+            paths.setdefault(item.group, []).append(find(item.path))
+    return [
+        ("wrong" if serious else "odd", cli.one_line(error))
+        for of_subject in paths.values()
+        for error, serious in odd_series(of_subject, run_jobs(origin_of, of_subject, workers, "headers", "file"))
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- script
@@ -156,6 +263,7 @@ def look_at(item):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = cli.add_data_flags(parser)
+    group.add_argument("--released_root", type=Path, help="look through the authors' folder Mind_Animator_data instead")
     group.add_argument("--subj_ID", type=int, nargs="+", help="subjects to look for (default: all of the data set's)")
     group.add_argument("--list", action="store_true", help="list also what is as it should be")
     add_workers_flag(parser, "files")
@@ -167,18 +275,21 @@ def main(args):
     subjects = args.subj_ID or dataset.subjects
     for subject in subjects:
         dataset.check_subject(subject)
-    items = list(ITEMS[type(dataset)](dataset, args.data_root, subjects))
+    list_items, root = (released_items, args.released_root) if args.released_root else (ITEMS[type(dataset)], args.data_root)
+    items = list(list_items(dataset, root, subjects))
     seen = run_jobs(look_at, items, args.workers, f"{dataset.name} files", "file")
-    for state, line in seen:
+    odd = compare_headers(items, seen, args.workers)
+    for state, line in [*seen, *odd]:
         if state != "there" or args.list:
             print(f"{state:8s} {line}")
     groups = Counter(item.group for item in items)
-    good = Counter(item.group for item, (state, _) in zip(items, seen, strict=True) if state in ("there", "odd"))
+    good = Counter(item.group for item, (state, _) in zip(items, seen, strict=True) if state == "there")
     for group, n in groups.items():
         print(f"{dataset.name} {group}: {good[group]} of {n} as expected")
-    print(f"{dataset.name}: {dataset.n_train} training and {dataset.n_test} test clips come out of a complete data set")
-    if sum(good.values()) < len(items):
-        print(f"not complete; it comes from {SOURCES.get(dataset.name, 'its makers')}")
+    if not args.released_root:
+        print(f"{dataset.name}: {dataset.n_train} training and {dataset.n_test} test clips come out of a complete data set")
+    if sum(good.values()) < len(items) or any(state == "wrong" for state, _ in odd):
+        print(f"not as expected; it comes from {RELEASED if args.released_root else SOURCES.get(dataset.name, 'its makers')}")
         sys.exit(1)
 
 

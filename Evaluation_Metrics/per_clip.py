@@ -371,7 +371,7 @@ def add_clip_flags(parser):
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="score these alone; numbers from 1")
     group.add_argument("--allow_missing", action="store_true", help="leave out clips that are missing or unreadable, and say how many")
     group.add_argument("--resize", action="store_true", help="stretch frames of another size")
-    group.add_argument("--workers", type=int, help="processes; default: one per core")
+    group.add_argument("--workers", type=cli.one_or_more, help="processes; default: one per core")
     return group
 
 
@@ -432,8 +432,9 @@ def score(args, metrics, title=None):
     metrics : list of Metric
     title : name of the files; default the first column's
     """
-    is_phantom = get_dataset(args.dataset).is_phantom
-    pairs = open_pairs(args)
+    dataset = get_dataset(args.dataset)
+    dataset.check_subject(args.subj_ID)
+    is_phantom, pairs = dataset.is_phantom, open_pairs(args)
     towers = Towers.of(args, is_phantom)
     for kind in sorted({kind for metric in metrics for kind, _ in metric.needs}):
         if kind not in towers:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common.cli import PROJECT, choose_device
+from common.cli import PROJECT, choose_device, one_or_more
 from common.files import UserError, missing
 from common.model_sources import load_clip
 
@@ -274,7 +274,7 @@ def add_model_flags(parser, *kinds):
     for kind in kinds:
         flag = KINDS[kind][0]
         group.add_argument(f"--{flag}", metavar="MODEL", help=f"{HELP[flag]}; the phantom's own for --dataset phantom")
-    group.add_argument("--batch_size", type=int, default=64, help="frames per call of a model")
+    group.add_argument("--batch_size", type=one_or_more, default=64, help="frames per call of a model")
     group.add_argument("--device", default="auto", help="auto, cpu or cuda")
     return group
 

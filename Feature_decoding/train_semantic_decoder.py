@@ -41,7 +41,7 @@ def get_parser():
     parser = get_training_parser(__doc__, epoch=100, lr=2e-4, models=("sd", "clip"))
     group = parser.add_argument_group("model")
     group.add_argument("--n_blocks", type=int, default=3, help="residual blocks")
-    group.add_argument("--projector_dims", type=int, nargs="+", default=[2048, 4096], help="hidden widths of the token projector")
+    group.add_argument("--projector_dims", type=cli.one_or_more, nargs="+", default=[2048, 4096], help="hidden widths of the token projector")
     group = parser.add_argument_group("loss")
     group.add_argument("--k1", type=float, default=0.01, help="weight of the contrastive loss")
     group.add_argument("--k2", type=float, default=0.5, help="weight of the token loss")

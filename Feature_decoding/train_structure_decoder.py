@@ -62,7 +62,7 @@ def get_parser():
     parser = get_training_parser(__doc__, epoch=400, lr=1e-6)
     group = parser.add_argument_group("model")
     group.add_argument("--n_blocks", type=int, default=2, help="residual blocks")
-    group.add_argument("--hidden_dim", type=int, default=1024, help="width")
+    group.add_argument("--hidden_dim", type=cli.one_or_more, default=1024, help="width")
     group = parser.add_argument_group("loss")
     group.add_argument("--k", type=float, default=1.0, help="weight of the squared error")
     group.add_argument("--w", type=float, default=4e-6, help="first weight of the L1 norm; after epoch e times exp(-5e-5 e)")

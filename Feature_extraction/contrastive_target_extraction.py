@@ -58,7 +58,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "clip")
-    parser.add_argument("--batch_size", type=int, default=64, help="captions or frames at a time")
+    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, help="captions or frames at a time")
     return parser
 
 

@@ -201,7 +201,7 @@ class Plan:
 
 def make_plan(args):
     """Plan of the flags; a UserError where they cannot work."""
-    for name, low, high in (("batch_size", 1, 10**6), ("steps", 1, 1000), ("noise_timestep", 0, 999), ("start_timestep", 1, 999)):
+    for name, low, high in (("batch_size", 1, 10**6), ("steps", 1, 1000), ("noise_timestep", 0, 999), ("start_timestep", 1, 999), ("guidance", 0, 1000)):
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name}", f"{low} to {high}", value, "mend the flag")

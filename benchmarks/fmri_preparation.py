@@ -106,7 +106,7 @@ def write_subject(root, n_runs, volumes, space):
     paths = [CC2017.series_path(root, 1, name, rep) for name in names for rep in CC2017.repetitions(1, name)]
     for number, path in enumerate(tqdm(paths, desc="writing series", unit="file")):
         data = np.random.default_rng(number).standard_normal((SPACES[space], volumes), dtype=np.float32).T + 100
-        write_series(path, data, CC2017.tr, other)
+        write_series(path, data, CC2017.tr, other, digest=False)  # as a download
     return paths
 
 

@@ -36,8 +36,10 @@ def read_captions(path, n=None, key=None):
         raise UserError(path, f"a file ending in {', '.join(readers)}", path.suffix or "no ending", "convert it")
     try:
         captions = readers[path.suffix.lower()](path, key)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, "a readable caption file", f"'{str(error).splitlines()[0]}'", _ADVICE) from None
+    except UserError:
+        raise
+    except Exception as error:  # h5py meets damaged bytes with errors of almost any kind
+        raise UserError(path, "a readable caption file", f"'{(str(error) or type(error).__name__).splitlines()[0]}'", _ADVICE) from None
     captions = [caption.strip() for caption in captions]
     if n is not None and len(captions) != n:
         raise UserError(path, f"{n} captions", str(len(captions)), _ADVICE)

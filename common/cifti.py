@@ -5,10 +5,12 @@ import logging
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from nibabel.cifti2.parse_cifti2 import Cifti2Extension
 
 from common.cortex import N_CORTEX, N_LEFT, N_MESH, N_RIGHT, mesh_vertices
 from common.files import UserError, atomic_path, fingerprint, missing
@@ -23,10 +25,8 @@ _DIGEST = "SHA-256 of the values"  # entry of our files' description
 _MAGIC = b"n+2\0\r\n\x1a\n"
 _HEADER_BYTES, _EXTENSIONS_FROM = 540, 544
 _OF_ONE_FILE = ("header vox_offset",)  # all other entries of a layout are alike in series of one origin
-_WORDS = ("header descrip", "header aux_file", "header cal_max", "header cal_min")  # for people and displays
+_WORDS = ("header descrip", "header aux_file", "header cal_max", "header cal_min", "header intent_name")  # for people and displays
 _ADVICE = "copy or download the file again"
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def open_series(path):
             description = next((item for item in header.extensions if item.get_code() == _EXTENSION), None)
             if description is None:
                 raise ValueError("an ordinary NIfTI file")
-            content = description.get_content()
+            content = _parse(description.content)
             series, models = content.matrix.get_index_map(0), content.matrix.get_index_map(1)
             kinds = [axis.indices_map_to_data_type for axis in (series, models)]
             if kinds != ["CIFTI_INDEX_TYPE_SERIES", "CIFTI_INDEX_TYPE_BRAIN_MODELS"]:
@@ -166,6 +166,12 @@ def open_series(path):
     if path.stat().st_size != expected:
         raise UserError(path, f"{expected} bytes for {shape[0]} volumes of {shape[1]} grayordinates", f"{path.stat().st_size}", _ADVICE)
     return opened
+
+
+@lru_cache(maxsize=2)
+def _parse(xml):
+    """A description's content, which the series of a subject mostly share to the letter."""
+    return Cifti2Extension.from_bytes(xml).get_content()
 
 
 def _check_header(path):
@@ -223,31 +229,31 @@ def _describe(version, series, models):
     return about
 
 
-def check_origin(paths, origins):
-    """Raise a UserError when one of several series of a subject has another header or description than most.
+def odd_series(paths, origins):
+    """Find series of a subject whose header or description is another than most others'.
 
-    A damaged byte in a field that nobody reads shows in this way alone. A difference in fields for people and displays
-    is a warning.
+    A damaged byte in a field that nobody reads shows in this way alone.
 
     Parameters
     ----------
     paths : list of paths
     origins : list of str, Series.origin of each
+
+    Yields
+    ------
+    error : UserError that names the series and the fields
+    serious : bool, False where the fields are free text or for displays
     """
-    usual = Counter(origins).most_common(1)[0][0]
-    model = None
+    usual, model = Counter(origins).most_common(1)[0][0], None
     for path, origin in zip(paths, origins, strict=True):
         if origin == usual:
             continue
-        model = model or open_series(paths[origins.index(usual)])
+        model = model or open_series(paths[origins.index(usual)]).layout
         other = open_series(path).layout
-        names = [name for name in model.layout | other if name not in _OF_ONE_FILE and str(model.layout.get(name)) != str(other.get(name))]
-        found = ", ".join(f"{name} {other.get(name)}" for name in names)
-        usually = ", ".join(f"{name} {model.layout.get(name)}" for name in names)
-        if set(names) <= set(_WORDS):
-            log.warning("warning: %s: %s; in most other series: %s", path, found, usually)
-        else:
-            raise UserError(path, f"{usually}, as in most of the subject's series", found, f"{_ADVICE}, or --ignore_header_fields")
+        names = [name for name in model | other if name not in _OF_ONE_FILE and str(model.get(name)) != str(other.get(name))]
+        expected, found = (", ".join(f"{name} {fields.get(name)}" for name in names) for fields in (model, other))
+        error = UserError(path, f"{expected}, as in most of the subject's series", found, f"{_ADVICE}, or --ignore_header_fields")
+        yield error, not set(names) <= set(_WORDS)
 
 
 def _cortex_columns(path, models):
@@ -287,8 +293,8 @@ def cortex_axis():
     return make(left, N_MESH, name="CortexLeft") + make(right, N_MESH, name="CortexRight")
 
 
-def write_series(path, data, tr, other=None):
-    """Write a dense series, atomically, with the SHA-256 of its values in its description.
+def write_series(path, data, tr, other=None, digest=True):
+    """Write a dense series, atomically.
 
     Parameters
     ----------
@@ -296,13 +302,15 @@ def write_series(path, data, tr, other=None):
     data : (volumes, 59412 + columns of `other`) float
     tr : float, s between volumes
     other : nibabel BrainModelAxis of what follows the cortex, optional
+    digest : bool, note the SHA-256 of the values in the description
     """
     models = cortex_axis() if other is None else cortex_axis() + other
     if np.ndim(data) != 2 or np.shape(data)[1] != len(models):
         raise ValueError(f"(volumes, {len(models)}) expected, {np.shape(data)} given")
     data = np.asarray(data, dtype=np.float32)
     image = nib.Cifti2Image(data, header=(nib.cifti2.SeriesAxis(0, tr, len(data)), models))
-    image.header.matrix.metadata = nib.cifti2.Cifti2MetaData({_DIGEST: hashlib.sha256(data.T.tobytes()).hexdigest()})
+    if digest:
+        image.header.matrix.metadata = nib.cifti2.Cifti2MetaData({_DIGEST: hashlib.sha256(data.T.tobytes()).hexdigest()})
     image.nifti_header.set_intent("ConnDenseSeries", name="ConnDenseSeries")
     with atomic_path(path) as temporary:
         image.to_filename(temporary)

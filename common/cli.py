@@ -15,11 +15,35 @@ from tqdm import tqdm
 
 from common.files import UserError, full_disk
 
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 PROJECT = Path(__file__).resolve().parents[1]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def between(low, high):
+    """Type of a flag: whole numbers from `low` to `high`."""
+
+    def whole_number(text):
+        if not low <= (number := int(text)) <= high:
+            raise argparse.ArgumentTypeError(f"{low} to {high} expected, found {number}")
+        return number
+
+    return whole_number
+
+
+def one_or_more(text):
+    """Type of a flag that counts something."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"1 or more expected, found {number}")
+    return number
 
 
 def make_parser(doc):
@@ -29,9 +53,9 @@ def make_parser(doc):
     ----------
     doc : str, the script's __doc__
     """
-    parser = argparse.ArgumentParser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
+    parser = _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", "--random_seed", dest="seed", type=int, default=42, help="of everything random in this script")
+    group.add_argument("--seed", "--random_seed", dest="seed", type=between(0, 2**32 - 1), default=42, help="of everything random in this script")
     group.add_argument("--config", type=Path, metavar="FILE.yaml", help="defaults for the flags; the command line wins")
     group.add_argument("--overwrite", action="store_true", help="do it again even if it is done")
     group.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -177,7 +201,7 @@ def one_line_errors(debug=False):
             raise
         stop(error)
     except Exception as error:
-        full, forbidden = full_disk(error), getattr(error, "errno", None) in (errno.EACCES, errno.EROFS)
+        full, forbidden = full_disk(error), getattr(error, "errno", None) in _FORBIDDEN
         if debug or not (full or forbidden):
             raise
         mistake = UserError(
@@ -219,7 +243,14 @@ def run(main, get_parser, argv=None):
 
 
 def choose_device(name):
-    """torch device for --device: 'auto' is the GPU when there is one."""
+    """torch device for --device: 'auto' is the GPU when there is one; a UserError for one that is not there."""
     import torch
 
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
+        raise UserError("--device", "auto, cpu, or a GPU that is there", f"{name} ({str(error).splitlines()[0]})", "leave the flag out") from None
+    return device

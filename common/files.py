@@ -7,9 +7,8 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +86,22 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def atomic_files(folder):
+    """Yield an empty temporary folder beside `folder`; its files move into `folder` when the block ends well."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    try:
+        with naming(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            folder.mkdir(exist_ok=True)
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_bytes(path, content):
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -124,6 +139,10 @@ def read_json(path):
     if isinstance(content, dict) and content.pop(CHECKSUM, None) not in (None, fingerprint(content)):
         raise UserError(path, f"the content that its {CHECKSUM} is of", "another", _AGAIN)
     return content
+
+
+def _first_line(error):
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def missing(path, what, do="run the script that writes it, or check the path"):
@@ -209,8 +228,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
         raise missing(path, wanted, do)
     try:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise UserError(path, wanted, f"a broken file ({str(error).splitlines()[0]})", do) from None
+    except Exception as error:  # numpy meets a damaged header with errors of almost any kind
+        raise UserError(path, wanted, f"a broken file ({_first_line(error)})", do) from None
     shape = (None,) * max(1, array.ndim) if shape is None else shape
     fits = len(shape) == array.ndim and all(n is None or n == m for n, m in zip(shape, array.shape, strict=True))
     if not fits:
@@ -258,12 +277,16 @@ def check_card(path, digest=None, do=_AGAIN):
 def load_npz(path, do=_AGAIN):
     """Read a .npz file, {name: array}; a missing or broken one is a UserError. Its arrays carry checksums."""
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return dict(content)
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as content:
+            arrays = dict(content)
+            handle.seek(-12, os.SEEK_END)  # number of entries, which zipfile does not look at
+            if int.from_bytes(handle.read(2), "little") != len(arrays):
+                raise ValueError("a damaged directory")
+            return arrays
     except FileNotFoundError:
         raise missing(path, "a .npz file", do) from None
-    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(path, "a .npz file", f"a broken one ({(str(error) or type(error).__name__).splitlines()[0]})", do) from None
+    except Exception as error:  # zipfile and numpy meet damaged bytes with errors of almost any kind
+        raise UserError(path, "a .npz file", f"a broken one ({_first_line(error)})", do) from None
 
 
 class ArrayWriter:

@@ -26,6 +26,11 @@ def _read(path):
     return read_json(path) if path.exists() else None
 
 
+def _full_first(path):
+    """Sorting key of files in folders named by reconstruction."""
+    return path.parent.name != "full", path.parent.name
+
+
 def _pictures(report, paths, caption, width="100%"):
     """Figures of files that exist, captioned by their name."""
     return [
@@ -67,7 +72,7 @@ def _checks(layout, subject):
 def _metrics(layout, subject):
     """Metrics of every evaluated reconstruction, with the baselines of the first."""
     tables = []
-    for path in sorted((layout.root / "metrics" / f"sub{subject}").glob("*/table.md")):
+    for path in sorted((layout.root / "metrics" / f"sub{subject}").glob("*/table.md"), key=_full_first):
         lines = [line.strip().strip("|").split("|") for line in path.read_text().splitlines() if line.startswith("|")]
         if len(lines) > 2:
             cells = [[cell.strip().strip("*") for cell in line] for line in lines]
@@ -78,7 +83,7 @@ def _metrics(layout, subject):
 
 def _galleries(layout, subject, banner):
     links = []
-    for manifest in sorted((layout.root / "recons" / f"sub{subject}").glob("*/manifest.json")):
+    for manifest in sorted((layout.root / "recons" / f"sub{subject}").glob("*/manifest.json"), key=_full_first):
         name = manifest.parent.name
         build_gallery(manifest.parent, layout.metrics(subject, name))
         strips = sorted((manifest.parent / "strips").glob("test*.png"), key=lambda path: int(path.stem.removeprefix("test")))[:4]

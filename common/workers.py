@@ -11,6 +11,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from common.cli import one_or_more
 from common.files import UserError
 
 
@@ -20,7 +21,7 @@ def n_cores():
 
 
 def add_workers_flag(parser, what):
-    parser.add_argument("--workers", type=int, default=n_cores(), help=f"{what} worked on at the same time, one core each")
+    parser.add_argument("--workers", type=one_or_more, default=n_cores(), help=f"{what} worked on at the same time, one core each")
 
 
 def _work(function, connection, parent):

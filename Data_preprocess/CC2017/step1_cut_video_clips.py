@@ -70,7 +70,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
     group = parser.add_argument_group("clips")
-    group.add_argument("--crf", type=int, default=12, help="x264's constant rate factor: 0 lossless, 51 worst")
+    group.add_argument("--crf", type=cli.between(0, 51), default=12, help="x264's constant rate factor: 0 lossless, 51 worst")
     group.add_argument("--drop_short", action="store_true", help="drop clips that a movie does not fill, instead of an error")
     add_workers_flag(parser, "movies")
     return parser

@@ -70,7 +70,7 @@ def get_parser():
     cli.add_data_flags(parser, split=True)
     group = parser.add_argument_group("frames")
     group.add_argument("--format", choices=["jpg", "png"], default="jpg", help="picture files; png is lossless and four times as large")
-    group.add_argument("--jpg_quality", type=int, default=95, help="0 to 100")
+    group.add_argument("--jpg_quality", type=cli.between(0, 100), default=95, help="0 to 100")
     add_workers_flag(parser, "clips")
     return parser
 

@@ -151,7 +151,7 @@ def get_parser():
     group.add_argument("--caption_revision", help="branch, tag or commit on the hub")
     group.add_argument("--prompt", default=PROMPT, help="what the model is asked")
     group.add_argument("--precision", choices=list(DTYPES), help="of its weights (default: fp16 on a GPU, fp32 on a CPU)")
-    group.add_argument("--batch_size", type=int, default=8, help="clips at a time")
+    group.add_argument("--batch_size", type=cli.one_or_more, default=8, help="clips at a time")
     add_model_flags(parser, "clip")
     return parser
 

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 from common import cli, cortex, fmri
-from common.cifti import SPACES, check_origin, open_series
+from common.cifti import SPACES, odd_series, open_series
 from common.datasets import VISUAL_AREAS, CC2017Like, get_dataset
 from common.files import UserError, card_path, load_array, load_mask, missing, read_json, save_array, sha256, write_json, write_text
 from common.layout import Layout
@@ -260,7 +260,10 @@ def masked_arrays(runs, masks, test_norm, workers):
 def check_headers(runs):
     """Raise a UserError when one of the subject's series has another header than most."""
     paths = [path for run in runs for _, path in run.repetitions]
-    check_origin(paths, [source["origin"] for run in runs for source in read_json(card_path(run.average))["sources"]])
+    for error, serious in odd_series(paths, [source["origin"] for run in runs for source in read_json(card_path(run.average))["sources"]]):
+        if serious:
+            raise error
+        log.warning("warning: %s", error)
 
 
 def describe_runs(runs):
@@ -300,6 +303,8 @@ def main(args):
     dataset, layout = get_dataset(args.dataset, CC2017Like), Layout.of(args)
     for subject in args.subj_ID:
         dataset.check_subject(subject)
+    if args.n_voxels and min(args.n_voxels) < 1:
+        raise UserError("--n_voxels", "1 or more", min(args.n_voxels), "mend the flag")
     mask, how = given_mask(args)
     runs = {subject: list_runs(dataset, layout, args, subject) for subject in args.subj_ID}
     for subject, of_subject in runs.items():

@@ -78,7 +78,7 @@ def cut_film(job):
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
-    parser.add_argument("--crf", type=int, default=12, help="x264's constant rate factor: 0 lossless, 51 worst")
+    parser.add_argument("--crf", type=cli.between(0, 51), default=12, help="x264's constant rate factor: 0 lossless, 51 worst")
     add_workers_flag(parser, "films")
     return parser
 
