@@ -147,11 +147,19 @@ def clip_accuracy(pred_scores, true_ids, **options):
 # ---------------------------------------------------------------------------------------------- columns
 
 
+def _check_classes(scores, n_way):
+    largest = scores.shape[-1] - N_TRUE + 1
+    if n_way > largest:
+        raise UserError("--n_way", f"at most {largest}, for a classifier of {scores.shape[-1]} classes", n_way, "choose fewer")
+
+
 def _of_frames(pred, gt, seed, **options):
+    _check_classes(pred["image"], options["n_way"])
     return clip_accuracy(pred["image"], true_classes(gt["image"]), rng=np.random.RandomState(seed), **options)
 
 
 def _of_clips(pred, gt, seed, **options):
+    _check_classes(pred["video"], options["n_way"])
     return n_way_accuracy(pred["video"], true_classes(gt["video"]), rng=np.random.RandomState(seed), **options)
 
 
@@ -173,8 +181,8 @@ def metric_of_clips(columns=("2-way-V",), n_way=2, top_k=1, exact=True, n_trials
 def get_parser():
     parser = per_clip.metric_parser(__doc__, "image", "video")
     group = parser.add_argument_group("accuracy")
-    group.add_argument("--n_way", type=int, nargs="+", default=[2, 50], help="classes that compete")
-    group.add_argument("--top_k", type=int, default=1, help="rank that passes")
+    group.add_argument("--n_way", type=cli.between(2), nargs="+", default=[2, 50], help="classes that compete")
+    group.add_argument("--top_k", type=cli.one_or_more, default=1, help="rank that passes")
     group.add_argument("--sampled", action="store_true", help="count random draws instead of computing the probability")
     group.add_argument("--n_trials", type=int, nargs=2, default=[20, 100], metavar=("FRAME", "CLIP"), help="draws, as released")
     return parser

@@ -28,22 +28,20 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def between(low, high):
-    """Type of a flag: whole numbers from `low` to `high`."""
+def between(low, high=None):
+    """Type of a flag: whole numbers from `low` on, or up to `high`."""
 
     def whole_number(text):
-        if not low <= (number := int(text)) <= high:
-            raise argparse.ArgumentTypeError(f"{low} to {high} expected, found {number}")
+        number = int(text)
+        if number < low or (high is not None and number > high):
+            raise argparse.ArgumentTypeError(f"{low} {'or more' if high is None else f'to {high}'} expected, found {number}")
         return number
 
+    whole_number.__name__ = "int"  # in argparse's messages
     return whole_number
 
 
-def one_or_more(text):
-    """Type of a flag that counts something."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"1 or more expected, found {number}")
-    return number
+one_or_more = between(1)  # of a flag that counts something
 
 
 def make_parser(doc):

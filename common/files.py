@@ -58,7 +58,8 @@ def naming(path):
         yield
     except Exception as error:
         number = full_disk(error)
-        if number is None:
+        named = str(getattr(error, "filename", None) or ".partial-")
+        if number is None or ".partial-" not in named:  # another file, written inside this block, is named already
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 

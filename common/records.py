@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from common.cli import PROJECT
-from common.files import UserError, check_card, naming, read_json, sha256, write_json
+from common.files import UserError, check_card, missing, naming, read_json, sha256, write_json
 
 log = logging.getLogger(__name__)
 
@@ -107,6 +107,8 @@ class RunRecord:
                 (self.folder / name).unlink(missing_ok=True)
         inputs = []
         for path in self.inputs:
+            if not path.is_file():
+                raise missing(path, "an input of this script")
             stat, digest = path.stat(), sha256(path)
             check_card(path, digest)
             inputs.append({"file": path.as_posix(), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest})

@@ -330,6 +330,76 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, how):
     assert [name for name in names(out.parent) if not name.startswith(".partial-")] == ["a.npy"] and out.read_text() == "old"
 
 
+class LibraryError(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    "error, number",
+    [
+        (OSError(errno.EDQUOT, "x"), errno.EDQUOT),
+        (LibraryError("I/O error: No space left on device (os error 28)"), errno.ENOSPC),
+        (RuntimeError("file write failed: errno = 27, error message = 'File too large'"), errno.EFBIG),
+        (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['x']"), errno.ENOSPC),
+        (LibraryError("os error 281"), None),
+        (OSError(errno.ENOENT, "x"), None),
+        (UserError("a", "b", "File too large", "c"), None),
+    ],
+)
+def test_a_full_disk_is_known_whoever_says_it(error, number, tmp_path):
+    assert files.full_disk(error) == number
+    with pytest.raises(OSError if number else type(error)) as raised, atomic_path(tmp_path / "a.npy"):
+        raise error
+    assert raised.value is error if number is None else (raised.value.errno, raised.value.filename) == (number, str(tmp_path / "a.npy"))
+    assert names(tmp_path) == []
+
+
+def test_a_full_disk_of_a_library_is_one_line(capsys, handlers):
+    def main(args):
+        raise LibraryError("No space left on device")
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, lambda: cli.make_parser("doc"), [])
+    assert stopped.value.code == 2 and "free space" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["--seed", "-1"], ["--seed", "x"], ["--nonsense"], ["--count", "0"], ["--part", "6"]])
+def test_wrong_flags_are_one_line(argv, capsys):
+    def get_parser():
+        parser = cli.make_parser("doc")
+        parser.add_argument("--count", type=cli.one_or_more)
+        parser.add_argument("--part", type=cli.between(2, 5))
+        return parser
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.parse(get_parser, argv, "x")
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and re.fullmatch(r"error: .*--help\n", error) and argv[0] in error
+    assert cli.parse(get_parser, ["--count", "1", "--part", "5"], "x").part == 5
+
+
+def test_a_device_that_is_not_there():
+    import torch
+
+    assert cli.choose_device("cpu").type == "cpu"
+    for name in ("tpu", f"cuda:{torch.cuda.device_count() + 9}"):
+        with pytest.raises(UserError, match="--device"):
+            cli.choose_device(name)
+
+
+def test_files_go_together_or_not_at_all(tmp_path):
+    files.write_text(tmp_path / "model/a", "old")
+    with pytest.raises(OSError) as error, files.atomic_files(tmp_path / "model") as folder:
+        (folder / "a").write_text("new")
+        raise LibraryError("os error 28")
+    assert error.value.filename == str(tmp_path / "model") and names(tmp_path) == ["model"]
+    assert (tmp_path / "model/a").read_text() == "old"
+    with files.atomic_files(tmp_path / "model") as folder:
+        (folder / "a").write_text("new")
+        (folder / "b").write_text("new")
+    assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["a", "b"] and (tmp_path / "model/a").read_text() == "new"
+
+
 # ---------------------------------------------------------------------------------------------- records
 
 
@@ -381,6 +451,27 @@ def test_changed_input_is_named(finished):
     np.save(finished / "input.npy", np.arange(3) + 1)
     with pytest.raises(UserError, match="input.npy"):
         make_record(finished).is_done()
+
+
+def test_an_altered_or_missing_input_is_named(tmp_path):
+    save_array(tmp_path / "input.npy", np.arange(3), **CARD)
+    make_record(tmp_path).start()
+    with open(tmp_path / "input.npy", "r+b") as handle:
+        handle.seek(-1, os.SEEK_END)
+        handle.write(b"\1")
+    with pytest.raises(UserError, match="input.npy.*data card"):
+        make_record(tmp_path, overwrite=True).start()
+    (tmp_path / "input.npy").unlink()
+    with pytest.raises(UserError, match="input.npy.*nothing there"):
+        make_record(tmp_path, overwrite=True).start()
+
+
+def test_a_log_goes_on_after_a_line_that_was_cut_off(finished):
+    path = finished / "run/log.jsonl"
+    path.write_bytes(path.read_bytes()[:-5])
+    make_record(finished).log(epoch=3)
+    lines = path.read_text().splitlines()
+    assert len(lines) == 3 and json.loads(lines[0])["epoch"] == 1 and json.loads(lines[2]) == {"epoch": 3}
 
 
 def test_overwrite_begins_anew(finished):
@@ -468,7 +559,11 @@ def test_cortex():
     assert (len(left), len(right), cortex.N_CORTEX) == (29696, 29716, 59412)
     assert all((np.diff(side) > 0).all() and side[-1] < 32492 for side in (left, right))
     labels = cortex.area_labels()
-    assert len(labels) == 59412 and {label[:2] for label in labels[:29696]} <= {"L_", ""} and {label[:2] for label in labels[29696:]} <= {"R_", ""}
+    assert (
+        len(labels) == 59412
+        and {label[:2] for label in labels[:29696]} <= {"L_", ""}
+        and {label[:2] for label in labels[29696:]} <= {"R_", ""}
+    )
     assert len(set(labels) - {""}) == 360
 
 
@@ -486,7 +581,16 @@ def test_registry_entries_agree_with_themselves():
 # ---------------------------------------------------------------------------------------------- caption augmentation
 
 SENTENCE = "The quick fox and a lazy dog sleep near water"  # ten different words
-SYNONYMS = {"quick": ["fast"], "fox": ["vixen"], "lazy": ["idle"], "dog": ["hound"], "sleep": ["doze"], "near": ["by"], "water": ["sea"], "and": ["plus"]}
+SYNONYMS = {
+    "quick": ["fast"],
+    "fox": ["vixen"],
+    "lazy": ["idle"],
+    "dog": ["hound"],
+    "sleep": ["doze"],
+    "near": ["by"],
+    "water": ["sea"],
+    "and": ["plus"],
+}
 STOP = {"the", "and", "a"}
 ADDED = {word for words in SYNONYMS.values() for word in words}
 

@@ -108,6 +108,19 @@ def test_a_flipped_byte(name, tmp_path):
     assert found > (0.2 if name == "a.h5" else 0.5) * len(places)  # HDF5 leaves much room unused
 
 
+def test_a_damaged_block_of_the_evaluation_is_made_again(tmp_path, caplog):
+    from Evaluation_Metrics.per_clip import BlockCache
+
+    cache = BlockCache(tmp_path)
+    cache.save("clip", ["a"], {"features": np.ones((3, 4))})
+    np.testing.assert_array_equal(cache.load("clip", ["a"])["features"], np.ones((3, 4)))
+    path = cache.path("clip", ["a"])
+    content = bytearray(path.read_bytes())
+    content[-200] ^= 1
+    path.write_bytes(bytes(content))
+    assert cache.load("clip", ["a"]) is None and path.name in caplog.text
+
+
 # ---------------------------------------------------------------------------------------------- seals
 
 

@@ -321,6 +321,7 @@ def test_other_masks_and_normalisation(data, tmp_path, capsys):
     np.save(tmp_path / "short.npy", mask[:-1])
     assert "short.npy" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--mask_from", tmp_path / "short.npy"))
     assert "V17" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--roi", "V17"))
+    assert "--n_voxels: expected 1 or more, found 0" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", 9, 0))
     assert "59409 have a finite p" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", N_CORTEX))
     assert "n_voxels None -> [9]" in error_of(capsys, 4, *flags(data, tmp_path / "roi", *first, "--n_voxels", 9))
 
@@ -428,7 +429,7 @@ def test_bad_series(kind, data, tmp_path, capsys):
     path, subject = TINY.series_path(data, 1, "seg2", 2), 1
     content = path.read_bytes()
     if kind == "short":
-        spoil(data, "seg2", 2, lambda series: series[: N_CLIPS])
+        spoil(data, "seg2", 2, lambda series: series[:N_CLIPS])
         expected = "at least 9 volumes, found 8"
     elif kind == "nan":
         spoil(data, "seg2", 2, all_nan)
@@ -470,6 +471,65 @@ def test_bad_series(kind, data, tmp_path, capsys):
         path.unlink()
         path.write_bytes(content)
         run_script(step(4), *flags(data, tmp_path / "out", "--no_figures"))
+
+
+def altered(path, *changes):
+    """Replace bytes of a series by as many others."""
+    content = path.read_bytes()
+    for before, after in changes:
+        assert content.count(before) == 1 and len(before) == len(after)
+        content = content.replace(before, after)
+    replace_file(path, content)
+
+
+def test_the_time_between_volumes_is_checked(data, tmp_path, capsys, caplog):
+    argv, path = flags(data, tmp_path / "out", "--no_figures"), TINY.series_path(data, 1, "seg2", 2)
+    altered(path, (b'SeriesStep="2.0"', b'SeriesStep="0.2"'))
+    line = error_of(capsys, 4, *argv)
+    assert "seg2_2" in line and "expected 2 s between volumes, found 0.2 s" in line and "--ignore_header_tr" in line
+    run_script(step(4), *argv, "--ignore_header_tr", "--ignore_header_fields")
+    assert "the files say" in caplog.text
+    run_script(step(4), *argv)  # done
+    series = [
+        TINY.series_path(data, 1, run, rep) for split in ("train", "test") for run in TINY.runs(split) for rep in TINY.repetitions(1, run)
+    ]
+    path.unlink()
+    os.link(TINY.series_path(data, 1, "seg2", 1), path)
+    replace_file(path, path.read_bytes())
+    for unit in ((b'SeriesStep="2.0"', b'SeriesStep="0.2"'), (b'SeriesExponent="0"', b'SeriesExponent="1"')):
+        for one in series:
+            altered(one, unit)
+    assert {cifti.open_series(one).tr for one in series} == {2.0}  # in tens of seconds: the same time
+    for one in series:
+        altered(one, (b'SeriesStep="0.2"', b'SeriesStep="0.0"'))
+    cifti.open_series(path).check_tr(2.0)  # the file does not say
+
+
+def test_a_header_unlike_the_others_is_named(data, tmp_path, capsys, caplog):
+    argv, path = flags(data, tmp_path / "out", "--no_figures"), TINY.series_path(data, 1, "test1", 3)
+    content = bytearray(path.read_bytes())
+    content[400] ^= 1  # srow_x, which no one reads
+    replace_file(path, bytes(content))
+    line = error_of(capsys, 4, *argv)
+    assert "test1_3" in line and "found header srow_x [5e-324, 0.0, 0.0, 0.0]" in line and "--ignore_header_fields" in line
+    assert not list((tmp_path / "out").rglob("masked*"))
+    content[400] ^= 1
+    content[240] = ord("A")  # descrip
+    replace_file(path, bytes(content))
+    run_script(step(4), *argv)
+    assert "test1_3" in caplog.text and "descrip A" in caplog.text
+    content[400] ^= 1
+    replace_file(path, bytes(content))
+    run_script(step(4), *argv, "--ignore_header_fields")
+
+
+def test_a_flipped_value_is_found_in_our_own_series(data, tmp_path, capsys):
+    path = TINY.series_path(data, 1, "seg3", 1)
+    content = bytearray(path.read_bytes())
+    content[-2001] ^= 1
+    replace_file(path, bytes(content))
+    line = error_of(capsys, 4, *flags(data, tmp_path / "out", "--no_figures"))
+    assert "seg3_1" in line and "SHA-256" in line
 
 
 def test_the_left_out_repetition_need_not_be_there(data, tmp_path):
