@@ -102,6 +102,8 @@ def build_gallery(folder, metrics_folder=None):
     manifest = read_json(folder / "manifest.json")
     clips = {int(number): clip for number, clip in manifest["clips"].items()}
     values = read_clip_values(metrics_folder) if metrics_folder else {}
+    evaluation = Path(metrics_folder or folder, "metrics.json")
+    facts = read_json(evaluation) if metrics_folder and evaluation.exists() else {}
     path = folder / "gallery.html"
     whose = f"subject {manifest['subject']}" if manifest["phantom"] else f"{manifest['dataset']}, subject {manifest['subject']}"
     title = f"Reconstructions '{manifest['name']}', {whose}"
@@ -109,7 +111,7 @@ def build_gallery(folder, metrics_folder=None):
     cards = [_card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)]
     content = [
         *(pages.paragraph(note) for note in notes),
-        *_summary(manifest, clips, values),
+        *_summary(manifest, clips, values, facts.get("chance", {}), facts.get("title")),
         pages.section("Clips", pages.grid(cards, least="34rem")),
     ]
     subtitle = (
@@ -119,13 +121,14 @@ def build_gallery(folder, metrics_folder=None):
     return path
 
 
-def _summary(manifest, clips, values):
-    """Mean metrics, settings and checkpoints."""
+def _summary(manifest, clips, values, chance, protocol):
+    """Mean metrics with chance levels, what they are by, settings and checkpoints."""
     parts = []
     scored = [values[number] for number in clips if number in values]
-    rows = [_mean_row(name, [row.get(name, np.nan) for row in scored]) for name in dict.fromkeys(name for row in scored for name in row)]
+    names = dict.fromkeys(name for row in scored for name in row)
+    rows = [(*_mean_row(name, [row.get(name, np.nan) for row in scored]), chance.get(name)) for name in names]
     if rows:
-        parts.append(pages.table(("metric", "mean", "standard error", "clips"), rows))
+        parts.append(pages.table(("metric", "mean", "standard error", "clips", "chance"), rows, protocol))
     ranks = [clip["rank"] for clip in clips.values() if clip.get("rank")]
     if ranks:
         n = next(clip["n_captions"] for clip in clips.values() if clip.get("rank"))

@@ -692,7 +692,11 @@ def test_gallery(full, tmp_path):
     gallery.build_gallery(out, metrics)
     page = (out / "gallery.html").read_text()
     assert "<dt>SSIM</dt><dd>0.25</dd>" in page and "<dd>0.75</dd>" in page
-    assert '<td>SSIM</td><td class="number">0.5</td><td class="number">0.25</td><td class="number">2</td>' in page
+    assert '<td>SSIM</td><td class="number">0.5</td><td class="number">0.25</td><td class="number">2</td><td>–</td>' in page
+    (metrics / "metrics.json").write_text('{"chance": {"SSIM": 0.125}, "title": "by protocol x"}')
+    gallery.build_gallery(out, metrics)
+    page = (out / "gallery.html").read_text()
+    assert '<td class="number">2</td><td class="number">0.125</td>' in page and "by protocol x" in page
 
 
 def test_pages_escape_and_embed():
