@@ -105,7 +105,7 @@ def _chain(layout, subject, banner):
         agreement = f"; their repetitions correlate with r = {repeats['mean']:.3f} on average" if repeats else ""
         parts.append(
             pages.paragraph(
-                f"{facts['vertices']['selected']} of {facts['vertices']['all']} vertices selected{agreement}. "
+                f"{' or '.join(map(str, facts['vertices']['selected']))} of {facts['vertices']['all']} vertices selected{agreement}. "
                 f"Test data standardised by their {facts['test_norm']} statistics."
             )
         )

@@ -12,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from tiny import make_classifiers
 
 from common import cli
 from common.files import UserError, read_json
@@ -51,14 +52,6 @@ def save_recons(folder, clips, numbers=None):
 def tiny_models(tmp_path_factory):
     """CLIP, ViT and VideoMAE of the real classes, random weights, each a folder."""
     from safetensors.torch import save_file
-    from transformers import (
-        VideoMAEConfig,
-        VideoMAEForVideoClassification,
-        VideoMAEImageProcessor,
-        ViTConfig,
-        ViTForImageClassification,
-        ViTImageProcessor,
-    )
 
     root = tmp_path_factory.mktemp("models")
     torch.manual_seed(0)
@@ -68,12 +61,7 @@ def tiny_models(tmp_path_factory):
     (root / "clip").mkdir()
     (root / "clip" / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {"size": 32}}))
     save_file(open_clip.CLIP(**config).state_dict(), root / "clip" / "open_clip_model.safetensors")
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    shape |= {"image_size": 32, "patch_size": 8, "num_labels": 96}
-    ViTForImageClassification(ViTConfig(**shape)).save_pretrained(root / "image_classifier")
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "image_classifier")
-    VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_frames=16, tubelet_size=2)).save_pretrained(root / "clip_classifier")
-    VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(root / "clip_classifier")
+    make_classifiers(root)
     return root
 
 

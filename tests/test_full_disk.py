@@ -122,30 +122,18 @@ def make_own_data(folder):
 
 
 def make_extras(root):
-    """Models that the phantom lacks, released checkpoints, a data set of one's own."""
+    """A ViFi-CLIP, tiny classifiers, released checkpoints, a data set of one's own."""
     import torch
     from open_clip.model import CLIPVisionCfg, _build_vision_tower
     from test_checkpoints import write_released_tree
-    from transformers import (
-        VideoMAEConfig,
-        VideoMAEForVideoClassification,
-        VideoMAEImageProcessor,
-        ViTConfig,
-        ViTForImageClassification,
-        ViTImageProcessor,
-    )  # fmt: skip
+    from tiny import make_classifiers
 
     (root.parent / "data" / "own").mkdir(parents=True)
     make_own_data(root.parent / "data" / "own")
     write_released_tree(root / "released")
     tower = _build_vision_tower(24, CLIPVisionCfg(image_size=28, patch_size=14, width=128, layers=1, head_width=64), quick_gelu=True)
     torch.save({"model": {f"module.image_encoder.{name}": value for name, value in tower.state_dict().items()}}, root / "vifi.pth")
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    shape |= {"image_size": 32, "patch_size": 8, "num_labels": 96}
-    ViTForImageClassification(ViTConfig(**shape)).save_pretrained(root / "image_classifier")
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "image_classifier")
-    VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_frames=16, tubelet_size=2)).save_pretrained(root / "clip_classifier")
-    VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(root / "clip_classifier")
+    make_classifiers(root)
 
 
 def call(job, root, limit=None):

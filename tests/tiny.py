@@ -139,3 +139,22 @@ def make_features(out_root, seed=0):
     make_captions(layout, "train", N_TRAIN)
     make_frames(layout, "train", rng)
     return layout
+
+
+def make_classifiers(root):
+    """ViT and VideoMAE of 96 classes with random weights, as folders below `root`."""
+    from transformers import (
+        VideoMAEConfig,
+        VideoMAEForVideoClassification,
+        VideoMAEImageProcessor,
+        ViTConfig,
+        ViTForImageClassification,
+        ViTImageProcessor,
+    )
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    shape |= {"image_size": 32, "patch_size": 8, "num_labels": 96}
+    ViTForImageClassification(ViTConfig(**shape)).save_pretrained(root / "image_classifier")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(root / "image_classifier")
+    VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_frames=16, tubelet_size=2)).save_pretrained(root / "clip_classifier")
+    VideoMAEImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(root / "clip_classifier")
