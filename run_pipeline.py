@@ -28,6 +28,7 @@ from common import cli
 from common.datasets import OwnDataset, get_dataset
 from common.files import UserError, full_disk, read_json, write_json
 from common.layout import Layout
+from common.reconstructions import reconstruction_name
 
 ARMS = ("full", "control", "oracle")  # the last two on the phantom only
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
@@ -99,10 +100,10 @@ def evaluate_stage(args):
             Task(
                 "evaluate",
                 "Evaluation_Metrics/evaluate.py",
-                ["--name", name, "--baselines", "all" if name == args.arms[0] else "none"],
+                ["--name", reconstruction_name(arm, seed=args.seed), "--baselines", "all" if arm == args.arms[0] else "none"],
                 alone=True,
             )
-            for name in args.arms
+            for arm in args.arms
         ]
     ]
 

@@ -23,6 +23,7 @@ from common.model_sources import model_path
 from common.phantom_features import AREAS, load_scenes
 from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
 from common.readers import open_clips
+from common.reconstructions import reconstruction_name
 from common.records import RunRecord
 from Evaluation_Metrics.EPE import epe, flows
 from Evaluation_Metrics.n_way import chance_level, clip_accuracy, true_classes
@@ -544,9 +545,9 @@ def main(args):
     record.start()
     scenes = {split: load_scenes(args.data_root, split) for split in ("train", "test")}
 
-    stage2_folders = {arm: layout.recons(args.subj_ID, arm) for arm in args.arms} | {
-        "still": layout.recons(args.subj_ID, "full_ablate_motion")
-    }
+    names = {arm: reconstruction_name(arm, seed=args.seed) for arm in args.arms}
+    names["still"] = reconstruction_name("full", "motion", args.seed)
+    stage2_folders = {arm: layout.recons(args.subj_ID, name) for arm, name in names.items()}
     numbers = open_clips(stage2_folders["full"] / "results_recons", "ours").numbers
     truth = load_array(layout.ground_truth, mmap=True)
     some = np.ascontiguousarray(truth[[n - 1 for n in numbers]])

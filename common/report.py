@@ -27,8 +27,12 @@ def _read(path):
 
 
 def _full_first(path):
-    """Sorting key of files in folders named by reconstruction."""
-    return path.parent.name != "full", path.parent.name
+    """Sorting key of files in folders named by reconstruction: 'full', or 'full_seed1', before the others."""
+    return not _is_full(path.parent.name), path.parent.name
+
+
+def _is_full(name):
+    return name == "full" or name.startswith("full_seed")
 
 
 def _pictures(report, paths, caption, width="100%"):
@@ -87,7 +91,7 @@ def _galleries(layout, subject, banner):
         name = manifest.parent.name
         build_gallery(manifest.parent, layout.metrics(subject, name))
         strips = sorted((manifest.parent / "strips").glob("test*.png"), key=lambda path: int(path.stem.removeprefix("test")))[:4]
-        shown = _pictures(layout.report, strips if name == "full" else [], banner + "{}: true frames above, reconstructed below")
+        shown = _pictures(layout.report, strips if _is_full(name) else [], banner + "{}: true frames above, reconstructed below")
         links.append(
             pages.card(
                 pages.tag("h3", pages.link(pages.relative(manifest.parent / "gallery.html", layout.report), f"gallery: {name}")), *shown

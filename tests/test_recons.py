@@ -8,12 +8,14 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
+from tiny import load_script
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from common import cli, datasets, gallery, pages, reconstructions
@@ -706,3 +708,10 @@ def test_pages_escape_and_embed():
     assert pages.relative("a/b c/x.gif", "a/page.html") == "b%20c/x.gif" and pages.relative("a/x.gif", "a/b/page.html") == "../x.gif"
     assert pages.embedded(b"ab") == "data:image/png;base64,YWI="
     assert 'class="badge good"' in pages.badge("yes", True) and 'class="badge bad"' in pages.badge("no", False)
+
+
+@pytest.mark.parametrize("seed, names", [(42, ["full", "control"]), (43, ["full_seed43", "control_seed43"])])
+def test_the_pipeline_scores_what_it_reconstructed(seed, names):
+    pipeline = load_script("run_pipeline.py")
+    (wave,) = pipeline.evaluate_stage(SimpleNamespace(arms=["full", "control"], seed=seed))
+    assert [task.flags[1] for task in wave] == names
