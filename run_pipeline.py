@@ -28,7 +28,7 @@ from common import cli
 from common.datasets import OwnDataset, get_dataset
 from common.files import UserError, full_disk, read_json, write_json
 from common.layout import Layout
-from common.reconstructions import reconstruction_name
+from common.layout import reconstruction_name
 
 ARMS = ("full", "control", "oracle")  # the last two on the phantom only
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
@@ -110,7 +110,7 @@ def evaluate_stage(args):
 
 def report_stage(args):
     if get_dataset(args.dataset).is_phantom:
-        return [[Task("report", "Evaluation_Metrics/phantom_checks.py")]]
+        return [[Task("report", "phantom/phantom_checks.py")]]
     return []
 
 
@@ -291,7 +291,7 @@ def main(args):
             run_wave(wave, args, layout.root / "logs", timings, bar)
         bar.set_postfix_str("")
     if "report" in stages:
-        from common.report import build_report
+        from common.pages.report import build_report
 
         print(f"report: {build_report(layout, dataset, args, timings)}")
     print(f"{args.dataset}: stages {', '.join(stages)} done in {(time.time() - began) / 60:.1f} min")

@@ -22,10 +22,10 @@ from common import cli
 from common.cifti import odd_series, open_series
 from common.cortex import N_CORTEX
 from common.datasets import Algonauts, CC2017Like, HCPMovie, OwnDataset, get_dataset
-from common.events import event_volumes, read_events
+from Data_preprocess.events import event_volumes, read_events
 from common.files import UserError, load_array, read_json
 from common.model_sources import model_files
-from common.pickles import read_arrays
+from Data_preprocess.pickles import read_arrays
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
 from common.video import film_info

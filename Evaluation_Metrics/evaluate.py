@@ -26,10 +26,10 @@ import numpy as np
 from common import cli
 from common.datasets import get_dataset
 from common.files import atomic_path, write_text
-from common.gallery import build_gallery
+from common.pages.gallery import build_gallery
 from common.layout import Layout, part
 from common.readers import format_clips
-from common.records import RunRecord
+from common.records import Record
 from Evaluation_Metrics import EPE, PSNR, SSIM, CLIP_consist, VIFI_score, baselines, hue_pcc, n_way, per_clip
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
@@ -172,13 +172,13 @@ def main(args):
     pairs = per_clip.open_pairs(args, **form)
     towers = Towers.of(args, dataset.is_phantom)
     metrics, unable = split_by_models(protocol_metrics(args.protocol), towers)
-    own = cli.PROJECT / "phantom_models" / "sd"
+    own = cli.PROJECT / "phantom" / "models" / "sd"
     sd_path = args.sd_path or (own if dataset.is_phantom and (own / "vae").is_dir() else None)
 
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
     identity = per_clip.run_identity(pairs, metrics, towers)
-    record = RunRecord(out, args, neutral=("batch_size", "cache"))
+    record = Record(out, args, neutral=("batch_size", "cache"))
     if per_clip.is_done(record, args, identity):
         return
     record.start()

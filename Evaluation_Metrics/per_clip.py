@@ -19,7 +19,7 @@ from common.datasets import get_dataset
 from common.files import UserError, atomic_path, fingerprint, load_npz, read_json, save_array
 from common.layout import Layout
 from common.readers import LAYOUTS, ArrayClips, Pairs, detect_layout, format_clips, open_clips, parse_clips
-from common.records import RunRecord
+from common.records import Record
 from common.released import ReleasedTree
 from common.workers import n_cores
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
@@ -441,7 +441,7 @@ def score(args, metrics, title=None):
             raise UserError(f"--{KINDS[kind][0]}", "a model", "nothing", "name a folder or a hub id")
     out, title = args.out or Layout.of(args).metrics(args.subj_ID, args.name), title or metrics[0].columns[0]
     identity = run_identity(pairs, metrics, towers)
-    record = RunRecord(out / f"{title}_run", args)
+    record = Record(out / f"{title}_run", args)
     if is_done(record, args, identity):
         return
     record.start()

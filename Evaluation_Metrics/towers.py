@@ -31,7 +31,7 @@ class ClipTower:
     def __init__(self, source, device="cpu", batch_size=64):
         import torch
 
-        from common.encoders import encode_clip_images
+        from models.encoders import encode_clip_images
 
         model, preprocess, _ = load_clip(str(source))
         self.model, self.preprocess, self.encode = model.to(device), preprocess, encode_clip_images
@@ -253,7 +253,7 @@ class ClipClassifier:
 
 # ---------------------------------------------------------------------------------------------- which of them are at hand
 
-# what a metric asks for: its flag, and the folder of the phantom's own below phantom_models/
+# what a metric asks for: its flag, and the folder of the phantom's own below phantom/models/
 KINDS = {
     "clip": ("clip_path", "clip"),
     "vifi": ("vifi_path", "clip"),
@@ -307,7 +307,7 @@ class Towers:
         """As a script's flags say."""
         sources = {}
         for kind, (flag, folder) in KINDS.items():
-            own = PROJECT / "phantom_models" / folder
+            own = PROJECT / "phantom" / "models" / folder
             sources[kind] = getattr(args, flag, None) or (own if is_phantom and own.is_dir() else None)
         return cls(sources, getattr(args, "device", "cpu"), getattr(args, "batch_size", 64))
 

@@ -21,7 +21,7 @@ from common import cli
 from common.files import UserError, load_array
 from common.layout import Layout
 from common.randomness import torch_generator
-from common.training import Run, Task, Trainer, get_training_parser, make_adam
+from Feature_decoding.training import Run, Task, Trainer, get_training_parser, make_adam
 from models.cmg import ConsistencyMotionGenerator, sparse_causal_mask
 from models.cmg_patch import PatchCMG
 from models.losses import cmg_loss

@@ -13,9 +13,9 @@ augmented and encoded anew (--image_aug off spares the frames, --num_workers rea
 """
 
 from common import cli
-from common.contrastive import ContrastiveTask, add_contrastive_flags
+from Feature_decoding.contrastive import ContrastiveTask, add_contrastive_flags
 from common.layout import Layout
-from common.training import Run, Trainer, exponential_lr, get_training_parser, make_adam
+from Feature_decoding.training import Run, Trainer, exponential_lr, get_training_parser, make_adam
 from models.losses import semantic_loss
 from models.semantic_decoder import SemanticDecoder
 

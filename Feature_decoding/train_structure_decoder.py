@@ -18,7 +18,7 @@ from common.files import load_array
 from common.fmri import sparsify
 from common.layout import Layout
 from common.randomness import numpy_generator
-from common.training import Run, Task, Trainer, exponential_lr, get_training_parser, make_adam
+from Feature_decoding.training import Run, Task, Trainer, exponential_lr, get_training_parser, make_adam
 from models.losses import structure_loss
 from models.schedules import compounding_decay
 from models.structure_decoder import StructureDecoder

@@ -16,12 +16,12 @@ import torch
 
 from common import cli
 from common.datasets import get_dataset
-from common.extraction import ROWS, fill_arrays, pending_splits
+from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
 from common.files import UserError
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
 from common.randomness import torch_generator
-from common.stimuli import read_clip
+from common.frames import read_clip
 
 SCRIPT = "content_feature_extraction"
 

@@ -17,11 +17,11 @@ from PIL import Image
 from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
-from common.encoders import encode_clip_images, encode_clip_text
-from common.extraction import ROWS, fill_arrays, pending_splits
+from models.encoders import encode_clip_images, encode_clip_text
+from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_clip, model_files, model_path
-from common.stimuli import read_frame
+from common.frames import read_frame
 
 SCRIPT = "contrastive_target_extraction"
 

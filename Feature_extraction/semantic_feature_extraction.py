@@ -13,8 +13,8 @@ Seconds on a GPU, minutes on a CPU for CC2017.
 from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
-from common.encoders import N_TOKENS, encode_sd_text
-from common.extraction import ROWS, fill_arrays, pending_splits
+from models.encoders import N_TOKENS, encode_sd_text
+from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
 

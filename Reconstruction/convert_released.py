@@ -21,7 +21,7 @@ from common import cli
 from common.datasets import get_dataset
 from common.files import UserError, read_json, sha256
 from common.layout import Layout
-from common.records import RunRecord, git_revision, versions
+from common.records import Record, git_revision, versions
 from models.checkpoints import load_checkpoint, record_path, save_checkpoint
 from models.cmg import sparse_causal_mask
 from models.released import find_released
@@ -130,7 +130,7 @@ def main(args):
     released = of_dataset(find_released(args.released_root, args.n_heads, args.token_dim), args)
     places = targets(released, args)
     folder = Layout.of(args).root / "checkpoints" / f"converted_{args.arm}"
-    record = RunRecord(folder, args, [item.path for item in released], {"released_root", "subj_ID"}).start()
+    record = Record(folder, args, [item.path for item in released], {"released_root", "subj_ID"}).start()
     made = 0
     for place, item in tqdm(places.items(), desc="checkpoints", unit="file"):
         new = convert(item, place, args)

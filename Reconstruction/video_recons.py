@@ -42,15 +42,15 @@ from common.arms import add_arm_flag, fmri_files, load_fmri
 from common.captions import read_captions
 from common.datasets import get_dataset
 from common.files import UserError, fingerprint, load_array, missing, sha256
-from common.gallery import build_gallery
+from common.pages.gallery import build_gallery
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_files, model_path
 from common.randomness import seed_of
 from common.readers import format_clips, parse_clips, resize_frames
-from common.reconstructions import FORMATS, Outputs, read_log, reconstruction_name, write_clip, write_manifest
-from common.records import RunRecord, git_revision, versions
+from Reconstruction.outputs import FORMATS, Outputs, read_log, write_clip, write_manifest
+from common.records import Record, git_revision, versions
 from common.released import ReleasedTree
-from common.stage2 import add_stage2_flags, as_frames, clip_noise, encode_prompts, load_pipeline, render
+from Reconstruction.stage2 import add_stage2_flags, as_frames, clip_noise, encode_prompts, load_pipeline, render
 from common.video import read_frames
 from models.checkpoints import KINDS, load_checkpoint
 from models.pipeline import InflatedSDPipeline
@@ -416,7 +416,7 @@ def reconstruct(args, outputs, record, loaded, share):
     ----------
     args : of the command line
     outputs : Outputs
-    record : RunRecord, started
+    record : Record, started
     loaded : Loaded
     share : list of clips
     """
@@ -528,7 +528,7 @@ def main(args):
     sources, content = describe_sources(plan)
     files = [tree.test_fmri] if tree else fmri_files(plan.layout, plan.dataset, args.subj_ID, args.split, args.arm, args.data_root)
     inputs = [path for path in (*plan.checkpoints.values(), *files) if path.is_file()]
-    record = RunRecord(outputs.root, argparse.Namespace(**vars(args), **content), inputs, NEUTRAL)
+    record = Record(outputs.root, argparse.Namespace(**vars(args), **content), inputs, NEUTRAL)
 
     # what is there already
     record.check_same()

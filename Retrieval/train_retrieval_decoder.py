@@ -13,9 +13,9 @@ to CLIP's image embedding, optimiser and augmentation are the semantic decoder's
 """
 
 from common import cli
-from common.contrastive import ContrastiveTask, add_contrastive_flags
+from Feature_decoding.contrastive import ContrastiveTask, add_contrastive_flags
 from common.layout import Layout
-from common.training import Run, Trainer, exponential_lr, get_training_parser, make_adam
+from Feature_decoding.training import Run, Trainer, exponential_lr, get_training_parser, make_adam
 from models.losses import retrieval_loss
 from models.retrieval_decoder import RetrievalDecoder
 

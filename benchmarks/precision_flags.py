@@ -1,6 +1,6 @@
 """Frames and seconds of stage 2 with --compile, --channels_last and --precision bf16 against plain fp32.
 
-The phantom's generator (phantom_models/sd) makes clips of random phantom scenes from their own VAE latents and captions,
+The phantom's generator (phantom/models/sd) makes clips of random phantom scenes from their own VAE latents and captions,
 once with the phantom's profile (configs/phantom.yaml) and once with the released recipe (inversion, from 981). Every batch
 goes through all settings in turn, so that what else the machine does disturbs them alike; the first batch, which compiles
 and builds kernels, is timed apart. The bars, on the phantom's profile, are frames in 0...1 that are equal to 1e-4 (compile,
@@ -29,13 +29,14 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from common import cli, phantom_world
+from common import cli
+from phantom import world as phantom_world
 from common.datasets import PHANTOM
-from common.encoders import N_TOKENS, encode_sd_text
+from models.encoders import N_TOKENS, encode_sd_text
 from common.randomness import numpy_generator
-from common.stage2 import add_stage2_flags, clip_noise, encode_prompts, load_pipeline, render
+from Reconstruction.stage2 import add_stage2_flags, clip_noise, encode_prompts, load_pipeline, render
 
-SD = cli.PROJECT / "phantom_models" / "sd"
+SD = cli.PROJECT / "phantom" / "models" / "sd"
 PROFILE = cli.PROJECT / "configs" / "phantom.yaml"
 PLAIN, DOUBLE = "plain fp32", "UNet in fp64"
 FLAGS = {PLAIN: {}, DOUBLE: {}, "compile": {"compile": True}, "channels last": {"channels_last": True}, "bf16": {"precision": "bf16"}}

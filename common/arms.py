@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.files import UserError, load_array
-from common.phantom_features import TRUTH, true_features
+from phantom.features import TRUTH, true_features
 from common.randomness import numpy_generator
 
 ARMS = {

@@ -1,9 +1,10 @@
-"""What all scripts share on the command line: common flags, config files, signals, one-line errors."""
+"""What all scripts share on the command line: common flags, number ranges, config files, signals, one-line errors."""
 
 import argparse
 import contextlib
 import errno
 import logging
+import math
 import os
 import re
 import signal
@@ -15,33 +16,101 @@ from tqdm import tqdm
 
 from common.files import UserError, full_disk
 
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 PROJECT = Path(__file__).resolve().parents[1]
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    pass
+# ---------------------------------------------------------------------------------------------- numbers
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"error: {message}; see {self.prog} --help\n")
-
-
-def between(low, high=None):
-    """Type of a flag: whole numbers from `low` on, or up to `high`."""
+def whole(low, high=None):
+    """Type of a flag: whole numbers from `low` to `high`, both included; without `high`, from `low` on."""
 
     def whole_number(text):
-        number = int(text)
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"{low} {'or more' if high is None else f'to {high}'} expected, found {number}")
+            raise argparse.ArgumentTypeError(f"{number} is out of range; use a number {_range(low, high)}")
         return number
 
-    whole_number.__name__ = "int"  # in argparse's messages
     return whole_number
 
 
-one_or_more = between(1)  # of a flag that counts something
+def real(low=-math.inf, high=math.inf, above=None, below=None):
+    """Type of a flag: finite numbers from `low` to `high`, both included; greater than `above`, less than `below`."""
+
+    def real_number(text):
+        try:
+            number = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        inside = low <= number <= high and (above is None or number > above) and (below is None or number < below)
+        if not (math.isfinite(number) and inside):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; use a number {_range(low, high, above, below)}")
+        return number
+
+    return real_number
+
+
+def _range(low=-math.inf, high=math.inf, above=None, below=None):
+    """Words for a range of numbers."""
+    high = math.inf if high is None else high
+    if above is None and below is None and math.isfinite(low) and math.isfinite(high):
+        return f"from {low:g} to {high:g}"
+    lower = f"greater than {above:g}" if above is not None else f"of at least {low:g}" if math.isfinite(low) else ""
+    upper = f"less than {below:g}" if below is not None else f"of at most {high:g}" if math.isfinite(high) else ""
+    return " and ".join(filter(None, (lower, upper))) or "that is finite"
+
+
+one_or_more = whole(1)  # of a flag that counts something
+
+
+# ---------------------------------------------------------------------------------------------- parsers
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Show the default of a flag that has one worth showing."""
+
+    def _get_help_string(self, action):
+        shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
+        return f"{action.help} (default: %(default)s)" if shown and "default" not in (action.help or "") else action.help
+
+
+class _Flags:
+    """`add_argument` with one more keyword.
+
+    changes_result : bool, whether results depend on the flag. Those of flags that only say where, how fast or how much
+        at a time are found again when the flag has another value (common.records).
+    """
+
+    def add_argument(self, *names, changes_result=True, **options):
+        action = super().add_argument(*names, **options)
+        action.changes_result = changes_result
+        return action
+
+
+class _Group(_Flags, argparse._ArgumentGroup):
+    pass
+
+
+class _Parser(_Flags, argparse.ArgumentParser):
+    source = ""  # the config file whose flags are being read
+
+    def add_argument_group(self, *args, **options):
+        group = _Group(self, *args, **options)
+        self._action_groups.append(group)
+        return group
+
+    def error(self, message):
+        self.exit(2, f"error: {self.source}{message}; see {self.prog} --help\n")
+
+    def parse_known_args(self, args=None, namespace=None):
+        namespace, rest = super().parse_known_args(args, namespace)
+        flags = [action for action in self._actions if action.dest != "help"]
+        namespace._flags = {action.dest: (action.default, getattr(action, "changes_result", True)) for action in flags}
+        return namespace, rest
 
 
 def make_parser(doc):
@@ -49,42 +118,46 @@ def make_parser(doc):
 
     Parameters
     ----------
-    doc : str, the script's __doc__
+    doc : str
+        the script's __doc__
     """
     parser = _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
     group = parser.add_argument_group("run")
-    group.add_argument("--seed", "--random_seed", dest="seed", type=between(0, 2**32 - 1), default=42, help="of everything random in this script")
-    group.add_argument("--config", type=Path, metavar="FILE.yaml", help="defaults for the flags; the command line wins")
-    group.add_argument("--overwrite", action="store_true", help="do it again even if it is done")
-    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    group.add_argument("--seed", "--random_seed", dest="seed", type=whole(0, 2**32 - 1), default=42, help="random seed")
+    group.add_argument("--config", type=Path, metavar="FILE.yaml", changes_result=False, help="default values for flags; the command line wins")
+    group.add_argument("--overwrite", action="store_true", changes_result=False, help="recompute existing results")
+    group.add_argument("--debug", action="store_true", changes_result=False, help="show the traceback of an error")
     return parser
 
 
 def add_data_flags(parser, subject=False, split=False, device=False):
-    """Add --dataset, --data_root, --out_root and, when asked for, --subj_ID, --split, --device."""
+    """Add --dataset, --data_root, --out_root and, when asked for, --subj_ID, --split, --device.
+
+    Parameters
+    ----------
+    subject : bool or "several"
+        whether the script takes one participant, or a list of them
+    """
     from common.datasets import DATASETS
 
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=list(DATASETS), default="CC2017", help="data set, an entry of common/datasets.py")
+    group.add_argument("--dataset", choices=list(DATASETS), default="CC2017", help="data set, an entry of common/datasets")
     group.add_argument(
-        "--data_root",
-        type=Path,
-        default=Path(os.environ.get("MINDANIMATOR_DATA", "data")),
-        help="folder that holds the raw data ($MINDANIMATOR_DATA)",
-    )
-    group.add_argument("--out_root", type=Path, default=Path("outputs"), help="folder for everything that is made")
-    if subject:
-        group.add_argument(
-            "--subj_ID",
-            type=int,
-            nargs="+" if subject == "several" else None,
-            default=[1] if subject == "several" else 1,
-            help="subject number",
-        )
+        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
+        help="folder with the raw data; $MINDANIMATOR_DATA sets the default",
+    )  # fmt: skip
+    group.add_argument("--out_root", type=Path, default=Path("outputs"), changes_result=False, help="folder for all results")
+    if subject == "several":
+        group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="participants, as the data set names them")
+    elif subject:
+        group.add_argument("--subj_ID", default="1", help="participant, as the data set names it: 1, sub01, 100610")
     if split:
-        group.add_argument("--split", nargs="+", type=str.lower, choices=["train", "test"], default=["train", "test"], help="which part")
+        group.add_argument(
+            "--split", nargs="+", type=str.lower, choices=["train", "test"], default=["train", "test"], changes_result=False,
+            help="splits to work on",
+        )  # fmt: skip
     if device:
-        group.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        group.add_argument("--device", default="auto", changes_result=False, help="computing device: auto, cpu or cuda")
     return group
 
 
@@ -92,83 +165,102 @@ def add_data_flags(parser, subject=False, split=False, device=False):
 
 
 def _scripts():
-    folders = (
-        "Data_preprocess",
-        "Feature_extraction",
-        "Feature_decoding",
-        "Reconstruction",
-        "Retrieval",
-        "Evaluation_Metrics",
-        "Explainable_analysis",
-    )
-    return {path.stem for folder in folders for path in (PROJECT / folder).rglob("*.py")}
+    """Paths of all scripts below the project, without the ending."""
+    files = [path.relative_to(PROJECT) for path in PROJECT.glob("[A-Z]*/**/*.py")]
+    files += [path.relative_to(PROJECT) for path in PROJECT.glob("phantom/*.py")]
+    return {path.with_suffix("").as_posix() for path in files if ".venv" not in path.parts} | {"run_pipeline"}
 
 
-def apply_config(parser, path, script):
-    """Make a YAML file's values the parser's defaults.
+def read_config(path, parser, script):
+    """Flags of a YAML file for one script, as command-line words.
 
-    Top-level keys are flags of this script, or names of scripts that hold flags of theirs; the section `all` is for
-    every script and may name flags that this one lacks. An unknown key is an error.
+    Top-level keys are flags of this script, or sections: `all`, whose flags go to every script that knows them, and
+    names of scripts (`train_CMG`, or `CC2017/step1_cut_video_clips` where two scripts have one name).
+
+    Parameters
+    ----------
+    path : str or Path
+    parser : the script's parser
+    script : str
+        path of the script below the project, without the ending
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    UserError
+        a missing or unreadable file, or a key that is neither a flag of this script nor the name of a script
     """
     try:
-        content = yaml.safe_load(Path(path).read_text()) or {}
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
-        raise UserError(path, "a YAML file", "nothing there", "check --config") from None
-    except yaml.YAMLError as error:
-        raise UserError(path, "YAML", str(error).replace("\n", " "), "mend the file") from None
+        raise UserError(f"file not found: {path}; check --config") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a readable YAML file ({one_line(error)}); correct it") from None
     if not isinstance(content, dict):
-        raise UserError(path, "lines 'flag: value'", type(content).__name__, "mend the file")
-    flags = {action.dest: action for action in parser._actions}
-    sections = _scripts() | {"all", "run_pipeline"}
-    values = {}
-    for key, value in content.items():
-        if key in flags and not isinstance(value, dict):
-            values[key] = value
-        elif key not in sections:
-            raise UserError(path, f"flags of {script} or names of scripts", f"{key!r}", f"see {script}.py --help")
-        elif not isinstance(value, dict | None):
-            raise UserError(path, f"flags in the section {key}", f"{value!r}", "mend the file")
-    values |= {key: value for key, value in (content.get("all") or {}).items() if key in flags}
-    for key, value in (content.get(script) or {}).items():
-        if key not in flags:
-            raise UserError(path, f"flags of {script}", f"{key!r}", f"see {script}.py --help")
-        values[key] = value
-    for key, value in values.items():
-        flags[key].required = False
-        parser.set_defaults(**{key: _as_typed(path, flags[key], value)})
+        raise UserError(f"{path} must hold lines of the form 'flag: value'; see configs/phantom.yaml")
+    known = {name.lstrip("-"): action for action in parser._actions for name in action.option_strings if name.startswith("--")}
+    own = {name for name in content if f"/{script}".endswith(f"/{name}")}
+    sections = {name for name in content if name == "all" or any(f"/{path}".endswith(f"/{name}") for path in _scripts())}
+    values = {name: value for name, value in content.items() if name in known and not isinstance(value, dict)}
+    for name in content:
+        if name not in values and name not in sections:
+            raise UserError(f"{path}: {name!r} is neither a flag of {script} nor the name of a script; see {script}.py --help")
+    for name in ["all", *sorted(own)]:
+        section = content.get(name) or {}
+        if not isinstance(section, dict):
+            raise UserError(f"{path}: the section {name!r} must hold flags and their values, not {section!r}")
+        if name != "all" and (unknown := section.keys() - known.keys()):
+            raise UserError(f"{path}: {script} has no flag {', '.join(sorted(unknown))}; see {script}.py --help")
+        values |= {flag: value for flag, value in section.items() if flag in known}
+    return [word for name, value in values.items() for word in _words(path, known[name], name, value)]
 
 
-def _as_typed(path, action, value):
-    """A YAML value as the command line would give it, None for a flag that is left out."""
+def _words(path, action, name, value):
+    """A flag and its value as on the command line."""
     if value is None:
-        return None
+        return []
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise UserError(path, f"{action.dest} true or false", f"{value!r}", "mend the file")
-        return value
-    several = action.nargs is not None
-    if isinstance(value, list) and not several:
-        raise UserError(path, f"one value for {action.dest}", f"{value!r}", "mend the file")
-    make = action.type or str
-    try:
-        values = [make(str(v)) for v in (value if isinstance(value, list) else [value])]
-    except (ValueError, argparse.ArgumentTypeError):
-        raise UserError(path, f"{action.dest} of type {make.__name__}", f"{value!r}", "mend the file") from None
-    for v in values:
-        if action.choices is not None and v not in action.choices:
-            raise UserError(path, f"{action.dest} one of {', '.join(map(str, action.choices))}", f"{v!r}", "mend the file")
-    return values if several else values[0]
+            raise UserError(f"{path}: {name} must be true or false, not {value!r}")
+        return [f"--{name}"] * value
+    if isinstance(value, (dict, bool)):
+        raise UserError(f"{path}: {value!r} is no value for {name}; quote words such as \"on\" and \"off\"")
+    if isinstance(value, list):
+        if action.nargs is None:
+            raise UserError(f"{path}: {name} takes one value, not a list")
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
 
 
 def parse(get_parser, argv, script):
-    """Parse a command line; a --config file gives the defaults."""
+    """Parse a command line; a --config file gives the defaults, the data set checks the participants.
+
+    Parameters
+    ----------
+    get_parser : function that returns the parser
+    argv : list of str
+    script : str
+        path of the script below the project, without the ending
+    """
     parser = get_parser()
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
-    known, _ = early.parse_known_args(argv)
-    if known.config:
-        apply_config(parser, known.config, script)
-    return parser.parse_args(argv)
+    config = early.parse_known_args(argv)[0].config
+    words = read_config(config, parser, script) if config else []
+    parser.source = f"{config}: "
+    parser.parse_known_args(words)  # a fault of the file is told with its name
+    parser.source = ""
+    args = parser.parse_args([*words, *argv])
+    if getattr(args, "subj_ID", None) is not None and hasattr(args, "dataset"):
+        from common.datasets import get_dataset
+
+        find = get_dataset(args.dataset).find_subject
+        several = isinstance(args.subj_ID, list)
+        args.subj_ID = list(dict.fromkeys(map(find, args.subj_ID))) if several else find(args.subj_ID)
+    return args
 
 
 # ---------------------------------------------------------------------------------------------- running
@@ -202,23 +294,25 @@ def one_line_errors(debug=False):
         full, forbidden = full_disk(error), getattr(error, "errno", None) in _FORBIDDEN
         if debug or not (full or forbidden):
             raise
-        mistake = UserError(
-            getattr(error, "filename", None) or "the output folder",
-            "room and permission to write",
-            f"'{os.strerror(full or error.errno)}'",
-            "free space or choose another --out_root, then run the same command again",
-        )
-        stop(mistake)
+        where = getattr(error, "filename", None) or "the output folder"
+        stop(f"cannot write {where}: {os.strerror(full or error.errno)}; free space or choose another --out_root, then run the same command again")
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except Terminated:
-        print("terminated; run the same command again to go on", file=sys.stderr)
+        print("terminated; run the same command again to continue", file=sys.stderr)
         sys.exit(143)
 
 
 def one_line(error):
-    return re.sub(r"\s*\n\s*", " ", str(error))
+    """An error's message on one line; the name of its class where it has none."""
+    return re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+
+
+def script_name(main):
+    """Path of the script that a main function is in, below the project and without the ending."""
+    path = Path(sys.modules[main.__module__].__file__).resolve().with_suffix("")
+    return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else path.name
 
 
 def run(main, get_parser, argv=None):
@@ -228,16 +322,18 @@ def run(main, get_parser, argv=None):
     ----------
     main : function of the parsed arguments
     get_parser : function that returns the parser
-    argv : list of str, default the process's own
+    argv : list of str, optional
+        the process's own by default
     """
     argv = sys.argv[1:] if argv is None else [str(a) for a in argv]
-    script = Path(sys.modules[main.__module__].__file__).stem
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows '?' for what it lacks
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file-size limit then shows as an OSError
     with one_line_errors("--debug" in argv):
-        args = parse(get_parser, argv, script)
-        main(args)
+        main(parse(get_parser, argv, script_name(main)))
 
 
 def choose_device(name):
@@ -250,5 +346,5 @@ def choose_device(name):
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # torch without CUDA asserts
-        raise UserError("--device", "auto, cpu, or a GPU that is there", f"{name} ({str(error).splitlines()[0]})", "leave the flag out") from None
+        raise UserError(f"--device {name} is not available ({one_line(error)}); use auto or cpu") from None
     return device

@@ -9,6 +9,7 @@ import numpy as np
 N_LEFT, N_RIGHT = 29696, 29716
 N_CORTEX = N_LEFT + N_RIGHT
 N_MESH = 32492  # vertices of one hemisphere's mesh, medial wall included
+VISUAL_AREAS = ("V1", "V2", "V3", "V4", "V3A", "V3B", "LO1", "LO2", "MST", "MT", "TPOJ1", "TPOJ2")
 
 
 @cache

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,23 @@ class UserError(Exception):
 
     Parameters
     ----------
-    where : path or flag that is at fault
-    expected, found : str, what the script needed and what it got
-    do : str, what the user can do about it
+    message : str
+        one sentence that names the file or flag and what is wrong with it, then, after a semicolon, what to do
     """
 
-    def __init__(self, where, expected, found, do):
-        super().__init__(where, expected, found, do)  # as they are, or it could not come back from a worker process
-
     def __str__(self):
-        return "{}: expected {}, found {}; {}".format(*self.args)
+        if len(self.args) == 4:
+            return "{}: expected {}, found {}; {}".format(*self.args)
+        return str(self.args[0])
+
+
+class MissingFile(UserError):
+    """A file that is not there."""
+
+
+def missing(path, *words):
+    """MissingFile for a path, with what to do about it."""
+    return MissingFile(f"file not found: {path}; {words[-1] if words else 'run the script that writes it, or check the path'}")
 
 
 # ---------------------------------------------------------------------------------------------- a full disk
@@ -66,7 +74,6 @@ def naming(path):
 
 # ---------------------------------------------------------------------------------------------- atomic writes
 
-CHECKSUM = "checksum"  # entry of the JSON files that `write_json` makes
 _AGAIN = "delete the file and run the script that writes it again"
 
 
@@ -113,9 +120,7 @@ def write_text(path, text):
 
 
 def write_json(path, content):
-    """Write JSON; a dict gets its checksum as one more entry, which `read_json` compares and takes out."""
-    if isinstance(content, dict):
-        content = {**content, CHECKSUM: fingerprint(json.loads(json.dumps(content, default=_plain)))}
+    """Write JSON, atomically."""
     write_text(path, json.dumps(content, indent=2, default=_plain) + "\n")
 
 
@@ -129,16 +134,28 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
-def read_json(path):
-    """Parse a JSON file; a missing, broken or altered one is a UserError."""
+def read_json(path, kind=dict):
+    """Parse a JSON file.
+
+    Parameters
+    ----------
+    path : str or Path
+    kind : type
+        that the content must be of
+
+    Raises
+    ------
+    UserError
+        a missing or broken file, or content of another type
+    """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise missing(path, "a JSON file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(path, "JSON", f"{error}", _AGAIN) from None
-    if isinstance(content, dict) and content.pop(CHECKSUM, None) not in (None, fingerprint(content)):
-        raise UserError(path, f"the content that its {CHECKSUM} is of", "another", _AGAIN)
+        raise missing(path) from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not readable JSON ({_first_line(error)}); {_AGAIN}") from None
+    if not isinstance(content, kind):
+        raise UserError(f"{path} holds a {type(content).__name__} where a {kind.__name__} belongs; {_AGAIN}")
     return content
 
 
@@ -146,12 +163,14 @@ def _first_line(error):
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def missing(path, what, do="run the script that writes it, or check the path"):
-    return UserError(path, what, "nothing there", do)
-
-
 def sha256(path):
-    """SHA-256 of a file, hexadecimal."""
+    """SHA-256 of a file, hexadecimal; a file that has not changed is not read twice."""
+    stat = os.stat(path)
+    return _sha256(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256(path, inode, size, time):
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -159,6 +178,62 @@ def sha256(path):
 def fingerprint(content):
     """Short hash of anything that JSON holds."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=_plain).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------- SHA256SUMS
+
+SUMS = "SHA256SUMS"  # one a folder, as `sha256sum -c SHA256SUMS` reads it
+
+
+def write_sums(folder, sums):
+    """Write the SHA-256 of files of a folder.
+
+    Parameters
+    ----------
+    folder : str or Path
+    sums : dict
+        path below the folder -> SHA-256
+    """
+    write_text(Path(folder) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
+
+
+def read_sums(folder):
+    """SHA-256 by path below the folder, dict; empty where the folder has no SHA256SUMS."""
+    path = Path(folder) / SUMS
+    if not path.is_file():
+        return {}
+    stat = path.stat()
+    return _read_sums(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _read_sums(path, size, time):
+    sums = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if not match:
+            raise UserError(f"{path}, line {number}, is not a SHA-256 and a file name; {_AGAIN}")
+        sums[match[2]] = match[1]
+    return sums
+
+
+def check_sum(path, folder=None, content=None, do=_AGAIN):
+    """Raise a UserError when a file has changed since its folder's SHA256SUMS was written.
+
+    Parameters
+    ----------
+    path : str or Path
+    folder : str or Path, optional
+        folder of the SHA256SUMS, the file's own by default
+    content : bytes, optional
+        of the file, where it has been read already
+    do : str
+        advice for the error line
+    """
+    path, folder = Path(path), Path(folder or Path(path).parent)
+    known = read_sums(folder).get(path.relative_to(folder).as_posix())
+    if known is not None and known != (sha256(path) if content is None else hashlib.sha256(content).hexdigest()):
+        raise UserError(f"{path} does not match its checksum in {folder / SUMS}; {do}")
 
 
 # ---------------------------------------------------------------------------------------------- arrays
@@ -221,28 +296,31 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
 
     Raises
     ------
-    UserError : missing, truncated, misshapen, of another type, altered, or not finite
+    UserError : missing, truncated, of another shape or type, changed since it was written, or not finite
     """
     path = Path(path)
-    wanted = "an array of shape (" + ", ".join("any" if n is None else str(n) for n in shape) + ")" if shape else "a .npy array"
     if not path.is_file():
-        raise missing(path, wanted, do)
+        raise missing(path, do)
     try:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with errors of almost any kind
-        raise UserError(path, wanted, f"a broken file ({_first_line(error)})", do) from None
+        raise UserError(f"{path} is not a readable .npy array ({_first_line(error)}); {do}") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UserError(f"{path} is an .npz archive where a single .npy array belongs; {do}")
     shape = (None,) * max(1, array.ndim) if shape is None else shape
-    fits = len(shape) == array.ndim and all(n is None or n == m for n, m in zip(shape, array.shape, strict=True))
-    if not fits:
-        raise UserError(path, wanted, f"shape {array.shape}", do)
+    if len(shape) != array.ndim or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise UserError(f"{path} has shape {array.shape}, not ({wanted}); {do}")
+    if array.dtype.kind not in "fiub":
+        raise UserError(f"{path} holds values of type {array.dtype}, not real numbers; {do}")
     if dtype is not None and array.dtype != np.dtype(dtype):
-        raise UserError(path, f"type {np.dtype(dtype)}", f"type {array.dtype}", do)
+        raise UserError(f"{path} holds values of type {array.dtype}, not {np.dtype(dtype)}; {do}")
     if card_path(path).exists():
         card = read_json(card_path(path))
         if card.get("shape") != list(array.shape) or card.get("dtype") != str(array.dtype):
-            raise UserError(
-                path, f"what its data card says ({card.get('shape')}, {card.get('dtype')})", f"{list(array.shape)}, {array.dtype}", do
-            )
+            described = f"{card.get('shape')}, {card.get('dtype')}"
+            raise UserError(f"{path} is {list(array.shape)}, {array.dtype}, but its data card describes {described}; {do}")
         if verify:
             check_card(path, do=do)
     if finite and array.dtype.kind == "f":
@@ -250,15 +328,17 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
         for i in range(0, len(array), step):
             bad = ~np.isfinite(array[i : i + step])
             if bad.any():
-                raise UserError(path, "finite numbers", f"NaN or infinity from row {i + np.argwhere(bad)[0][0]} on", do)
+                raise UserError(f"{path} has NaN or infinite values, the first in row {i + np.argwhere(bad)[0][0]}; {do}")
     return array
 
 
 def load_mask(path, n):
     """Read a mask of 0 and 1 with at least one 1, (n,) bool; a UserError when it is another thing."""
-    mask = load_array(path, shape=(n,), do="give a mask of 0 and 1, one per vertex")
-    if not np.isin(mask, (0, 1)).all() or not mask.any():
-        raise UserError(path, "zeros and ones", f"values from {mask.min()} to {mask.max()}", "give a mask")
+    mask = load_array(path, shape=(n,), do="give a mask of zeros and ones, one per vertex")
+    if not np.isin(mask, (0, 1)).all():
+        raise UserError(f"{path} has values from {mask.min()} to {mask.max()}; give a mask of zeros and ones")
+    if not mask.any():
+        raise UserError(f"{path} selects no vertex; give a mask with at least one 1")
     return mask.astype(bool)
 
 
@@ -272,7 +352,7 @@ def check_card(path, digest=None, do=_AGAIN):
     do : str, advice for the error line
     """
     if card_path(path).exists() and read_json(card_path(path)).get("sha256") != (digest or sha256(path)):
-        raise UserError(path, "the content that its data card has the SHA-256 of", "other bytes", do)
+        raise UserError(f"{path} does not match its checksum in {card_path(path).name}; {do}")
 
 
 def load_npz(path, do=_AGAIN):
@@ -285,9 +365,9 @@ def load_npz(path, do=_AGAIN):
                 raise ValueError("a damaged directory")
             return arrays
     except FileNotFoundError:
-        raise missing(path, "a .npz file", do) from None
+        raise missing(path, do) from None
     except Exception as error:  # zipfile and numpy meet damaged bytes with errors of almost any kind
-        raise UserError(path, "a .npz file", f"a broken one ({_first_line(error)})", do) from None
+        raise UserError(f"{path} is not a readable .npz file ({_first_line(error)}); {do}") from None
 
 
 class ArrayWriter:

@@ -3,12 +3,24 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+DEFAULT_SEED = 42
 DECODERS = ("semantic", "structure", "CMG", "retrieval")
 
 
 def part(split):
     """'train' -> 'Train', as folders and files spell it."""
     return split.capitalize()
+
+
+def arm_name(arm, seed=DEFAULT_SEED):
+    """Folder of an arm's checkpoints, with the training seed where it is not the default: 'full', 'full_seed1'."""
+    return arm if seed == DEFAULT_SEED else f"{arm}_seed{seed}"
+
+
+def reconstruction_name(arm, ablate=None, seed=DEFAULT_SEED, split="test"):
+    """Name that tells a reconstruction from the others of its subject, such as 'full_ablate_motion_seed1'."""
+    parts = [arm, ablate and f"ablate_{ablate}", split != "test" and split, seed != DEFAULT_SEED and f"seed{seed}"]
+    return "_".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)

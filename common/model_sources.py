@@ -36,7 +36,7 @@ def model_path(args, name):
     """The source that --sd_path or --clip_path names, or the data set's default, str."""
     from common.datasets import get_dataset
 
-    default = str(PROJECT / "phantom_models" / name) if get_dataset(args.dataset).is_phantom else _DEFAULTS[name]
+    default = str(PROJECT / "phantom" / "models" / name) if get_dataset(args.dataset).is_phantom else _DEFAULTS[name]
     return getattr(args, f"{name}_path") or default
 
 

@@ -1,20 +1,30 @@
-"""The record that every run leaves: args.json, log.jsonl, metrics.json; and whether its work is already done."""
+"""The record that a script leaves beside its results, and the one way in which work is started, resumed and finished.
 
+    with working(folder, args, inputs=paths, outputs=files) as record:
+        if record is None:  # done already
+            return
+        ...
+        record.finish(clips=n)
+
+A record is args.json (arguments, versions, inputs with their SHA-256), log.jsonl and, written last, metrics.json.
+"""
+
+import contextlib
 import importlib.metadata
 import json
 import logging
 import os
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
 from common.cli import PROJECT
 from common.files import UserError, check_card, missing, naming, read_json, sha256, write_json
+from common.workers import remove_partial
 
 log = logging.getLogger(__name__)
 
-# flags that say where and how a run works, not what comes out of it
-_NEUTRAL = {"overwrite", "debug", "config", "workers", "num_workers", "device", "data_root", "out_root", "tensorboard", "resume"}
 _PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy", "nibabel", "av", "opencv-python-headless")
 
 
@@ -37,53 +47,70 @@ def git_revision():
         return None
 
 
-class RunRecord:
-    """Record of one run of a script, in a folder beside its output.
+class Record:
+    """Record of one script's work, in a folder beside its results.
 
     Parameters
     ----------
-    folder : where args.json, log.jsonl and metrics.json go
+    folder : str or Path
     args : argparse.Namespace
-    inputs : paths of the files that the run reads
-    neutral : names of further flags that do not change the output
+        of a parser of common.cli, which knows the flags' defaults and which of them change results
+    inputs : iterable of paths
+        files that are read
+    outputs : iterable of paths
+        files that are there when the work is done
+    facts : dict, optional
+        further settings that results depend on
     """
 
-    def __init__(self, folder, args, inputs=(), neutral=()):
+    def __init__(self, folder, args, inputs=(), outputs=(), facts=None):
         self.folder = Path(folder)
-        self.neutral = _NEUTRAL | set(neutral)
-        self.args = {key: _plain(value) for key, value in sorted(vars(args).items())}
+        self.flags = getattr(args, "_flags", {})
+        given = {key: value for key, value in vars(args).items() if not key.startswith("_")} | (facts or {})
+        self.args = {key: _plain(value) for key, value in sorted(given.items())}
         self.overwrite = args.overwrite
-        self.inputs = [Path(path) for path in inputs]
+        self.inputs, self.outputs = [Path(path) for path in inputs], [Path(path) for path in outputs]
 
     # -- is it done?
 
     def settings(self, args=None):
-        """The arguments that decide what comes out."""
-        return {key: value for key, value in (args or self.args).items() if key not in self.neutral}
+        """The arguments that decide what the results are, dict."""
+        return {key: value for key, value in (args or self.args).items() if self.flags.get(key, (None, True))[1]}
+
+    def has_results(self):
+        """True when anything has come of earlier work."""
+        return any((self.folder / name).exists() for name in ("metrics.json", "log.jsonl")) or any(path.exists() for path in self.outputs)
 
     def is_done(self):
-        """True, with a log line, when this very run is finished; a finished run of other settings is a UserError.
+        """True, with a log line, when this very work is finished; finished work of other settings is a UserError.
 
-        With --overwrite it is never done. The run is finished when metrics.json is there, which `finish` writes last.
+        With --overwrite it is never done. It is finished when the outputs and metrics.json are there.
         """
         if self.overwrite or not (self.folder / "metrics.json").exists():
             return False
         self.check_same()
+        if not all(path.exists() for path in self.outputs):
+            return False
         log.info("%s: already done, --overwrite to redo", self.folder)
         return True
 
     def check_same(self):
-        """Raise a UserError when the folder's record is of other arguments or other inputs."""
-        if self.overwrite or not (self.folder / "args.json").exists():
+        """Raise a UserError when the folder has results of other arguments or other inputs.
+
+        A flag that the old record lacks had its default; one that the script no longer has does not count.
+        """
+        path = self.folder / "args.json"
+        if self.overwrite or not path.exists() or not self.has_results():
             return
-        old = read_json(self.folder / "args.json")
-        before, now = self.settings(old["arguments"]), self.settings()
-        changed = [
-            f"{key} {before.get(key)} -> {now.get(key)}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)
-        ]
+        old = read_json(path)
+        if not isinstance(old.get("arguments"), dict) or not isinstance(old.get("inputs"), list):
+            raise UserError(f"{path} is not a record of this script; use --overwrite to recompute the results")
+        now = self.settings()
+        before = {key: old["arguments"].get(key, _plain(self.flags[key][0]) if key in self.flags else None) for key in now}
+        changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
         if changed:
             raise UserError(
-                self.folder, "the settings that it was made with", "; ".join(changed), "--overwrite to make it anew, or name another folder"
+                f"{self.folder} holds results of other settings ({'; '.join(changed)}); use --overwrite to recompute them, or another folder"
             )
         known = {entry["file"]: entry for entry in old["inputs"]}
         for path in self.inputs:
@@ -92,23 +119,21 @@ class RunRecord:
                 continue
             stat = path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["mtime_ns"]) and sha256(path) != entry["sha256"]:
-                raise UserError(
-                    path, "the content that the output in this run's folder was made from", "another one", "--overwrite to make it anew"
-                )
+                raise UserError(f"{path} has changed since the results in {self.folder} were computed; use --overwrite to recompute them")
 
     # -- writing
 
     def start(self):
         """Write args.json; with --overwrite the old log goes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.check_same()
+        self.folder.mkdir(parents=True, exist_ok=True)
         if self.overwrite:
             for name in ("metrics.json", "log.jsonl"):
                 (self.folder / name).unlink(missing_ok=True)
         inputs = []
         for path in self.inputs:
             if not path.is_file():
-                raise missing(path, "an input of this script")
+                raise missing(path)
             stat, digest = path.stat(), sha256(path)
             check_card(path, digest)
             inputs.append({"file": path.as_posix(), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest})
@@ -126,8 +151,41 @@ class RunRecord:
             handle.write(b"\n" * cut_off + (json.dumps(entry) + "\n").encode())
 
     def finish(self, **metrics):
-        """Write metrics.json: the run is complete."""
+        """Write metrics.json: the work is complete."""
         write_json(self.folder / "metrics.json", {**metrics, "seconds": round(time.time() - self.began, 2)})
+
+
+@contextlib.contextmanager
+def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=()):
+    """Start work on some results, or find them done.
+
+    Parameters
+    ----------
+    folder, args, inputs, outputs, facts
+        as for Record
+    clear : iterable of paths
+        files and folders of earlier results that --overwrite deletes
+
+    Yields
+    ------
+    Record or None
+        None when the results are there already; else call its `finish` at the end of the work
+
+    Raises
+    ------
+    UserError
+        an input is missing or has been damaged, or the folder holds results of other settings or inputs
+    """
+    record = Record(folder, args, inputs, outputs, facts)
+    if record.is_done():
+        yield None
+        return
+    record.check_same()
+    if args.overwrite:
+        for path in map(Path, clear):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    remove_partial(record.folder)
+    yield record.start()
 
 
 def _plain(value):

@@ -1,11 +1,16 @@
-"""A pool of processes for jobs that do not depend on each other: one job a movie, a clip or a run."""
+"""Processes for jobs that do not depend on each other: one job a movie, a clip or a scanner run."""
 
+import contextlib
+import ctypes
 import multiprocessing
-import multiprocessing.connection
 import os
+import re
 import shutil
 import signal
-import traceback
+import sys
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -14,6 +19,9 @@ from tqdm import tqdm
 from common.cli import one_or_more
 from common.files import UserError
 
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+
 
 def n_cores():
     """Cores that this process may use."""
@@ -21,25 +29,85 @@ def n_cores():
 
 
 def add_workers_flag(parser, what):
-    parser.add_argument("--workers", type=one_or_more, default=n_cores(), help=f"{what} worked on at the same time, one core each")
+    """Add --workers; `what` names the jobs in its help, as in "movies"."""
+    parser.add_argument("--workers", type=one_or_more, default=n_cores(), changes_result=False, help=f"{what} processed in parallel, one core each")
 
 
-def _work(function, connection, parent):
-    """The life of a worker: take a job, send back (True, result) or (False, error)."""
-    # the parent alone answers to Ctrl-C and kill; it ends its workers
+def _start_worker(setup, arguments):
+    """First thing in a worker: Ctrl-C and kill are the parent's to answer, and the worker ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with threadpool_limits(1):
-        while True:
-            while not connection.poll(5):
-                if os.getppid() != parent:  # it was killed
-                    return
-            try:
-                answer = (True, function(connection.recv()))
-            except Exception as error:
-                error.add_note(traceback.format_exc())
-                answer = (False, error)
-            connection.send(answer)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    threadpool_limits(1)
+    with contextlib.suppress(ImportError, AttributeError):
+        sys.modules["cv2"].setNumThreads(1)
+    if setup:
+        setup(*arguments)
+
+
+@contextlib.contextmanager
+def _signals_held():
+    """Deliver SIGINT and SIGTERM after the block: one that arrives while processes are forked would be lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def pool_map(function, items, workers=None, in_flight=None, setup=None, arguments=()):
+    """Apply a function to items in a pool of processes, few at a time so that memory is bounded.
+
+    Parameters
+    ----------
+    function : of one item, at a module's top level
+    items : iterable
+        drawn from as work goes on
+    workers : int, optional
+        processes, one a core by default; 1 works in this process
+    in_flight : int, optional
+        items whose result has not been taken yet; twice the workers by default
+    setup : function, optional
+        called once in every process, with `arguments`
+
+    Yields
+    ------
+    results in the order of the items
+
+    Raises
+    ------
+    what a call raises; the processes are killed then
+    """
+    workers = workers or n_cores()
+    if workers == 1:
+        with threadpool_limits(1):
+            if setup:
+                setup(*arguments)
+            yield from map(function, items)
+        return
+    others = set(multiprocessing.active_children())
+    # forked: a worker starts at once, with all that is imported here
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (setup, arguments))
+    waiting, in_flight = deque(), in_flight or 2 * workers
+    try:
+        for item in items:
+            with _signals_held():
+                waiting.append(pool.submit(function, item))
+            if len(waiting) >= in_flight:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise UserError(f"one of {workers} worker processes was killed, probably for lack of memory; use a smaller --workers") from None
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_jobs(function, jobs, workers, what, unit="job"):
@@ -49,71 +117,35 @@ def run_jobs(function, jobs, workers, what, unit="job"):
     ----------
     function : of one job, at a module's top level
     jobs : list
-    workers : int, processes; 1 works in this process
-    what : str, for the progress bar
-    unit : str, what the progress bar counts
+    workers : int
+        processes; 1 works in this process
+    what : str
+        for the progress bar
+    unit : str
+        what the progress bar counts
 
     Returns
     -------
     list of results in the order of `jobs`
-
-    Raises
-    ------
-    what a job raises; the others are stopped then
     """
     jobs = list(jobs)
-    with tqdm(total=len(jobs), desc=what, unit=unit, disable=not jobs) as bar:
-        if workers > 1 and len(jobs) > 1:
-            return _run_in_processes(function, jobs, min(workers, len(jobs)), bar)
-        results = []
-        with threadpool_limits(1):
-            for job in jobs:
-                results.append(function(job))
-                bar.update()
-        return results
-
-
-def _run_in_processes(function, jobs, workers, bar):
-    """One pipe a worker and no shared queue, so that workers can be killed at any moment and a dead one is noticed."""
-    # forked processes have the calling script's functions even where it was loaded by path
-    context = multiprocessing.get_context("fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn")
-    results, waiting, at_work, processes = [None] * len(jobs), iter(enumerate(jobs)), {}, []
-
-    def give(connection):
-        index, job = next(waiting, (None, None))
-        if index is not None:
-            connection.send(job)
-            at_work[connection] = index
-
-    try:
-        for _ in range(workers):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(function, theirs, os.getpid()), daemon=True)
-            process.start()
-            processes.append(process)
-            theirs.close()
-            give(ours)
-        while at_work:
-            for connection in multiprocessing.connection.wait(list(at_work)):
-                index = at_work.pop(connection)
-                try:
-                    good, result = connection.recv()
-                except (EOFError, ConnectionError):
-                    raise UserError("--workers", f"memory for {workers} processes", "one that the system has killed", "use fewer") from None
-                if not good:
-                    raise result
-                results[index] = result
-                bar.update()
-                give(connection)
-        return results
-    finally:
-        for process in processes:
-            process.kill()  # a worker that has just been forked may swallow a gentler signal
-        for process in processes:
-            process.join()
+    results = pool_map(function, jobs, min(workers, max(1, len(jobs))))
+    return list(tqdm(results, total=len(jobs), desc=what, unit=unit, disable=not jobs))
 
 
 def remove_partial(folder):
-    """Delete what killed processes left half-written below a folder."""
+    """Delete what processes that are gone left half-written below a folder."""
     for leftover in Path(folder).rglob(".partial-*"):
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        owner = re.match(r"\.partial-(\d+)-", leftover.name)
+        if owner and not _is_alive(int(owner[1])):
+            shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _is_alive(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()  # a number that this process has again

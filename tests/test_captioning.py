@@ -9,7 +9,7 @@ from PIL import Image
 from tiny import N_TEST, N_TRAIN, SMALL, fails, load_script, make_clip, make_frames, run_script
 
 from common import datasets
-from common.captioning import PROMPT, choose_caption, load_captioner
+from Data_preprocess.captioning import PROMPT, choose_caption, load_captioner
 from common.captions import read_captions
 from common.files import read_json
 from common.layout import Layout
@@ -130,9 +130,9 @@ def test_captions_of_all_clips(out, sources, capsys):
         assert caption in ((entry["first"], entry["last"]) if alike else (both,))
     assert len({entry["first"] for entry in entries}) > 1
     # frame 0 gives the first, frame 56 the last, frame 24 the cosines
-    from common.encoders import encode_clip_images, encode_clip_text
+    from models.encoders import encode_clip_images, encode_clip_text
     from common.model_sources import load_clip
-    from common.stimuli import read_frame
+    from common.frames import read_frame
 
     captioner = load_captioner(sources["t5"])
     model, preprocess, tokenizer = load_clip(str(sources["clip"]))

@@ -17,8 +17,8 @@ from tiny import load_script, run_script
 from common import cifti, datasets
 from common.cortex import N_CORTEX
 from common.files import UserError, save_array
-from common.pickles import read_arrays
-from common.reconstructions import gif_bytes
+from Data_preprocess.pickles import read_arrays
+from Reconstruction.outputs import gif_bytes
 from common.video import write_mp4
 from models.checkpoints import KINDS
 

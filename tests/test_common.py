@@ -18,7 +18,7 @@ import pytest
 from common import augment, cli, cortex, files
 from common.datasets import CC2017, DATASETS, HCP, PHANTOM, get_dataset
 from common.files import ArrayWriter, UserError, atomic_path, card_path, load_array, save_array
-from common.records import RunRecord
+from common.records import Record
 
 CARD = {"rows": "clips", "units": "none", "made_by": "test"}
 
@@ -405,7 +405,7 @@ def test_files_go_together_or_not_at_all(tmp_path):
 
 def make_record(tmp_path, **changes):
     settings = {"epoch": 3, "device": "cpu", "data_root": tmp_path, "overwrite": False, **changes}
-    return RunRecord(tmp_path / "run", argparse.Namespace(**settings), [tmp_path / "input.npy"])
+    return Record(tmp_path / "run", argparse.Namespace(**settings), [tmp_path / "input.npy"])
 
 
 @pytest.fixture

@@ -8,12 +8,13 @@ import torch
 from test_checkpoints import build
 from tiny import CARD, load_script
 
-from common import cifti, files, seals, stimuli, training, video
+from Feature_decoding import training
+from common import cifti, files, seals, frames as stimuli, video
 from common.captions import read_captions, write_captions
 from common.cortex import N_CORTEX
 from common.files import UserError
 from common.readers import FolderClips
-from common.reconstructions import FORMATS
+from Reconstruction.outputs import FORMATS
 from models.checkpoints import load_checkpoint, save_checkpoint
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3)).astype(np.uint8)

@@ -73,7 +73,7 @@ def house(tmp_path, monkeypatch, tiny_models):
     (place / "features").mkdir(parents=True)
     np.save(place / "features" / "test_groundtruth.npy", gt)
     save_recons(place / "recons/sub1/full/results_recons", degrade(gt, 1))
-    (tmp_path / "phantom_models").symlink_to(tiny_models)
+    (tmp_path / "phantom" / "models").symlink_to(tiny_models)
     monkeypatch.setattr(towers, "PROJECT", tmp_path)
     monkeypatch.setattr(cli, "PROJECT", tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -137,7 +137,7 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
 
 
 def test_without_models_only_pixels_and_dashes(house, tmp_path, capsys):
-    (tmp_path / "phantom_models").unlink()
+    (tmp_path / "phantom" / "models").unlink()
     run(evaluate, "--baselines", "none")
     assert "VIFI-score: – (no --vifi_path)" in capsys.readouterr().out
     result = read_json(house / "metrics/sub1/full/metrics.json")

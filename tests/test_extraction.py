@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_clip, make_frames, make_sd, run_script
 
-from common import encoders
+from models import encoders
 from common.datasets import DATASETS
 from common.files import read_json
 from common.layout import Layout

@@ -74,7 +74,7 @@ def jobs():
             "SSIM",
         ),
         "tables": ("Evaluation_Metrics/paper_tables.py", *OUT, "--names", "full", "control"),
-        "checks": ("Evaluation_Metrics/phantom_checks.py", *OUT, *DATA),
+        "checks": ("phantom/phantom_checks.py", *OUT, *DATA),
         "converted": ("Reconstruction/convert_released.py", *OUT, "--released_root", "EXTRAS/released", "--token_dim", "5"),
         "report": ("run_pipeline.py", *OUT, *DATA, "--stages", "report"),
     }

@@ -10,7 +10,9 @@ from scipy.stats import gamma
 from test_house import code_blocks, commands, own_data_sets
 from tiny import ROOT, fails, load_script, run_script
 
-from common import cifti, datasets, events, fmri, phantom_world, video
+from Data_preprocess import events
+from common import cifti, datasets, fmri, video
+from phantom import world as phantom_world
 from common.captions import read_captions
 from common.files import UserError, card_path, load_array, read_json
 from common.layout import Layout
@@ -432,7 +434,7 @@ ANSWERED = {
     "size": phantom_world.SIZES,
 }
 SMALL_TRAINING = ["--projector_dims", "128", "--epoch", "20", "--image_aug", "off"]
-MODELS = {"clip": ["--clip_path", ROOT / "phantom_models/clip"], "sd": ["--sd_path", ROOT / "phantom_models/sd"]}
+MODELS = {"clip": ["--clip_path", ROOT / "phantom/models/clip"], "sd": ["--sd_path", ROOT / "phantom/models/sd"]}
 ADDED = {  # to the commands of the page
     "contrastive_target_extraction": MODELS["clip"],
     "semantic_feature_extraction": MODELS["sd"],

@@ -11,9 +11,10 @@ import pytest
 import tiny
 from scipy.stats import gamma
 
-from common import cortex, datasets, phantom_features, phantom_world
+from common import cortex, datasets
+from phantom import features as phantom_features, world as phantom_world
 from common.files import read_json, write_json
-from common.phantom_world import Scene, object_centre, random_scene, render
+from phantom.world import Scene, object_centre, random_scene, render
 from common.video import read_frames
 
 STEP1 = tiny.load_script("Data_preprocess/Phantom/step1_make_stimuli.py")
@@ -264,7 +265,7 @@ def brain(tmp_path_factory):
         entry = shrink(patch, N, test_repetitions=2, excluded=frozenset({(3, "test2", 2)}))
         write_json(folder / phantom_features.TRUTH, {"phantom": True, "seed": 42, **STEP1.truth(STEP1.draw_scenes(entry, 42))})
         tiny.run_script(STEP2, "--data_root", folder, "--subj_ID", 1, 3, "--workers", 1)
-        groups = phantom_features.feature_groups(folder, str(tiny.ROOT / "phantom_models" / "clip"))
+        groups = phantom_features.feature_groups(folder, str(tiny.ROOT / "phantom" / "models" / "clip"))
     return folder, entry, groups
 
 

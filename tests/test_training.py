@@ -12,13 +12,13 @@ import torch
 from tiny import N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_clip, make_features, make_sd, run_script
 from torch.nn import functional as F
 
-from common import contrastive, training
+from Feature_decoding import contrastive, training
 from common.arms import load_fmri
 from common.datasets import CC2017, DATASETS
 from common.files import UserError, read_json, save_array, write_json
 from common.layout import Layout
-from common.phantom_features import TRUTH
-from common.phantom_world import random_scene
+from phantom.features import TRUTH
+from phantom.world import random_scene
 from common.randomness import numpy_generator
 from models.checkpoints import load_checkpoint
 

@@ -17,11 +17,11 @@ import shutil
 from itertools import islice
 
 from common import cli, video
-from common.clips import clips_are_there, write_listing
+from Data_preprocess.clips import clips_are_there, write_listing
 from common.datasets import CC2017Like, get_dataset
 from common.files import UserError, sha256
 from common.layout import Layout
-from common.records import RunRecord
+from common.records import Record
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 
@@ -81,7 +81,7 @@ def main(args):
     for split in args.split:
         folder = layout.clip(split, "any").parent
         movies = [dataset.movie_path(args.data_root, run) for run in dataset.runs(split)]
-        record = RunRecord(folder, args, movies, neutral={"split", "drop_short"})
+        record = Record(folder, args, movies, neutral={"split", "drop_short"})
         expected = dataset.n_clips(split)
         if clips_are_there(layout, split, None if args.drop_short else expected) and record.is_done():
             continue

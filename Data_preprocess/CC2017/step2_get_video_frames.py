@@ -20,7 +20,7 @@ from common import cli, video
 from common.datasets import get_dataset
 from common.files import UserError, naming, read_json, sha256
 from common.layout import Layout
-from common.records import RunRecord
+from common.records import Record
 from common.seals import seal_jpeg
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
@@ -85,7 +85,7 @@ def main(args):
         names = [name for name in dataset.clip_names(split) if not checksums or name in checksums]
         todo = [name for name in names if not layout.frames(split, name).exists()]
         root = layout.frames(split, "any").parent
-        record = RunRecord(root, args, [listing] if checksums else [], neutral={"split"})
+        record = Record(root, args, [listing] if checksums else [], neutral={"split"})
         if not todo and record.is_done():
             continue
         record.check_same()

@@ -23,16 +23,16 @@ from PIL import Image
 from tqdm import tqdm
 
 from common import cli
-from common.captioning import PROMPT, choose_caption, load_captioner
+from Data_preprocess.captioning import PROMPT, choose_caption, load_captioner
 from common.captions import read_captions, write_captions
 from common.datasets import get_dataset
-from common.encoders import encode_clip_images, encode_clip_text
+from models.encoders import encode_clip_images, encode_clip_text
 from common.files import UserError, missing, naming, read_json, write_text
 from common.layout import Layout, part
 from common.model_sources import add_model_flags, load_clip, model_path
-from common.phantom_features import TRUTH
-from common.records import RunRecord
-from common.stimuli import read_clip
+from phantom.features import TRUTH
+from common.records import Record
+from common.frames import read_clip
 
 CAPTION_MODEL = "Salesforce/blip2-flan-t5-xxl"  # paper, data preprocessing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -80,7 +80,7 @@ def describe_clips(captioner, clip_model, frames, names, key):
 
     Parameters
     ----------
-    captioner : common.captioning.Captioner
+    captioner : Data_preprocess.captioning.Captioner
     clip_model : (model, preprocess, tokenizer)
     frames : list of (3, H, W, 3) uint8: first, middle and last frame of each clip
     names : list of str, clips
@@ -172,7 +172,7 @@ def main(args):
     for split in args.split:
         captions, file = ready_captions(args, dataset, split)
         folder = layout.captions(split).parent / "records" / part(split)
-        record = RunRecord(folder, args, [file] if file else [], neutral={"split", "batch_size"})
+        record = Record(folder, args, [file] if file else [], neutral={"split", "batch_size"})
         if layout.captions(split).exists() and record.is_done():
             continue
         record.start()

@@ -31,11 +31,12 @@ import numpy as np
 
 from common import cli, cortex, fmri
 from common.cifti import SPACES, odd_series, open_series
-from common.datasets import VISUAL_AREAS, CC2017Like, get_dataset
+from common.cortex import VISUAL_AREAS
+from common.datasets import CC2017Like, get_dataset
 from common.files import UserError, card_path, load_array, load_mask, missing, read_json, save_array, sha256, write_json, write_text
 from common.layout import Layout
-from common.records import RunRecord
-from common.vertex_figures import by_area, draw_figures
+from common.records import Record
+from Data_preprocess.vertex_figures import by_area, draw_figures
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 TREND_ORDER = 4  # paper, data preprocessing
@@ -314,7 +315,7 @@ def main(args):
 def prepare(args, dataset, layout, subject, runs, mask, how):
     """All of step 4 for one subject; `mask` is None where vertices are to be selected."""
     folder = layout.fmri_report(subject).parent
-    record = RunRecord(folder, args, [args.mask_from] if args.mask_from else [], neutral=HOW)
+    record = Record(folder, args, [args.mask_from] if args.mask_from else [], neutral=HOW)
     if all(run.is_done() for run in runs) and arrays_are_there(layout, subject) and record.is_done():
         return
     record.check_same()

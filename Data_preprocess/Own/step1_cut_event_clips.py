@@ -21,12 +21,12 @@ from argparse import Namespace
 from collections import deque
 
 from common import cli, video
-from common.clips import clips_are_there, write_listing
+from Data_preprocess.clips import clips_are_there, write_listing
 from common.datasets import OwnDataset, get_dataset
-from common.events import clips_of, first_frame, read_events
+from Data_preprocess.events import clips_of, first_frame, read_events
 from common.files import UserError, sha256, write_text
 from common.layout import Layout
-from common.records import RunRecord
+from common.records import Record
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 
@@ -95,7 +95,7 @@ def main(args):
         folder = layout.clip(split, "any").parent
         # an entry of one's own may be edited: what the clips depend on counts as a setting
         settings = Namespace(**vars(args), clip_frames=dataset.clip_frames, fps=dataset.fps)
-        record = RunRecord(folder, settings, [dataset.events_path(args.data_root), *films], neutral={"split"})
+        record = Record(folder, settings, [dataset.events_path(args.data_root), *films], neutral={"split"})
         if clips_are_there(layout, split, len(names)) and record.is_done():
             continue
         record.check_same()

@@ -34,10 +34,10 @@ from common.cifti import open_series
 from common.cortex import N_CORTEX
 from common.cortex_maps import draw_cortex
 from common.datasets import OwnDataset, get_dataset
-from common.events import clips_of, event_volumes, read_events
+from Data_preprocess.events import clips_of, event_volumes, read_events
 from common.files import UserError, card_path, load_array, load_mask, read_json, save_array, sha256, write_json
 from common.layout import Layout
-from common.records import RunRecord
+from common.records import Record
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 TREND_ORDER = 4  # as CC2017
@@ -318,7 +318,7 @@ def prepare(args, dataset, layout, subject, ready):
         runs, n_voxels = list_runs(args, dataset, layout, subject, [e for e in events if e.subject in (None, subject)])
         shown = {split: find_presentations(runs, events, split, subject) for split in ("train", "test")}
     vertices = np.arange(N_CORTEX) if runs and is_cifti(runs[0].path) else load_vertices(args, n_voxels)
-    record = RunRecord(folder, args, inputs, neutral={"subj_ID", "no_figures"})
+    record = Record(folder, args, inputs, neutral={"subj_ID", "no_figures"})
     if all(run.is_done() for run in runs) and arrays_are_there(dataset, layout, subject) and record.is_done():
         return
     record.check_same()

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from common import cli, phantom_world
+from common import cli
+from phantom import world as phantom_world
 from common.datasets import get_dataset
 from common.files import write_json
-from common.phantom_features import TRUTH
-from common.records import RunRecord
+from phantom.features import TRUTH
+from common.records import Record
 from common.video import write_mp4
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
@@ -64,7 +65,7 @@ def get_parser():
 
 def main(args):
     dataset = get_dataset("phantom")
-    record = RunRecord(args.data_root / "phantom" / "records" / "step1_make_stimuli", args)
+    record = Record(args.data_root / "phantom" / "records" / "step1_make_stimuli", args)
     if record.is_done():
         return
     scenes = draw_scenes(dataset, args.seed)

@@ -22,8 +22,8 @@ from common import cli, cortex
 from common.cifti import write_series
 from common.datasets import get_dataset
 from common.files import write_json
-from common.phantom_features import AREAS, TRUTH, feature_groups
-from common.records import RunRecord
+from phantom.features import AREAS, TRUTH, feature_groups
+from common.records import Record
 from common.workers import add_workers_flag, remove_partial, run_jobs
 
 EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes
@@ -112,7 +112,7 @@ def get_parser():
     group = parser.add_argument_group("model")
     group.add_argument("--reliability", type=float, default=0.3, help="inter-repetition correlation of responsive vertices")
     group.add_argument("--hrf", choices=list(HRF), default="phantom", help="haemodynamic response")
-    group.add_argument("--clip_path", default=str(cli.PROJECT / "phantom_models" / "clip"), help="CLIP that embeds the captions")
+    group.add_argument("--clip_path", default=str(cli.PROJECT / "phantom" / "models" / "clip"), help="CLIP that embeds the captions")
     return parser
 
 
@@ -123,7 +123,7 @@ def main(args):
     truth = args.data_root / TRUTH
     groups = None
     for subject in args.subj_ID:
-        record = RunRecord(
+        record = Record(
             args.data_root / "phantom" / "records" / f"step2_make_fmri_sub{subject}", args, [truth], neutral={"subj_ID", "clip_path"}
         )
         if record.is_done():

@@ -2,7 +2,7 @@
 
 Generator and CLIP learn from phantom stills and captions alone, never from videos: the generator must not learn motion.
 The classifiers of the n-way metrics also see clips, and degraded copies of what they see, to read reconstructions.
-The result ships with the project under phantom_models/, so that nobody needs to run this to use the phantom.
+The result ships with the project under phantom/models/, so that nobody needs to run this to use the phantom.
 
 Writes   {models_dir}/sd/{vae,tokenizer,text_encoder,unet,scheduler}/   AutoencoderKL (4 x 16 x 16 latents of 64 x 64
                                                                           pictures, unit variance after x 0.18215), ...
@@ -29,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from common import cli, phantom_world
+from common import cli
+from phantom import world as phantom_world
 from common.augment import eda, load_synonyms
 from common.datasets import PHANTOM
 from common.files import atomic_files, atomic_path, write_text
@@ -565,7 +566,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("model")
     group.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="which to train, in order")
-    group.add_argument("--models_dir", type=Path, default=Path(__file__).parents[2] / "phantom_models", help="where to write")
+    group.add_argument("--models_dir", type=Path, default=Path(__file__).parents[2] / "phantom" / "models", help="where to write")
     group = parser.add_argument_group("optimisation")
     group.add_argument("--vae_steps", type=int, default=2200, help="steps of batch 32")
     group.add_argument("--vae_lr", type=float, default=2e-3, help="peak learning rate")

@@ -2,7 +2,7 @@
 
 from common import pages
 from common.files import read_json, write_text
-from common.gallery import build_gallery
+from common.pages.gallery import build_gallery
 
 CLAIM_NOTES = {
     "alignment": "Ridge regression from the selected vertices to the eight factors of a scene. Lags off the peak are not at chance, "

@@ -6,7 +6,7 @@ from collections import namedtuple
 import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
-from common.encoders import encode_sd_text
+from models.encoders import encode_sd_text
 from common.files import UserError
 from common.model_sources import load_sd_part
 from common.randomness import torch_generator

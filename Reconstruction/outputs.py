@@ -9,22 +9,15 @@ import numpy as np
 from PIL import GifImagePlugin, Image
 
 from common.files import atomic_path, write_bytes, write_json
-from common.gallery import write_strip
+from common.pages.gallery import write_strip
 from common.seals import seal_gif
 from common.video import write_mp4
 
-DEFAULT_SEED = 42
 GIF_MILLISECONDS = 120  # a GIF counts in hundredths of a second: 8 fps would be 125
 FPS = 8
 
 
 # ---------------------------------------------------------------------------------------------- where things lie
-
-
-def reconstruction_name(arm, ablate=None, seed=DEFAULT_SEED, split="test"):
-    """Name that tells a reconstruction from the others of its subject, such as 'full_ablate_motion_seed1'."""
-    parts = [arm, ablate and f"ablate_{ablate}", split != "test" and split, seed != DEFAULT_SEED and f"seed{seed}"]
-    return "_".join(part for part in parts if part)
 
 
 class Outputs:

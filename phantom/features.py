@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common import phantom_world
+from phantom import world as phantom_world
 from common.files import missing, read_json
 
 TRUTH = Path("phantom") / "phantom_truth.json"  # below --data_root

@@ -4,7 +4,7 @@ import numpy as np
 
 from common import cortex
 from common.cortex_maps import draw_cortex
-from common.datasets import VISUAL_AREAS
+from common.cortex import VISUAL_AREAS
 from common.files import atomic_path
 from common.workers import run_jobs
 

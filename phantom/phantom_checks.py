@@ -4,7 +4,7 @@ Reads    {data_root}/phantom/phantom_truth.json, phantom_vertices_sub{s}.json an
          checkpoints and reconstructions of the arms full, control and oracle
 Writes   metrics/sub{s}/phantom_checks/metrics.json with all checks, and one figure per claim
 
-    python Evaluation_Metrics/phantom_checks.py --config configs/phantom.yaml --data_root data
+    python phantom/phantom_checks.py --config configs/phantom.yaml --data_root data
 
 A minute. `held` is false where a bar is missed; nothing here is a result about brains.
 """
@@ -20,11 +20,11 @@ from common.files import atomic_path, load_array, read_json
 from common.fmri import detrend, zscore
 from common.layout import Layout
 from common.model_sources import model_path
-from common.phantom_features import AREAS, load_scenes
-from common.phantom_world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
+from phantom.features import AREAS, load_scenes
+from phantom.world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
 from common.readers import open_clips
-from common.reconstructions import reconstruction_name
-from common.records import RunRecord
+from common.layout import reconstruction_name
+from common.records import Record
 from Evaluation_Metrics.EPE import epe, flows
 from Evaluation_Metrics.n_way import chance_level, clip_accuracy, true_classes
 from Evaluation_Metrics.PSNR import psnr
@@ -366,7 +366,7 @@ def read_factors(scores):
 
     Parameters
     ----------
-    scores : (N, F, 96) logits of the classes of common.phantom_world.IMAGE_FACTORS
+    scores : (N, F, 96) logits of the classes of phantom.world.IMAGE_FACTORS
 
     Returns
     -------
@@ -539,7 +539,7 @@ def main(args):
     args.arms = ("full", "control", "oracle")
     folder = layout.metrics(args.subj_ID, "phantom_checks")
     manifests = sorted((layout.root / "recons" / f"sub{args.subj_ID}").glob("*/manifest.json"))
-    record = RunRecord(folder, args, [layout.mask(args.subj_ID), layout.ground_truth, *manifests])
+    record = Record(folder, args, [layout.mask(args.subj_ID), layout.ground_truth, *manifests])
     if record.is_done():
         return
     record.start()
@@ -581,7 +581,7 @@ def main(args):
 
 def mean_training_frame(dataset, layout):
     """Mean first frame of the training clips, (H, W, 3) uint8."""
-    from common.stimuli import read_frame
+    from common.frames import read_frame
 
     total = 0.0
     for name in dataset.clip_names("train"):

@@ -28,7 +28,7 @@ from common.files import UserError, atomic_path, fingerprint, write_text
 from common.layout import Layout
 from common.model_sources import model_path
 from common.randomness import numpy_generator, seed_of
-from common.records import RunRecord, git_revision, versions
+from common.records import Record, git_revision, versions
 from models.checkpoints import save_checkpoint
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Run:
                 raise UserError(f"--{flag}", "1 or more", getattr(args, flag), "give another number")
         self.train_clips, self.val_clips = np.split(np.arange(n), [n - n_val])
         inputs = fmri_files(self.layout, self.dataset, args.subj_ID, "train", args.arm, args.data_root)
-        self.record = RunRecord(self.model_dir, args, [*inputs, *self.features], _HOW)
+        self.record = Record(self.model_dir, args, [*inputs, *self.features], _HOW)
 
     def is_done(self):
         return self.record.is_done()

@@ -7,13 +7,13 @@ from tqdm import tqdm
 
 from common.augment import draw_caption
 from common.captions import read_captions
-from common.encoders import encode_clip_images, encode_clip_text, encode_sd_text
+from models.encoders import encode_clip_images, encode_clip_text, encode_sd_text
 from common.files import load_array
 from common.fmri import sparsify
 from common.model_sources import load_clip, load_sd_part, model_path
 from common.randomness import numpy_generator
-from common.stimuli import read_frame
-from common.training import Task
+from common.frames import read_frame
+from Feature_decoding.training import Task
 
 SELECT_RATE, ZERO_RATE = 0.2, 0.5  # of fMRI sparsification
 CROP = 400 / 512  # side of the crop of a frame
@@ -89,7 +89,7 @@ class ContrastiveTask(Task):
 
     Parameters
     ----------
-    run : common.training.Run
+    run : Feature_decoding.training.Run
     fmri : (N, V) float32 tensor
     sd_tokens : also give the text tokens of Stable Diffusion as `tokens`
     """

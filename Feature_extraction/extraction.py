@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from common.files import ArrayWriter
 from common.layout import Layout, part
-from common.records import RunRecord
+from common.records import Record
 
 log = logging.getLogger(__name__)
 ROWS = "clips in the data set's order"  # of every data card
@@ -25,11 +25,11 @@ def pending_splits(args, script, inputs, outputs):
 
     Yields
     ------
-    split, record : str, RunRecord; call record.finish(...) when all is written
+    split, record : str, Record; call record.finish(...) when all is written
     """
     for split in args.split:
         folder = Layout.of(args).features / "records" / f"{script}_{part(split)}"
-        record = RunRecord(folder, args, inputs(split), _HOW)
+        record = Record(folder, args, inputs(split), _HOW)
         there = all(path.exists() for path in outputs(split))
         if not (there and record.is_done()):
             yield split, record.start()
@@ -44,7 +44,7 @@ def fill_arrays(arrays, compute, n, batch_size, record, what):
     compute : function of a range of rows that gives these rows of each of `arrays` (more are left out)
     n : int, rows
     batch_size : int, rows at a time
-    record : started RunRecord
+    record : started Record
     what : str, for the progress bar
     """
     with contextlib.ExitStack() as stack:

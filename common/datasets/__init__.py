@@ -1,0 +1,41 @@
+"""The registry: every fact about a data set stands in its file here, and scripts read it from there.
+
+A new data set is one file: an entry of `Dataset` or of one of its kinds, named in `DATASETS`.
+"""
+
+from common.datasets.algonauts2021 import ALGONAUTS, Algonauts
+from common.datasets.base import Dataset
+from common.datasets.cc2017 import CC2017, CC2017Like
+from common.datasets.hcp import HCP, HCPMovie
+from common.datasets.own import OWN, OwnDataset
+from common.datasets.phantom import PHANTOM, Phantom
+from common.files import UserError
+
+__all__ = ["ALGONAUTS", "CC2017", "DATASETS", "HCP", "PHANTOM", "Algonauts", "CC2017Like", "Dataset", "HCPMovie", "OwnDataset", "Phantom", "get_dataset"]
+
+DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM, *OWN)}
+
+
+def get_dataset(name, kind=Dataset):
+    """Registry entry by name.
+
+    Parameters
+    ----------
+    name : str
+    kind : type
+        class that the entry must be of
+
+    Raises
+    ------
+    UserError
+        no such entry, or one of another kind
+    """
+    if name not in DATASETS:
+        raise UserError(f"there is no data set {name!r}; choose from {', '.join(DATASETS)}, or add a file to common/datasets")
+    if not isinstance(DATASETS[name], kind):
+        fitting = [known for known, entry in DATASETS.items() if isinstance(entry, kind)]
+        raise UserError(
+            f"this script is not for {name} (only for {', '.join(fitting) or 'data sets that you add'}); "
+            "use the one in the data set's own folder of Data_preprocess"
+        )
+    return DATASETS[name]

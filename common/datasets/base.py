@@ -1,0 +1,158 @@
+"""What every data set says of itself: a registry entry is all that scripts know of a data set.
+
+Times and indices count from 0, scanner runs and clips from 1.
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.files import UserError
+
+SD, CLIP = "stable-diffusion-v1-5/stable-diffusion-v1-5", "ViT-B-32:openai"
+RELEASED_EPOCHS = {"semantic": 30, "structure": 75, "CMG": 70, "retrieval": 40}
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One file that a raw data set must have, for Data_preprocess/check_data.py.
+
+    Attributes
+    ----------
+    group : str
+        heading under which it is counted, such as "subject 1"
+    path : Path
+        a path, or a pattern of which the first match is taken
+    kind : str
+        movie, series, array, rows, responses, events, ...: what check_data looks at
+    least : float
+        seconds of a movie, volumes of a series or an array
+    tr : float
+        s between volumes of a series
+    shape : tuple
+        of an array, None for any number
+    """
+
+    group: str
+    path: Path
+    kind: str
+    least: float = 0
+    tr: float = 0
+    shape: tuple = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set.
+
+    Attributes
+    ----------
+    name : str
+        on the command line, and of the folder of its results
+    subjects : tuple
+        participants, as files are named after them (numbers or str)
+    n_train, n_test : int
+        clips
+    tr : float
+        s between volumes
+    fps, clip_frames : int
+        rate and length of a clip on disk
+    frame_indices : tuple
+        the eight frames of a clip that the models see
+    middle_frame : int
+        the frame that stands for the clip (image target, caption choice)
+    frame_size : int
+        pixels, height and width
+    n_vertices : int
+        vertices that preprocessing keeps; 0 for all that there are
+    epochs : dict
+        checkpoint that reconstruction takes, per decoder; "last" is allowed
+    source : str
+        where the raw data come from
+    models : dict
+        default source of each model: sd, clip, vifi, image_classifier, clip_classifier, caption_model; None for none
+    arms : tuple
+        training arms that run_pipeline.py runs (common.arms)
+    config : str
+        argument file in configs/ that run_pipeline.py uses; "" for none
+    making : tuple
+        scripts that make the raw data; empty for real data
+    preparation : tuple
+        preprocessing scripts in running order
+    checks : tuple
+        scripts that check results against a known truth, for the report
+    tables : tuple
+        tables of the paper that results of the data set stand in (Evaluation_Metrics/paper_tables.py)
+    note : str
+        what every figure and page made from the data must say, such as "phantom, not a brain"; "" for real data
+    released_names : tuple
+        words by which paths in the authors' folder name the data set
+    """
+
+    name: str
+    subjects: tuple
+    n_train: int
+    n_test: int
+    tr: float
+    fps: int
+    clip_frames: int
+    frame_indices: tuple
+    middle_frame: int
+    frame_size: int
+    n_vertices: int
+    epochs: dict = field(default_factory=lambda: dict(RELEASED_EPOCHS))
+    source: str = "its makers"
+    models: dict = field(default_factory=lambda: {"sd": SD, "clip": CLIP})
+    arms: tuple = ("full",)
+    config: str = ""
+    making: tuple = ()
+    preparation: tuple = ()
+    checks: tuple = ()
+    tables: tuple = ()
+    note: str = ""
+    released_names: tuple = ()
+
+    @property
+    def simulated(self):
+        """Whether the data are made, not measured."""
+        return bool(self.note)
+
+    @property
+    def label(self):
+        """Start of a figure's title: 'phantom, ' for simulated data, else nothing."""
+        return f"{self.name}, " if self.simulated else ""
+
+    def n_clips(self, split):
+        return {"train": self.n_train, "test": self.n_test}[split]
+
+    def clip_names(self, split):
+        """Clip names in the order of every array's rows: 'clip_1', 'clip_2', ... over the whole data set."""
+        first = {"train": 1, "test": self.n_train + 1}[split]
+        return [f"clip_{i}" for i in range(first, first + self.n_clips(split))]
+
+    def find_subject(self, word):
+        """Participant of a word such as '1', 'sub01' or '100610': the entry of `subjects`.
+
+        Raises
+        ------
+        UserError
+            the data set has no such participant
+        """
+        plain = re.sub(r"^(?:subject|subj|sub)[-_]?", "", str(word), flags=re.IGNORECASE)
+        for subject in self.subjects:
+            names = (str(subject), re.sub(r"^(?:subject|subj|sub)[-_]?", "", str(subject), flags=re.IGNORECASE))
+            if str(word) == str(subject) or plain in names or (plain.isdecimal() and str(int(plain)) in names):
+                return subject
+        raise UserError(f"{self.name} has no subject {word}; choose from {', '.join(map(str, self.subjects))}")
+
+    def raw_files(self, data_root, subjects):
+        """Files that the raw data consist of, iterable of RawFile."""
+        return ()
+
+    def known_captions(self, data_root, split):
+        """File with captions that come with the data, and the captions, (Path, list of str); (None, None) where there are none."""
+        return None, None
+
+    def oracle_path(self, data_root, split):
+        """Array of the true features that stand in for fMRI in the oracle arm; a UserError where they are not known."""
+        raise UserError(f"--arm oracle needs features that are known to be true, which {self.name} does not have; use another arm")

@@ -1,0 +1,69 @@
+"""HCP 7T movie: excerpts of four movie runs, one clip per second, TR 1 s. Source: the HCP's documentation, the paper's supplement."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import cortex
+from common.cortex import VISUAL_AREAS
+from common.datasets.base import Dataset, RawFile
+
+
+@dataclass(frozen=True)
+class HCPMovie(Dataset):
+    """Film excerpts of four movie runs, one clip per second."""
+
+    movies: tuple = ("7T_MOVIE1_CC1_v2", "7T_MOVIE2_HO1_v2", "7T_MOVIE3_CC2_v2", "7T_MOVIE4_HO2_v2")
+    runs: tuple = ("tfMRI_MOVIE1_7T_AP", "tfMRI_MOVIE2_7T_PA", "tfMRI_MOVIE3_7T_PA", "tfMRI_MOVIE4_7T_AP")
+    excerpts: tuple = (  # film frames at 24 fps, [start, end), per movie
+        ((624, 5544), (6936, 12120), (12744, 16920), (17760, 19128), (19776, 21600)),
+        ((624, 5904), (6528, 12600), (13224, 19056), (19704, 21528)),
+        ((624, 4776), (5448, 9672), (10344, 14760), (15720, 18984), (19632, 21456)),
+        ((624, 6048), (6672, 12048), (12672, 18648), (19296, 21120)),
+    )
+    lag_seconds: int = 4
+    crop: int = 420  # centre crop of the 512 frame
+
+    def clip_start_seconds(self, movie):
+        """Start of every clip in whole seconds of a movie, (clips,) int; movies count from 1."""
+        if not 1 <= movie <= len(self.movies):
+            raise ValueError(f"movie 1 to {len(self.movies)} expected, {movie} given")
+        seconds = [np.arange(start // self.fps, end // self.fps) for start, end in self.excerpts[movie - 1]]
+        return np.concatenate(seconds)
+
+    def volume_indices(self, movie):
+        """Volume that answers to each clip of a movie: 4 s after the clip's second, TR 1 s, (clips,) int."""
+        return self.clip_start_seconds(movie) + self.lag_seconds
+
+    def roi_vertices(self):
+        """Cortical vertices of the twelve visual areas, both sides, (5820,) int, ascending."""
+        return cortex.area_vertices(VISUAL_AREAS)
+
+    def raw_files(self, data_root, subjects):
+        for number, movie in enumerate(self.movies, 1):
+            seconds = int(self.clip_start_seconds(number)[-1]) + 1
+            yield RawFile("movies", data_root / "**" / f"{movie}.mp4", "movie", seconds)
+        for subject in subjects:
+            for number, run in enumerate(self.runs, 1):
+                # sorted, the cleaned series (_Atlas_hp2000_clean) does not come first: check_data tries both patterns in turn
+                results = data_root / "**" / str(subject) / "MNINonLinear" / "Results" / run
+                path = results / f"{run}_Atlas*.dtseries.nii"
+                yield RawFile(f"subject {subject}", path, "series", int(self.volume_indices(number)[-1]) + 1, self.tr)
+
+
+HCP = HCPMovie(
+    name="HCP",
+    subjects=(100610, 102816, 104416),
+    n_train=2736,
+    n_test=304,
+    tr=1.0,
+    fps=24,
+    clip_frames=24,
+    frame_indices=tuple(range(0, 24, 3)),
+    middle_frame=12,
+    frame_size=512,
+    n_vertices=5820,
+    source="db.humanconnectome.org, HCP Young Adult 7T movie data",
+    tables=("hcp",),
+    released_names=("hcp",),
+)

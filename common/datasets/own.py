@@ -1,0 +1,52 @@
+"""Data sets of your own: docs/own_data.md walks through an entry."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.datasets.base import Dataset, RawFile
+
+
+@dataclass(frozen=True)
+class OwnDataset(Dataset):
+    """A data set of your own: films or ready clips, an event table, one series per run; see docs/own_data.md.
+
+    Everything lies in {data_root}/{name}/. A clip is called train_{i} or test_{i}, in the order in which the clips of
+    its split first appear in the event table. n_vertices = 0 keeps all voxels, however many a subject has.
+
+    Attributes
+    ----------
+    events : event table, .csv or .tsv
+    series : series of one run, a CIFTI .dtseries.nii or a .npy (volumes, voxels), with {subject} and {run} in its name
+    lag_seconds : s from a clip's onset to the first volume that answers to it
+    """
+
+    events: str = "events.csv"
+    series: str = "sub{subject}/{run}.npy"
+    lag_seconds: float = 4.0
+
+    def __post_init__(self):
+        if len(self.frame_indices) != 8 or max(self.frame_indices) >= self.clip_frames or self.middle_frame not in self.frame_indices:
+            raise ValueError(f"{self.name}: eight frame_indices below clip_frames expected, and a middle_frame among them")
+
+    @property
+    def clip_seconds(self):
+        return self.clip_frames / self.fps
+
+    def clip_names(self, split):
+        """Clip names in the order of every array's rows: 'train_1', 'train_2', ..."""
+        return [f"{split}_{i}" for i in range(1, self.n_clips(split) + 1)]
+
+    def events_path(self, data_root):
+        return Path(data_root) / self.name / self.events
+
+    def film_path(self, data_root, film):
+        return Path(data_root) / self.name / film
+
+    def series_path(self, data_root, subject, run):
+        return Path(data_root) / self.name / self.series.format(subject=subject, run=run)
+
+    def raw_files(self, data_root, subjects):
+        yield RawFile("event table", self.events_path(data_root), "events")  # check_data reads in it what else there must be
+
+
+OWN = ()  # your own data sets: OwnDataset(...), OwnDataset(...)
