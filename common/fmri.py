@@ -6,6 +6,8 @@ Everything is vectorised over vertices and computed in double precision.
 import numpy as np
 from scipy import stats
 
+from common.files import load_array, save_array
+
 BLOCK = 256  # vertices whose series are worked on together, so that they stay in a core's cache
 SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below which it is rounding error
 
@@ -255,7 +257,26 @@ def explainable_variance(average, n_repetitions):
 # ---------------------------------------------------------------------------------------------- rows of the decoders
 
 
-def _scale(rows, mean, std):
+def statistics(rows):
+    """Mean and population standard deviation of every column, two (V,) float64."""
+    rows = np.asarray(rows, np.float64)
+    return rows.mean(axis=0), rows.std(axis=0)
+
+
+def scale(rows, mean, std):
+    """Standardise rows per voxel; a voxel whose standard deviation is 0 becomes 0.
+
+    Parameters
+    ----------
+    rows : array, shape (clips, V)
+        mean responses in the units of `mean`, such as the z of voxels_avg/{run}.npy
+    mean, std : array, shape (V,)
+
+    Returns
+    -------
+    array, shape (clips, V), float32
+    """
+    rows = np.asarray(rows, np.float64)
     return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
 
 
@@ -264,16 +285,65 @@ def standardise(train, test, test_norm="own"):
 
     Parameters
     ----------
-    train, test : (clips, V) float
-    test_norm : 'own' scales the test rows by their own mean and std, 'train' by those of the training rows
+    train, test : array, shape (clips, V)
+    test_norm : str
+        "own" scales the test rows by their own mean and std, "train" by those of the training rows
 
     Returns
     -------
-    train, test : (clips, V) float32
+    train, test : array, shape (clips, V), float32
     """
-    train, test = np.asarray(train, np.float64), np.asarray(test, np.float64)
-    reference = test if test_norm == "own" else train
-    return _scale(train, train.mean(axis=0), train.std(axis=0)), _scale(test, reference.mean(axis=0), reference.std(axis=0))
+    of_train, of_test = statistics(train), statistics(test if test_norm == "own" else train)
+    return scale(train, *of_train), scale(test, *of_test)
+
+
+def save_statistics(path, train, test, test_norm, *, made_by, **facts):
+    """Write what `standardise` scaled the rows of both splits by.
+
+    Parameters
+    ----------
+    path : Path
+        common.layout's `statistics`
+    train, test, test_norm
+        as for `standardise`
+    made_by : str
+        script
+    **facts
+        more entries of the data card
+    """
+    of_train, of_test = statistics(train), statistics(test if test_norm == "own" else train)
+    save_array(
+        path, np.stack([*of_train, *of_test]), rows="mean and std that scaled the training rows, mean and std that scaled the test rows",
+        units="of the rows before they were standardised", made_by=made_by, test_norm=test_norm, **facts,
+    )  # fmt: skip
+
+
+def load_statistics(path, split="train", n_vertices=None):
+    """Mean and standard deviation that standardised a split's masked fMRI.
+
+    `scale(rows, *load_statistics(path))` brings the rows of another recording of the same vertices, in the units of
+    voxels_avg/{run}.npy, onto the training rows' scale.
+
+    Parameters
+    ----------
+    path : str or Path
+        common.layout's `statistics(subject, n_vertices)`
+    split : str
+        "train", or "test" for what scaled the test rows: their own statistics, or with --test_norm train those of training
+    n_vertices : int, optional
+        that there must be
+
+    Returns
+    -------
+    mean, std : array, shape (V,), float64
+
+    Raises
+    ------
+    UserError
+        missing, damaged, or of another number of vertices
+    """
+    rows = load_array(path, shape=(4, n_vertices), dtype="float64", verify=True, do="run the last preprocessing step again with --overwrite")
+    return tuple(rows[:2] if split == "train" else rows[2:])
 
 
 def summarise(values):

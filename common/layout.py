@@ -57,6 +57,10 @@ class Layout:
     def masked_fmri(self, subject, split, n_vertices):
         return self.fmri(subject, split) / f"masked{n_vertices}_{'trn' if split == 'train' else 'test'}_data.npy"
 
+    def statistics(self, subject, n_vertices):
+        """Mean and standard deviation that standardised both splits' masked fMRI (common.fmri.load_statistics)."""
+        return self.root / "fMRI_in_fslr" / f"sub{subject}" / f"masked{n_vertices}_statistics.npy"
+
     # features
     @property
     def features(self):
