@@ -1,9 +1,11 @@
-"""Checkpoints: ours (safetensors and a JSON that says what they are of), and the authors' released .pth files.
+"""Checkpoints: ours (safetensors and a JSON that says what they are), and the authors' released .pth files.
 
 Nothing is unpickled. A file that does not fit is refused before anything of the model changes.
 """
 
+import contextlib
 import importlib.metadata
+import os
 import pickle
 import shutil
 import zipfile
@@ -13,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from common.files import UserError, atomic_path, missing, read_json, sha256, write_json
+from common.files import UserError, atomic_path, missing, naming, read_json, sha256, write_json
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.retrieval_decoder import RetrievalDecoder
@@ -21,8 +23,10 @@ from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
 KINDS = {kind.__name__: kind for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)}
+TRAINING_STATE = "training_state.safetensors"  # in the folder of a training that has not finished
 _OURS = ("kind", "arguments", "sha256")
 _AGAIN = "run the training script again, or give another checkpoint"
+_WEIGHTS_ALONE = "give a file that holds the state dict of a decoder and nothing else"
 
 
 def record_path(path):
@@ -30,7 +34,32 @@ def record_path(path):
     return Path(path).with_suffix(".json")
 
 
+def statistics_path(path):
+    """Mean and standard deviation of the fMRI that a checkpoint was trained on, for common.fmri.load_statistics.
+
+    One file beside the checkpoints of a folder; absent where the input was no fMRI, and beside released checkpoints.
+    """
+    return Path(path).with_name("fmri_statistics.npy")
+
+
 # ---------------------------------------------------------------------------------------------- our format
+
+
+@contextlib.contextmanager
+def safetensors_path(path):
+    """Yield a temporary path for `save_file`; what is there when the block ends well becomes `path`.
+
+    It lies in a folder of its own, because safetensors writes into a further temporary file beside it, which a kill leaves.
+    """
+    path = Path(path)
+    folder = path.with_name(f".partial-{os.getpid()}-{path.stem}")
+    try:
+        with naming(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            yield folder / path.name
+            os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_checkpoint(path, model, **record):
@@ -38,14 +67,18 @@ def save_checkpoint(path, model, **record):
 
     Parameters
     ----------
-    path : X.safetensors; the JSON is X.json
-    model : one of KINDS
-    **record : what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; `versions` may be
-        given in place of those of the packages used here
+    path : str or Path
+        X.safetensors; the JSON is X.json
+    model : nn.Module
+        one of KINDS
+    **record
+        what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; `versions` may be given in
+        place of those of the packages used here
 
     Raises
     ------
-    ValueError : a path that does not end in .safetensors, or a record entry of a name that this function writes
+    ValueError
+        a path that does not end in .safetensors, or a record entry of a name that this function writes
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -56,7 +89,7 @@ def save_checkpoint(path, model, **record):
     versions = {name: importlib.metadata.version(name) for name in ("torch", "safetensors", "numpy")}
     # weights and JSON are both complete before the first of them gets its name; a kill between the two renames leaves
     # a pair that does not match, and loading says so
-    with atomic_path(record_path(path)) as record_file, atomic_path(path) as weights_file:
+    with atomic_path(record_path(path)) as record_file, safetensors_path(path) as weights_file:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights_file)
         facts = {"kind": type(model).__name__, "arguments": model.arguments}
         write_json(record_file, {**facts, "versions": versions, **record, "sha256": sha256(weights_file)})
@@ -68,42 +101,49 @@ def load_checkpoint(path):
 
     Parameters
     ----------
-    path : X.safetensors, with X.json beside it
+    path : str or Path
+        X.safetensors, with X.json beside it
 
     Returns
     -------
-    model : nn.Module in evaluation mode, on the CPU
-    record : dict, the whole JSON
+    model : nn.Module
+        in evaluation mode, on the CPU
+    record : dict
+        the whole JSON. Those of the training scripts say `epoch` (after which the weights are), `of_epochs` (that the
+        training was to have) and `finished` (False for weights that the training was still replacing: `best`)
 
     Raises
     ------
-    UserError : missing, truncated, altered, of an unknown kind, not finite, or weights that do not fit the JSON
+    UserError
+        missing, truncated, altered, of an unknown kind, not finite, or weights that do not fit the JSON
     """
     path = Path(path)
     if not path.is_file():
-        raise missing(path, "a .safetensors checkpoint", "run the training script, or check the path")
+        unfinished = (path.parent / TRAINING_STATE).exists()
+        raise missing(
+            path, "its training has not finished, run the training script again" if unfinished else "train the decoder, or check the path"
+        )
     record = read_json(record_path(path))
     model = _build(record, record_path(path))
     if record.get("sha256") != sha256(path):
-        raise UserError(path, "the weights that its JSON has the SHA-256 of", "other bytes", _AGAIN)
+        raise UserError(f"{path} does not match its checksum in {record_path(path).name}; {_AGAIN}")
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(path, "safetensors", f"a broken file ({_first_line(error)})", _AGAIN) from None
+        raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)}); {_AGAIN}") from None
     fill(model, state, path)
     return model.eval(), record
 
 
 def _build(record, path):
     """Model of a record, its weights allocated but not drawn."""
-    if not isinstance(record, dict) or record.get("kind") not in KINDS:
-        found = repr(record.get("kind")) if isinstance(record, dict) else "no record"
-        raise UserError(path, f"a kind of {', '.join(KINDS)}", found, _AGAIN)
-    kind = KINDS[record["kind"]]
+    kind = KINDS.get(str(record.get("kind")))
+    if kind is None:
+        raise UserError(f"{path} describes a {record.get('kind')}, not one of {', '.join(KINDS)}; {_AGAIN}")
     try:
         return empty_model(kind, record["arguments"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(path, f"constructor arguments of {kind.__name__}", _first_line(error), _AGAIN) from None
+        raise UserError(f"{path} does not hold arguments of a {kind.__name__} ({_first_line(error)}); {_AGAIN}") from None
 
 
 def empty_model(kind, arguments):
@@ -121,16 +161,20 @@ def load_released(model, path):
 
     Parameters
     ----------
-    model : one of KINDS, of the right sizes
-    path : .pth file; its names may all have the prefix 'module.'
+    model : nn.Module
+        one of KINDS, of the right sizes
+    path : str or Path
+        .pth file; its names may all have the prefix 'module.'
 
     Returns
     -------
-    the same model
+    nn.Module
+        the same model
 
     Raises
     ------
-    UserError : not a state dict, an entry missing, extra, misshapen or not finite; the model is then as it was
+    UserError
+        not a state dict, an entry missing, unexpected, of another shape or not finite; the model is then as it was
     """
     return fill(model, read_released(path), path)
 
@@ -140,40 +184,42 @@ def read_released(path, mmap=False):
 
     Parameters
     ----------
-    path : .pth file of a state dict
-    mmap : bool, map the tensors instead of reading them: enough to look at names and shapes, content unchecked
+    path : str or Path
+        .pth file of a state dict
+    mmap : bool
+        map the tensors instead of reading them: enough to look at names and shapes, content unchecked
 
     Returns
     -------
-    dict of name -> tensor, on the CPU, without the prefix 'module.'
+    dict
+        name -> tensor, on the CPU, without the prefix 'module.'
 
     Raises
     ------
-    UserError : missing, broken, or anything but a state dict of tensors
+    UserError
+        missing, broken, or anything but a state dict of tensors
     """
     path = Path(path)
-    wanted = "a .pth state dict of tensors"
     if not path.is_file():
-        raise missing(path, wanted, "check the path")
+        raise missing(path, "check the path")
     try:
         is_zip = zipfile.is_zipfile(path)
         broken = zipfile.ZipFile(path).testzip() if is_zip and not mmap else None  # torch does not look at the checksums
         if broken:
-            raise zipfile.BadZipFile(f"the checksum of {broken} is another")
+            raise zipfile.BadZipFile(f"the checksum of {broken} does not match")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch.load raises almost any kind for a broken file
-        if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
-            # not the message itself: it advises to unpickle everything
-            found = "other objects, which are not unpickled" if "Unsupported global" in str(error) else "a broken or foreign file"
-            raise UserError(path, wanted, found, "give a file of weights alone") from None
-        raise UserError(path, wanted, f"a broken file ({_first_line(error)})", "download it again") from None
+        if "Unsupported global" in str(error):  # not the message itself: it advises to unpickle everything
+            raise UserError(f"{path} holds Python objects, which are not unpickled; {_WEIGHTS_ALONE}") from None
+        why = "" if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error) else f" ({_first_line(error)})"
+        raise UserError(f"{path} is broken or not a PyTorch file{why}; download it again") from None
     if not isinstance(state, dict):
-        raise UserError(path, wanted, f"a {type(state).__name__}", "give a file of weights alone")
+        raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; {_WEIGHTS_ALONE}")
     if not state:
-        raise UserError(path, wanted, "nothing in it", "give a file of weights alone")
+        raise UserError(f"{path} holds an empty state dict; {_WEIGHTS_ALONE}")
     others = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if others:
-        raise UserError(path, wanted, f"other entries ({_names(others)})", "give the state dict alone")
+        raise UserError(f"{path} has entries that are not plain tensors ({_names(others)}); {_WEIGHTS_ALONE}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
@@ -190,30 +236,34 @@ def fill(model, state, path):
     Parameters
     ----------
     model : nn.Module
-    state : dict of tensors
-    path : where the state is from, for the error
+    state : dict
+        name -> tensor
+    path : str or Path
+        where the state is from, for the error
 
     Returns
     -------
-    the same model
+    nn.Module
+        the same model
     """
     own = model.state_dict()
-    lacking = [name for name in own if name not in state]
-    extra = [name for name in state if name not in own]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    faults = {"missing": lacking, "extra": extra, "misshapen": misshapen}
+    faults = {
+        "missing": [name for name in own if name not in state],
+        "unexpected": [name for name in state if name not in own],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
+            for name in own
+            if name in state and state[name].shape != own[name].shape
+        ],
+    }
     if any(faults.values()):
         found = ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
-        wanted = f"the entries of {type(model).__name__}({_spell(model)})"
-        raise UserError(path, wanted, found, "give a checkpoint of this model, or a model of these sizes")
+        raise UserError(
+            f"{path} does not fit {type(model).__name__}({_spell(model)}): {found}; give a checkpoint of this model, or a model of these sizes"
+        )
     broken = [name for name, value in state.items() if not value.is_floating_point() or not value.to(own[name].dtype).isfinite().all()]
     if broken:
-        found = f"NaN, infinity or another type in {_names(broken)}"
-        raise UserError(path, "finite floating-point weights", found, "give another checkpoint")
+        raise UserError(f"{path} has NaN, infinity or whole numbers in {_names(broken)}; give another checkpoint")
     model.load_state_dict(state)
     return model
 
