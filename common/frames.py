@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from common import seals
-from common.files import UserError, missing
+from common.cli import one_line
+from common.files import UserError, check_sum, missing
 
-_AGAIN = "run step2_get_video_frames again"
+_AGAIN = "delete it and run step2_get_video_frames again"
 
 
 def read_frame(folder, index, size):
@@ -17,32 +17,37 @@ def read_frame(folder, index, size):
 
     Parameters
     ----------
-    folder : the clip's folder, which holds {index:07d}.jpg or .png
-    index : int, film frame
-    size : int, pixels that its height and width must have
+    folder : str or Path
+        the clip's, which holds {index:07d}.jpg or .png; the folder above it may have a SHA256SUMS
+    index : int
+        frame of the clip
+    size : int
+        pixels that its height and width must have
 
     Returns
     -------
-    (size, size, 3) uint8, RGB
+    array, shape (size, size, 3), uint8
+        RGB
 
     Raises
     ------
-    UserError : missing, broken or of another size
+    UserError
+        missing, changed since it was written, broken or of another size
     """
-    paths = [Path(folder) / f"{index:07d}{ending}" for ending in (".jpg", ".png")]
+    folder = Path(folder)
+    paths = [folder / f"{index:07d}{ending}" for ending in (".jpg", ".png")]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
-        raise missing(paths[0], f"a frame of {size} x {size} pixels", "run step2_get_video_frames")
+        raise missing(paths[0], "run step2_get_video_frames, or check --out_root")
     content = path.read_bytes()
-    if seals.is_broken(content):
-        raise UserError(path, "the picture that its seal is of", "other bytes", _AGAIN)
+    check_sum(path, folder.parent, content, do=_AGAIN)
     try:
         with Image.open(io.BytesIO(content)) as image:
             frame = np.asarray(image.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(path, "a picture", f"a broken one ({str(error).splitlines()[0]})", _AGAIN) from None
+        raise UserError(f"{path} is not a readable picture ({one_line(error)}); {_AGAIN}") from None
     if frame.shape != (size, size, 3):
-        raise UserError(path, f"{size} x {size} pixels", f"{frame.shape[1]} x {frame.shape[0]}", _AGAIN)
+        raise UserError(f"{path} has {frame.shape[1]} x {frame.shape[0]} pixels, not {size} x {size}; {_AGAIN}")
     return frame
 
 

@@ -1,4 +1,4 @@
-"""Films in and out: frames by index, resampling by timestamp, mp4 files whose bytes depend on their content alone."""
+"""Movies in and out: frames by index, resampling by timestamp, mp4 files whose bytes depend on their content alone."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
-from common import seals
+from common.cli import one_line
 from common.files import UserError, missing, write_bytes
 
 try:
@@ -32,13 +32,13 @@ _ADVICE = "copy or download the file again"
 
 
 def check_whole(path):
-    """Raise a UserError unless a film is there and, when it is an mp4, all of its boxes lie inside the file.
+    """Raise a UserError unless a movie is there and, when it is an mp4, all of its boxes lie inside the file.
 
     A decoder reads a truncated mp4 without complaint as long as its index stands in front.
     """
     path = Path(path)
     if not path.is_file():
-        raise missing(path, "a film", "check the path")
+        raise missing(path, "check the path")
     if path.suffix.lower() not in _MP4_ENDINGS:
         return
     size, position, kinds = path.stat().st_size, 0, set()
@@ -55,23 +55,22 @@ def check_whole(path):
                 break
             kinds.add(kind)
             position += length
-    if position != size or not {b"moov", b"mdat"} <= kinds:
-        found = f"a truncated one ({size} bytes)" if position > size or b"moov" not in kinds else "a damaged one"
-        raise UserError(path, "a whole mp4 file", found, _ADVICE)
-    if seals.ends_with_seal(path) and seals.is_broken(path.read_bytes()):
-        raise UserError(path, "the film that its seal is of", "other bytes", _ADVICE)
+    if position > size or b"moov" not in kinds:
+        raise UserError(f"{path} is a truncated mp4 file of {size} bytes; {_ADVICE}")
+    if position < size or b"mdat" not in kinds:
+        raise UserError(f"{path} is a damaged mp4 file; {_ADVICE}")
 
 
-def _broken(path, error):
-    return UserError(path, "a readable film", f"'{str(error).splitlines()[0]}'", _ADVICE)
+def _broken(path, reason):
+    return UserError(f"{path} is not a readable movie ({one_line(reason)}); {_ADVICE}")
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
 @dataclass(frozen=True)
-class FilmInfo:
-    """What a film's header says: frames per second, number of frames (0: not said), pixels."""
+class MovieInfo:
+    """What a movie's header says: frames per second, number of frames (0: not said), pixels."""
 
     rate: Fraction
     n_frames: int
@@ -79,32 +78,34 @@ class FilmInfo:
     height: int
 
 
-def film_info(path):
-    """Read a film's header -> FilmInfo."""
+def movie_info(path):
+    """Read a movie's header, MovieInfo."""
     check_whole(path)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
-            return FilmInfo(stream.average_rate, stream.frames, stream.codec_context.width, stream.codec_context.height)
+            return MovieInfo(stream.average_rate, stream.frames, stream.codec_context.width, stream.codec_context.height)
     except (av.FFmpegError, IndexError) as error:
         raise _broken(path, error) from None
 
 
 def iterate_frames(path):
-    """Decode a film one frame at a time.
+    """Decode a movie one frame at a time.
 
     Parameters
     ----------
-    path : path of the film
+    path : str or Path
 
     Yields
     ------
-    start, end : Fraction, seconds; 0 is the first frame's timestamp, whatever the file calls it
+    start, end : Fraction
+        seconds; 0 is the first frame's timestamp, whatever the file calls it
     frame : av.VideoFrame
 
     Raises
     ------
-    UserError : missing, truncated or damaged
+    UserError
+        missing, truncated or damaged
     """
     check_whole(path)
     try:
@@ -129,16 +130,19 @@ def iterate_frames(path):
 
 
 def resample(path, fps):
-    """Frames of a film at a constant rate: for every k/fps the frame whose timestamp is nearest (ties: the earlier).
+    """Frames of a movie at a constant rate: for every k/fps the frame whose timestamp is nearest (ties: the earlier).
 
     Parameters
     ----------
-    path : path of the film, of any rate, constant or not
-    fps : int or Fraction, wanted frames per second
+    path : str or Path
+        of a movie of any rate, constant or not
+    fps : int or Fraction
+        wanted frames per second
 
     Yields
     ------
-    av.VideoFrame, one for each k/fps before the film's end; the same object again where a frame is repeated
+    av.VideoFrame
+        one for each k/fps before the movie's end; the same object again where a frame is repeated
     """
     k, last, last_start, last_end = 0, None, None, None
     for start, end, frame in iterate_frames(path):
@@ -162,16 +166,19 @@ def read_frames(path, indices=None):
 
     Parameters
     ----------
-    path : path of the clip
-    indices : sequence of int, frames that are wanted, in any order; all by default
+    path : str or Path
+    indices : sequence of int, optional
+        frames that are wanted, in any order; all by default
 
     Returns
     -------
-    (T, H, W, 3) uint8, RGB
+    array, shape (T, H, W, 3), uint8
+        RGB
 
     Raises
     ------
-    UserError : missing, truncated or damaged, or without a frame of such an index
+    UserError
+        missing, truncated or damaged, or without a frame of such an index
     """
     check_whole(path)
     frames = _decord_frames(path, indices) if decord else None
@@ -200,7 +207,7 @@ def _pyav_frames(path, indices):
 
 def _check_indices(path, indices, n_frames):
     if indices is not None and len(indices) and not 0 <= min(indices) <= max(indices) < n_frames:
-        raise UserError(path, f"at least {max(indices) + 1} frames", f"{n_frames}", "cut the clip again")
+        raise UserError(f"{path} has {n_frames} frames, and at least {max(indices) + 1} are needed; cut the clip again")
 
 
 # ---------------------------------------------------------------------------------------------- writing
@@ -217,19 +224,21 @@ def _ready_to_encode(frame):
 
 
 def write_mp4(path, frames, fps, crf=12):
-    """Write an H.264 film, atomically; the same frames give the same bytes.
+    """Write an H.264 movie, atomically; the same frames give the same bytes.
 
     Parameters
     ----------
-    path : path of the mp4
-    frames : iterable of (H, W, 3) uint8 RGB arrays or av.VideoFrame; an odd last row or column, which yuv420p cannot
-        hold, is dropped
+    path : str or Path
+    frames : iterable of arrays, shape (H, W, 3), uint8, or of av.VideoFrame
+        RGB; an odd last row or column, which yuv420p cannot hold, is dropped
     fps : int or Fraction
-    crf : int, constant rate factor of x264: 0 is lossless, 51 worst
+    crf : int
+        constant rate factor of x264: 0 is lossless, 51 worst
 
     Returns
     -------
-    int, frames written
+    int
+        frames written
     """
     fps = Fraction(fps)
     # encoded in memory: a full disk then shows as an ordinary OSError
@@ -256,7 +265,7 @@ def write_mp4(path, frames, fps, crf=12):
         if not n:
             raise ValueError("no frames to write")
         container.mux(stream.encode())
-    write_bytes(path, seals.seal_mp4(buffer.getvalue()))
+    write_bytes(path, buffer.getvalue())
     return n
 
 
@@ -268,12 +277,13 @@ def stretch(frame, size):
 
     Parameters
     ----------
-    frame : (H, W, 3) uint8
-    size : int, pixels
+    frame : array, shape (H, W, 3), uint8
+    size : int
+        pixels
 
     Returns
     -------
-    (size, size, 3) uint8
+    array, shape (size, size, 3), uint8
     """
     height, width = frame.shape[:2]
     # OpenCV averages over areas only when both sides shrink: first shrink the longer sides, then enlarge the shorter
