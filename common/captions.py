@@ -5,9 +5,11 @@ from pathlib import Path
 
 import h5py
 
-from common.files import UserError, missing, strings_digest, write_h5_strings
+from common.cli import one_line
+from common.files import UserError, check_sum, missing, read_sums, sha256, write_h5_strings, write_sums
 
 _ADVICE = "give a file with one caption per clip, in clip order"
+_AGAIN = "run step3_video_captioning.py again with --overwrite; captions of your own go there as --captions_train and --captions_test"
 
 
 def read_captions(path, n=None, key=None):
@@ -15,10 +17,13 @@ def read_captions(path, n=None, key=None):
 
     Parameters
     ----------
-    path : .h5 or .hdf5 with one data set of strings (or `key`); .txt with one caption a line; .csv with a column
-        'caption' or 'captions', or with a single column and no heading
-    n : int, number of captions that the file must have, optional
-    key : str, name of the HDF5 data set, optional
+    path : str or Path
+        .h5 or .hdf5 with one data set of strings (or `key`); .txt with one caption a line; .csv with a column "caption"
+        or "captions", or with a single column and no heading
+    n : int, optional
+        captions that the file must have
+    key : str, optional
+        name of the HDF5 data set
 
     Returns
     -------
@@ -26,25 +31,27 @@ def read_captions(path, n=None, key=None):
 
     Raises
     ------
-    UserError : missing, unreadable, of another kind, an empty caption, or another number than n
+    UserError
+        missing, unreadable, changed since it was written, of another kind, an empty caption, or another number than n
     """
     path = Path(path)
-    if not path.is_file():
-        raise missing(path, "a caption file", "check the path, or run step3_video_captioning.py")
     readers = {".h5": _read_h5, ".hdf5": _read_h5, ".txt": _read_txt, ".csv": _read_csv}
+    if not path.is_file():
+        raise missing(path, "check the path, or run step3_video_captioning.py")
     if path.suffix.lower() not in readers:
-        raise UserError(path, f"a file ending in {', '.join(readers)}", path.suffix or "no ending", "convert it")
+        raise UserError(f"{path} is not a caption file by its ending; give one that ends in {', '.join(readers)}")
+    check_sum(path, do=_AGAIN)
     try:
         captions = readers[path.suffix.lower()](path, key)
     except UserError:
         raise
     except Exception as error:  # h5py meets damaged bytes with errors of almost any kind
-        raise UserError(path, "a readable caption file", f"'{(str(error) or type(error).__name__).splitlines()[0]}'", _ADVICE) from None
+        raise UserError(f"{path} is not a readable caption file ({one_line(error)}); {_ADVICE}") from None
     captions = [caption.strip() for caption in captions]
     if n is not None and len(captions) != n:
-        raise UserError(path, f"{n} captions", str(len(captions)), _ADVICE)
+        raise UserError(f"{path} has {len(captions)} captions, not {n}; {_ADVICE}")
     if "" in captions:
-        raise UserError(path, "a caption for every clip", f"an empty one at number {captions.index('') + 1}", _ADVICE)
+        raise UserError(f"{path}: caption number {captions.index('') + 1} is empty; {_ADVICE}")
     return captions
 
 
@@ -54,13 +61,11 @@ def _read_h5(path, key):
         if key is None and len(keys) == 1:
             key = keys[0]
         if key not in keys:
-            raise UserError(path, f"a data set {key!r}" if key else "one data set", ", ".join(keys) or "none", _ADVICE)
+            wanted = f"no data set {key!r}" if key else "not one data set"
+            raise UserError(f"{path} has {wanted} but {', '.join(keys) or 'none'}; {_ADVICE}")
         if h5py.check_string_dtype(file[key].dtype) is None:
-            raise UserError(f"{path}:{key}", "strings", f"type {file[key].dtype}", _ADVICE)
-        captions = list(file[key].asstr("utf-8")[()].reshape(-1))
-        if file[key].attrs.get("sha256", None) not in (None, strings_digest(captions)):
-            raise UserError(path, "the captions that its SHA-256 is of", "others", "run step3_video_captioning.py again with --overwrite")
-        return captions
+            raise UserError(f"{path}:{key} holds values of type {file[key].dtype}, not text; {_ADVICE}")
+        return list(file[key].asstr("utf-8")[()].reshape(-1))
 
 
 def _read_txt(path, key):
@@ -76,17 +81,22 @@ def _read_csv(path, key):
             column = heading.index(name)
             return [row[column] if column < len(row) else "" for row in rows[1:]]
     if any(len(row) != 1 for row in rows):
-        raise UserError(path, "a column named 'caption', or one column", f"the columns {', '.join(rows[0])}", _ADVICE)
+        raise UserError(f"{path} has the columns {', '.join(rows[0])}, none of them named 'caption'; {_ADVICE}")
     return [row[0] for row in rows]
 
 
 def write_captions(path, split, captions):
-    """Write the captions of a split as HDF5 `{Split}_captions`, variable-length UTF-8.
+    """Write the captions of a split as HDF5 `{Split}_captions`, variable-length UTF-8, and its SHA-256 into the folder's SHA256SUMS.
 
     Parameters
     ----------
-    path : path of the .h5
-    split : 'train' or 'test'
-    captions : list of str, in clip order
+    path : str or Path
+        an .h5
+    split : str
+        "train" or "test"
+    captions : list of str
+        in clip order
     """
+    path = Path(path)
     write_h5_strings(path, f"{split.capitalize()}_captions", captions)
+    write_sums(path.parent, read_sums(path.parent) | {path.name: sha256(path)})

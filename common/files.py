@@ -435,19 +435,13 @@ class ArrayWriter:
         return False
 
 
-def strings_digest(strings):
-    """SHA-256 of a list of strings, hexadecimal."""
-    return hashlib.sha256("\0".join(strings).encode()).hexdigest()
-
-
 def write_h5_strings(path, key, strings):
-    """Write variable-length UTF-8 strings to `path:key`, atomically, with their SHA-256 as an attribute."""
+    """Write variable-length UTF-8 strings to `path:key`, atomically."""
     import h5py
 
     buffer = io.BytesIO()  # h5py does not always end well on a full disk
     with h5py.File(buffer, "w") as file:
-        dataset = file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
-        dataset.attrs["sha256"] = strings_digest(strings)
+        file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
     write_bytes(path, buffer.getvalue())
 
 
