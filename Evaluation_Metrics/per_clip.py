@@ -18,7 +18,8 @@ from common import cli
 from common.datasets import get_dataset
 from common.files import UserError, atomic_path, fingerprint, load_npz, read_json, save_array
 from common.layout import Layout
-from common.readers import LAYOUTS, ArrayClips, Pairs, detect_layout, format_clips, open_clips, parse_clips
+from common.pairs import Pairs
+from common.readers import LAYOUTS, ArrayClips, detect_layout, format_clips, open_clips, parse_clips
 from common.records import Record
 from common.released import ReleasedTree
 from common.workers import n_cores

@@ -5,25 +5,24 @@ with their number. Zips are read without unpacking. Readers can be sent to worke
 """
 
 import copy
-import io
+import hashlib
+import os
 import re
 import zipfile
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-import av
-import cv2
 import numpy as np
-from PIL import Image
 
-from common import seals
-from common.files import UserError, check_card, load_array, missing
-from common.video import read_frames, to_rgb
+from common.cli import one_line
+from common.clip_frames import BORDER, choose_frames, read_gif, read_images, read_npz, read_zipped_video, resize_frames, split_grid
+from common.files import UserError, card_path, check_card, check_sum, load_array, missing, read_json, sha256
+from common.video import read_frames
 
 LAYOUTS = ("ours", "gif", "side_by_side", "mindvideo", "mp4")
+PAIRED = ("side_by_side", "mindvideo")  # hold the ground truth as well
 IMAGES = (".png", ".jpg", ".jpeg")
-AGAIN = "make it again, or go on without it by --allow_missing"
-BORDER = 2  # pixels around the pictures of a released grid
+AGAIN = "write it again, or leave it out with --allow_missing"
 _FILES = {  # pattern of the file names that belong to a layout
     "gif": r"test_?(\d+)\.gif",
     "mindvideo": r"test_?(\d+)\.gif",
@@ -31,82 +30,7 @@ _FILES = {  # pattern of the file names that belong to a layout
 }
 
 
-# ---------------------------------------------------------------------------------------------- one file to frames
-
-
-def _read_npz(handle):
-    with np.load(handle, allow_pickle=False) as content:
-        return content["frames"]
-
-
-def _read_gif(handle):
-    frames = []
-    with Image.open(handle) as picture:
-        for index in range(getattr(picture, "n_frames", 1)):
-            picture.seek(index)
-            frames.append(np.asarray(picture.convert("RGB")))
-    return np.stack(frames)
-
-
-def _read_zipped_video(handle):
-    with av.open(handle, options={"err_detect": "explode"}) as container:
-        return np.stack([to_rgb(frame) for frame in container.decode(video=0)])
-
-
-def _read_images(handles):
-    return np.stack([np.asarray(Image.open(handle).convert("RGB")) for handle in handles])
-
-
-# ---------------------------------------------------------------------------------------------- frames to the wanted form
-
-
-def take_frames(frames, n_frames):
-    """The n frames nearest to even times; the array itself when it has just as many.
-
-    Parameters
-    ----------
-    frames : (F, H, W, 3), F at least n_frames
-    n_frames : int or None for all
-    """
-    if n_frames is None or n_frames == len(frames):
-        return frames
-    return frames[np.floor(np.arange(n_frames) * len(frames) / n_frames + 0.5).astype(int)]
-
-
-def resize_frames(frames, size):
-    """Stretch frames to size x size pixels, with an area filter when they shrink."""
-    if frames.shape[1:3] == (size, size):
-        return frames
-    how = cv2.INTER_AREA if size < min(frames.shape[1:3]) else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, (size, size), interpolation=how) for frame in frames])
-
-
-def split_grid(frames, borders=False):
-    """Cut side-by-side frames into ground truth (left) and reconstruction (right).
-
-    Parameters
-    ----------
-    frames : (F, H, W, 3): two square pictures side by side, or a released grid with 2-pixel borders
-    borders : keep a grid's borders, which the released metrics did: halves of 516 x 515 for pictures of 512 x 512
-
-    Returns
-    -------
-    left, right : (F, h, w, 3)
-
-    Raises
-    ------
-    ValueError : the frames are neither
-    """
-    height, width = frames.shape[1:3]
-    b = BORDER
-    if width == 2 * height:
-        return frames[:, :, :height], frames[:, :, height:]
-    if width - 3 * b == 2 * (height - 2 * b):
-        if borders:
-            return frames[:, :, : width // 2], frames[:, :, width // 2 :]
-        side = height - 2 * b
-        return frames[:, b:-b, b : b + side], frames[:, b:-b, 2 * b + side : -b]
-    raise ValueError("two square pictures side by side")
+# ---------------------------------------------------------------------------------------------- clip numbers
 
 
 def parse_clips(text):
@@ -121,7 +45,7 @@ def parse_clips(text):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last:
-            raise UserError("--clips", "numbers from 1, such as 1-40,52", repr(text), "mend the flag")
+            raise UserError(f"--clips {text}: {part!r} is no clip number; use numbers from 1, such as 1-40,52")
         numbers |= set(range(first, last + 1))
     return sorted(numbers)
 
@@ -140,23 +64,63 @@ def format_clips(numbers):
 # ---------------------------------------------------------------------------------------------- readers
 
 
-class ArrayClips:
+class _Clips:
+    """What both readers share: the form in which frames are wanted."""
+
+    def __init__(self, path, n_frames=None, size=None, resize=False, times=None):
+        self.path, self.n_frames, self.size, self.resize, self.times = Path(path), n_frames, size, resize, times
+
+    def __len__(self):
+        return len(self.numbers)
+
+    def _form(self):
+        return [self.n_frames, self.size, self.resize, self.times and [str(time) for time in self.times]]
+
+    def _conform(self, frames, where, durations=None, borders=False):
+        """Bring frames to the wanted number and size, or say why that cannot be."""
+        n = self.n_frames
+        if durations is not None and len(durations) == 1 and n:
+            chosen = [0] * n  # a still, of which the writer of the GIF kept one frame
+        else:
+            chosen = choose_frames(durations or [1] * len(frames), n, self.times)
+        if n is not None and len(chosen) < n:
+            raise UserError(f"{where} has {len(chosen)} frames, not {n}; {AGAIN}")
+        if chosen != list(range(len(frames))):
+            frames = frames[chosen]
+        height, width = frames.shape[1:3]
+        if self.size is None or (height, width) == (self.size, self.size):
+            return frames
+        if borders and (height, width) == (self.size + 2 * BORDER, self.size + (3 * BORDER) // 2):
+            return frames
+        if not self.resize:
+            raise UserError(f"{where} has frames of {height} x {width}, not {self.size} x {self.size}; choose another --protocol, or --resize")
+        return resize_frames(frames, self.size)
+
+
+class ArrayClips(_Clips):
     """Clips in an .npy file, memory-mapped.
 
     Parameters
     ----------
-    path : (N, F, H, W, 3) uint8 array
-    n_frames : frames to take of each clip, nearest to even times; default all
-    size : pixels that frames must have in height and width; default as they are
-    resize : stretch frames of another size instead of refusing them
+    path : str or Path
+        (N, F, H, W, 3) uint8 array
+    n_frames : int, optional
+        frames to take of each clip; all by default
+    size : int, optional
+        pixels that frames must have in height and width; as they are by default
+    resize : bool
+        stretch frames of another size instead of refusing them
+    times : tuple, optional
+        at which frames are wanted, see `clip_times`
 
     Attributes
     ----------
-    numbers : list of int, 1..N
+    numbers : list of int
+        1..N
     """
 
-    def __init__(self, path, *, n_frames=None, size=None, resize=False):
-        self.path, self.n_frames, self.size, self.resize = Path(path), n_frames, size, resize
+    def __init__(self, path, **form):
+        super().__init__(path, **form)
         self.numbers = list(range(1, len(self._array) + 1))
 
     @cached_property
@@ -166,12 +130,14 @@ class ArrayClips:
     def __getstate__(self):  # a memory map would be sent as a copy of the whole array
         return {key: value for key, value in self.__dict__.items() if key != "_array"}
 
-    def __len__(self):
-        return len(self.numbers)
-
     def identity(self, numbers):
         """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
-        return [self.path.name, _stamp(self.path), self.n_frames, self.size, self.resize, list(numbers)]
+        return [self.path.name, _stamp(self.path), self._form(), list(numbers)]
+
+    def sha256(self, numbers):
+        """SHA-256 of the array, of its data card where it has one (see `verify`)."""
+        card = card_path(self.path)
+        return read_json(card).get("sha256") if card.exists() else sha256(self.path)
 
     @cached_property
     def _checked(self):
@@ -185,68 +151,78 @@ class ArrayClips:
     def read(self, number):
         """Frames of one clip, (F, H, W, 3) uint8; UserError if it is not there or does not fit."""
         if not 1 <= number <= len(self):
-            raise UserError(f"{self.path}: clip {number}", f"clips 1-{len(self)}", "no such row", "check --gt and the clips' numbers")
-        return _conform(np.array(self._array[number - 1]), self, f"{self.path}: clip {number}")
+            raise UserError(f"{self.path} has clips 1-{len(self)} and no clip {number}; check --gt and the clips' numbers")
+        return self._conform(np.array(self._array[number - 1]), f"{self.path}: clip {number}")
 
 
-class FolderClips:
+class FolderClips(_Clips):
     """Clips in a folder or a zip.
+
+    Files that the folder's SHA256SUMS lists are compared with it as they are read.
 
     Parameters
     ----------
-    path : folder or .zip; files may lie in subfolders
-    layout : one of LAYOUTS
+    path : str or Path
+        folder or .zip; files may lie in subfolders
+    layout : str
+        one of LAYOUTS;
         ours: test{i}.npz with `frames`, or pictures test{i}/0.png ... in natural order;
         gif: test{i}.gif; side_by_side: test_and_gt{i}.gif, ground truth left;
         mindvideo: test{i}.gif, ground truth left; mp4: a number or a clip's name per file
-    side : "right", the reconstruction, or "left", the ground truth, of layouts that hold both
-    borders : keep the borders of a released grid
-    n_frames, size, resize : as in ArrayClips
-    indices : frames of an mp4 that stand for its clip; default all
-    names : clip names of the data set in order, so that 'test1_3.mp4' is found at its number
+    side : str
+        "right", the reconstruction, or "left", the ground truth, of layouts that hold both
+    borders : bool
+        keep the borders of a released grid
+    names : list of str, optional
+        clip names of the data set in order, so that 'test1_3.mp4' is found at its number
+    n_frames, size, resize, times
+        as in ArrayClips
 
     Attributes
     ----------
-    numbers : list of int, ascending
+    numbers : list of int
+        ascending
 
     Raises
     ------
-    UserError : nothing there, no clip of the layout in it, two files for one clip, or clips numbered from 0
+    UserError
+        nothing there, no clip of the layout in it, two files for one clip, or clips numbered from 0
     """
 
-    def __init__(self, path, layout, *, side="right", borders=False, n_frames=None, size=None, resize=False, indices=None, names=None):
+    def __init__(self, path, layout, *, side="right", borders=False, names=None, **form):
+        super().__init__(path, **form)
         if layout not in LAYOUTS:
-            raise UserError("--layout", f"one of {', '.join(LAYOUTS)}", layout, "choose another layout")
-        self.path, self.layout, self.side, self.borders = Path(path), layout, side, borders
-        self.n_frames, self.size, self.resize, self.indices = n_frames, size, resize, indices
+            raise UserError(f"there is no layout {layout!r}; choose --layout from {', '.join(LAYOUTS)}")
+        self.layout, self.side, self.borders = layout, side, borders
         self.is_zip = self.path.suffix.lower() == ".zip"
+        self._opened = (None, None)
         self.entries = self._number(self._find(), names)
         self.numbers = sorted(self.entries)
 
-    def __len__(self):
-        return len(self.numbers)
-
-    def __getstate__(self):  # every process opens the zip itself
-        return {key: value for key, value in self.__dict__.items() if key != "_zip"}
+    def __getstate__(self):
+        return self.__dict__ | {"_opened": (None, None)}
 
     # -- which files are there
 
-    @cached_property
+    @property
     def _zip(self):
-        try:
-            return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UserError(self.path, "a zip", f"a broken one ({error})", "download it again") from None
+        """The zip, opened by this very process: forked ones would share one position in the file."""
+        if self._opened[0] != os.getpid():
+            try:
+                self._opened = (os.getpid(), zipfile.ZipFile(self.path))
+            except (zipfile.BadZipFile, OSError) as error:
+                raise UserError(f"{self.path} is not a readable zip ({one_line(error)}); download it again") from None
+        return self._opened[1]
 
     def _files(self):
         if not self.path.exists():
-            raise missing(self.path, "a folder or zip of clips")
+            raise missing(self.path, "give a folder or zip of clips")
         if self.is_zip:
             names = [PurePosixPath(name) for name in self._zip.namelist() if not name.endswith("/")]
         elif self.path.is_dir():
             names = [PurePosixPath(file.relative_to(self.path).as_posix()) for file in self.path.rglob("*") if file.is_file()]
         else:
-            raise UserError(self.path, "a folder, a zip or an .npy of clips", "another file", "check the path")
+            raise UserError(f"{self.path} is neither a folder, a zip nor an .npy of clips; check the path")
         return [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
 
     def _find(self):
@@ -254,7 +230,7 @@ class FolderClips:
         found = []
         files = self._files()
         if self.layout in _FILES:
-            matches = [(re.fullmatch(_FILES[self.layout], name.name), name) for name in files]
+            matches = [(re.fullmatch(_FILES[self.layout], name.name, re.IGNORECASE), name) for name in files]
             found = [(match[1], [name]) for match, name in matches if match]
         elif self.layout == "mp4":
             found = [(name.stem, [name]) for name in files if name.suffix.lower() == ".mp4"]
@@ -267,12 +243,7 @@ class FolderClips:
                         folders.setdefault(name.parent, []).append(name)
                 found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items()]
         if not found:
-            raise UserError(
-                self.path,
-                f"clips of layout {self.layout}",
-                f"none among {len(files)} files",
-                f"choose another --layout ({', '.join(LAYOUTS)})",
-            )
+            raise UserError(f"{self.path} has no clip of layout {self.layout} among its {len(files)} files; choose --layout from {', '.join(LAYOUTS)}")
         return found
 
     def _number(self, found, names):
@@ -285,14 +256,11 @@ class FolderClips:
         entries = {}
         for number, (_, files) in zip(numbers, found, strict=True):
             if number in entries:
-                raise UserError(self.path, f"one file for clip {number}", f"{entries[number][0]} and {files[0]}", "keep one of them")
+                raise UserError(f"{self.path} has two files for clip {number}, {entries[number][0]} and {files[0]}; keep one of them")
             entries[number] = [str(file) for file in files]
         if 0 in entries:
             raise UserError(
-                self.path,
-                "clips numbered from 1",
-                f"clip 0 ({entries[0][0]}), so the order differs from the ground truth's",
-                "rename the files",
+                f"{self.path} counts its clips from 0 ({entries[0][0]}), so every clip would meet the truth of another; rename the files from test1 on"
             )
         return entries
 
@@ -301,23 +269,39 @@ class FolderClips:
     def identity(self, numbers):
         """What the frames of these clips come from, as JSON holds it: changes when they may have changed."""
         stamps = [_stamp(self.path)] if self.is_zip else [_stamp(self.path / file) for number in numbers for file in self.entries[number]]
-        form = [self.layout, self.side, self.borders, self.n_frames, self.size, self.resize, self.indices]
-        return [self.path.name, form, list(numbers), stamps]
+        return [self.path.name, self.layout, self.side, self.borders, self._form(), list(numbers), stamps]
 
-    def _open(self, entry):
-        content = self._zip.read(entry) if self.is_zip else (self.path / entry).read_bytes()
-        if seals.is_broken(content):
-            raise ValueError("other bytes than its seal is of")
-        return io.BytesIO(content)
+    def sha256(self, numbers):
+        """SHA-256 of the zip, or of the list of these clips' files with theirs."""
+        if self.is_zip:
+            return sha256(self.path)
+        files = [(number, sha256(self.path / file)) for number in numbers for file in self.entries[number]]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
+
+    def _content(self, entry):
+        if self.is_zip:
+            return self._zip.read(entry)
+        content = (self.path / entry).read_bytes()
+        self._check_sum(entry, content)
+        return content
+
+    def _check_sum(self, entry, content=None):
+        path = self.path / entry
+        for folder in dict.fromkeys((self.path, path.parent)):
+            check_sum(path, folder, content, AGAIN)
 
     def _decode(self, number):
+        """Frames of a clip's files and, of a GIF, their durations."""
         files = self.entries[number]
         if self.layout == "mp4" and not self.is_zip:
-            return read_frames(self.path / files[0], self.indices)
-        handles = [self._open(file) for file in files]
+            self._check_sum(files[0])
+            return read_frames(self.path / files[0]), None
+        contents = [self._content(file) for file in files]
+        if self.layout == "mp4":
+            return read_zipped_video(contents[0]), None
         if self.layout == "ours":
-            return _read_npz(handles[0]) if files[0].endswith(".npz") else _read_images(handles)
-        return (_read_zipped_video if self.layout == "mp4" else _read_gif)(handles[0])
+            return (read_npz(contents[0]) if files[0].endswith(".npz") else read_images(contents)), None
+        return read_gif(contents[0])
 
     def other_side(self):
         """Reader of the other half of a side-by-side layout."""
@@ -327,40 +311,41 @@ class FolderClips:
 
     def read_both(self, number):
         """Ground truth and reconstruction of one clip of a side-by-side layout, two (F, H, W, 3) uint8."""
-        left, right = self._halves(number)
+        frames, durations = self._frames(number)
         where = self._where(number)
-        return _conform(left, self, where), _conform(right, self, where)
+        try:
+            halves = split_grid(frames, self.borders)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}; choose another --layout") from None
+        return tuple(self._conform(half, where, durations, self.borders) for half in halves)
 
     def read(self, number):
         """Frames of one clip, (F, H, W, 3) uint8; UserError if it is missing, unreadable or does not fit."""
-        if self.layout in ("side_by_side", "mindvideo"):
-            frames = self._halves(number)[self.side == "right"]
-        else:
-            frames = self._frames(number)
-        return _conform(frames, self, self._where(number))
+        if self.layout in PAIRED:
+            return self.read_both(number)[self.side == "right"]
+        frames, durations = self._frames(number)
+        return self._conform(frames, self._where(number), durations)
 
     def _where(self, number):
         return f"{self.path}: clip {number} ({self.entries[number][0]})"
 
     def _frames(self, number):
         if number not in self.entries:
-            raise missing(f"{self.path}: clip {number}", "a file of this clip", "make it, or go on without it by --allow_missing")
+            raise UserError(f"{self.path} has no clip {number}; write it, or leave it out with --allow_missing")
+        where = self._where(number)
         try:
-            frames = self._decode(number)
+            frames, durations = self._decode(number)
         except Exception as error:  # decoders raise whatever they like on broken files
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(self._where(number), "a readable clip", f"a broken file ({reason})", AGAIN) from None
-        _check_frames(frames, self._where(number))
-        return frames
-
-    def _halves(self, number):
-        frames = self._frames(number)
-        try:
-            return split_grid(frames, self.borders)
-        except ValueError as error:
-            raise UserError(
-                self._where(number), str(error), "frames of {} x {}".format(*frames.shape[1:3]), "choose another --layout"
-            ) from None
+            reason = one_line(error)
+            reason = reason.rpartition("; ")[0] or reason if isinstance(error, UserError) else reason
+            raise UserError(f"{where} is broken ({reason}); {AGAIN}") from None
+        if frames.dtype.kind == "f" and not np.isfinite(frames).all():
+            raise UserError(f"{where} has NaN or infinite values; {AGAIN}")
+        if frames.dtype != np.uint8:
+            raise UserError(f"{where} has frames of type {frames.dtype}, not uint8; {AGAIN}")
+        if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+            raise UserError(f"{where} has frames of shape {frames.shape}, not (frames, height, width, 3); {AGAIN}")
+        return frames, durations
 
 
 def _stamp(path):
@@ -376,33 +361,9 @@ def natural_key(name):
 def _one_number(path, stem, index):
     digits = re.findall(r"\d+", stem)
     if len(digits) != 1:
-        known = f"one number in each clip's name{', or names such as ' + next(iter(index)) if index else ''}"
-        raise UserError(path, known, repr(stem), "rename the files test1, test2, ... in the order of the ground truth")
+        known = f" and is no clip of the data set, such as {next(iter(index))}" if index else ""
+        raise UserError(f"{path}: {stem!r} does not hold one number{known}; rename the files test1, test2, ... in the order of the ground truth")
     return int(digits[0])
-
-
-def _check_frames(frames, where):
-    if frames.dtype.kind == "f" and not np.isfinite(frames).all():
-        raise UserError(where, "frames of type uint8", f"NaN or infinite values of type {frames.dtype}", AGAIN)
-    if frames.dtype != np.uint8:
-        raise UserError(where, "frames of type uint8", f"type {frames.dtype}", AGAIN)
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        raise UserError(where, "frames of shape (frames, height, width, 3)", f"shape {frames.shape}", AGAIN)
-
-
-def _conform(frames, reader, where):
-    """Bring frames to the reader's number and size, or say why that cannot be."""
-    if reader.n_frames is not None and len(frames) < reader.n_frames:
-        raise UserError(where, f"{reader.n_frames} frames", f"{len(frames)} frames", AGAIN)
-    frames = take_frames(frames, reader.n_frames)
-    height, width = frames.shape[1:3]
-    if reader.size is None or (height, width) == (reader.size, reader.size):
-        return frames
-    if getattr(reader, "borders", False) and (height, width) == (reader.size + 2 * BORDER, reader.size + (3 * BORDER) // 2):
-        return frames
-    if not reader.resize:
-        raise UserError(where, f"frames of {reader.size} x {reader.size}", f"{height} x {width}", "choose another --protocol, or --resize")
-    return resize_frames(frames, reader.size)
 
 
 def detect_layout(path):
@@ -413,7 +374,7 @@ def detect_layout(path):
         except UserError:
             continue
         return layout
-    raise UserError(path, "an .npy, or a folder or zip of npz, PNG, GIF or mp4 clips", "none of them", "check the path")
+    raise UserError(f"{path} is neither an .npy nor a folder or zip of npz, PNG, GIF or mp4 clips; check the path")
 
 
 def open_clips(path, layout=None, **options):
@@ -421,92 +382,12 @@ def open_clips(path, layout=None, **options):
 
     Parameters
     ----------
-    path : what to read
-    layout : one of LAYOUTS; None finds out
-    **options : of FolderClips; those that an array lacks are left out for it
+    path : str or Path
+    layout : str, optional
+        one of LAYOUTS; found out by default
+    **options
+        of FolderClips; those that an array lacks are left out for it
     """
     if Path(path).suffix == ".npy":
-        return ArrayClips(path, **{key: value for key, value in options.items() if key in ("n_frames", "size", "resize")})
+        return ArrayClips(path, **{key: value for key, value in options.items() if key in ("n_frames", "size", "resize", "times")})
     return FolderClips(path, layout or detect_layout(path), **options)
-
-
-# ---------------------------------------------------------------------------------------------- pairs
-
-
-class Pairs:
-    """Reconstructed clips with their ground truth.
-
-    Parameters
-    ----------
-    pred : FolderClips or ArrayClips
-    gt : likewise, or None to take the left half of a side-by-side `pred`
-    numbers : clips that should be there; default those of the ground truth
-    allow_missing : go on without clips that are not there
-
-    Attributes
-    ----------
-    wanted : numbers that should be there
-    numbers : numbers that are there, ascending
-    absent : numbers that are not
-
-    Raises
-    ------
-    UserError : clips are missing and that is not allowed, or reconstructions have no ground truth
-    """
-
-    def __init__(self, pred, gt=None, numbers=None, allow_missing=False):
-        self.pred, self.gt = pred, gt
-        if gt is None and getattr(pred, "layout", None) not in ("side_by_side", "mindvideo"):
-            raise UserError("--gt", "the true clips", "nothing", "name an .npy or a folder of them")
-        truth = gt.numbers if gt is not None else range(1, max(pred.numbers) + 1)
-        if numbers is None:
-            self.wanted = list(truth)
-            strangers = sorted(set(pred.numbers) - set(truth))
-            if strangers:
-                raise UserError(
-                    pred.path,
-                    f"clips {format_clips(truth)}, as in the ground truth",
-                    f"clips {format_clips(strangers)} besides",
-                    "check that both are of the same test set, or choose by --clips",
-                )
-        else:
-            self.wanted = list(numbers)
-            unknown = sorted(set(numbers) - set(truth))
-            if unknown:
-                raise UserError("--clips", f"numbers among {format_clips(truth)}", format_clips(unknown), "check --gt and --clips")
-        there = set(pred.numbers)
-        self.numbers = [number for number in self.wanted if number in there]
-        self.absent = [number for number in self.wanted if number not in there]
-        if self.absent and not allow_missing:
-            raise UserError(
-                pred.path,
-                f"clips {format_clips(self.wanted)}",
-                f"{len(self.absent)} missing: {format_clips(self.absent)}",
-                "make them, choose by --clips, or go on without them by --allow_missing",
-            )
-        if not self.numbers:
-            raise UserError(pred.path, f"clips {format_clips(self.wanted)}", "none of them", "check the path")
-
-    def __len__(self):
-        return len(self.numbers)
-
-    def read(self, number):
-        """Reconstruction and ground truth of one clip, two (F, H, W, 3) uint8 of one shape."""
-        if self.gt is None:
-            gt, pred = self.pred.read_both(number)
-        else:
-            pred, gt = self.pred.read(number), self.gt.read(number)
-        if pred.shape != gt.shape:
-            expected, found = ("{} frames of {} x {}".format(*clip.shape) for clip in (gt, pred))
-            raise UserError(
-                f"{self.pred.path}: clip {number}", f"{expected}, as the ground truth", found, f"choose another --protocol, or {AGAIN}"
-            )
-        return pred, gt
-
-    def truth(self):
-        """Reader of the ground truth."""
-        return self.gt if self.gt is not None else self.pred.other_side()
-
-    def __iter__(self):
-        for number in self.numbers:
-            yield number, *self.read(number)

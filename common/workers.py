@@ -41,10 +41,24 @@ def _start_worker(setup, arguments):
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
     threadpool_limits(1)
-    with contextlib.suppress(ImportError, AttributeError):
+    if "cv2" in sys.modules and sys.modules["cv2"].getNumThreads() > 1:  # where processes are spawned instead of forked
         sys.modules["cv2"].setNumThreads(1)
     if setup:
         setup(*arguments)
+
+
+@contextlib.contextmanager
+def _without_opencv_threads():
+    """End OpenCV's threads for the block: a child that inherits its pool without them would wait for them forever."""
+    cv2 = sys.modules.get("cv2")
+    threads = cv2.getNumThreads() if cv2 else 0
+    if cv2:
+        cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        if cv2:
+            cv2.setNumThreads(threads)
 
 
 @contextlib.contextmanager
@@ -94,7 +108,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
     waiting, in_flight = deque(), in_flight or 2 * workers
     try:
         for item in items:
-            with _signals_held():
+            with _signals_held(), _without_opencv_threads():
                 waiting.append(pool.submit(function, item))
             if len(waiting) >= in_flight:
                 yield waiting.popleft().result()
