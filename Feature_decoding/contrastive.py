@@ -5,15 +5,16 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from common import cli
 from common.augment import draw_caption
 from common.captions import read_captions
-from models.encoders import encode_clip_images, encode_clip_text, encode_sd_text
 from common.files import load_array
 from common.fmri import sparsify
-from common.model_sources import load_clip, load_sd_part, model_path
-from common.randomness import numpy_generator
 from common.frames import read_frame
+from common.model_sources import load_clip, load_sd_part
+from common.randomness import numpy_generator
 from Feature_decoding.training import Task
+from models.encoders import encode_clip_images, encode_clip_text, encode_sd_text
 
 SELECT_RATE, ZERO_RATE = 0.2, 0.5  # of fMRI sparsification
 CROP = 400 / 512  # side of the crop of a frame
@@ -33,15 +34,21 @@ class CaptionBank:
     """Text features of the augmented captions of every epoch.
 
     Captions are drawn and encoded for a block of epochs at once, each distinct one once. Blocks start at the same
-    epochs in every run, because what an encoder makes of a caption depends, in the last bit, on its batch.
+    epochs in every training, because what an encoder makes of a caption depends, in the last bit, on its batch.
 
     Parameters
     ----------
-    captions : list of str, of the training clips
-    n_epochs : int, epochs of the whole training
+    captions : list of str
+        of the training clips
+    n_epochs : int
+        epochs of the whole training
     seed : int
-    encode : function of a list of captions that gives a dict of tensors, one row a caption
-    row_bytes : int, size of the features of one caption
+    encode : function
+        of a list of captions; gives a dict of tensors, one row a caption
+    row_bytes : int
+        size of the features of one caption
+    batch_size : int
+        captions that are encoded at a time
     """
 
     def __init__(self, captions, n_epochs, seed, encode, row_bytes, batch_size=256):
@@ -87,48 +94,59 @@ def crop_frame(frame, rng):
 class ContrastiveTask(Task):
     """fMRI to CLIP features; subclasses say what the model gives and what the loss is.
 
+    Targets are the features that extraction stored, in validation, and those of augmented captions and frames, in
+    training: `text` and `image` (B, 512) and, if wanted, `tokens` (B, 19, 768).
+
     Parameters
     ----------
-    run : Feature_decoding.training.Run
-    fmri : (N, V) float32 tensor
-    sd_tokens : also give the text tokens of Stable Diffusion as `tokens`
+    layout : common.layout.Layout
+    dataset : common.datasets.Dataset
+    fmri : tensor, shape (N, V), float32
+        of the training split
+    n_train : int
+        clips that are trained on, the first of the split
+    n_epochs, seed : int
+    alpha : float
+        weight of text against image in the contrastive loss
+    crop_frames : bool
+        draw a new crop of every frame in every epoch, rather than take the stored image features
+    clip_path : str
+        source of CLIP
+    sd_path : str, optional
+        source of Stable Diffusion, whose text tokens are then targets too
     """
 
-    def __init__(self, run, fmri, sd_tokens=False):
-        self.args, self.dataset, self.fmri = run.args, run.dataset, fmri
+    def __init__(self, layout, dataset, fmri, *, n_train, n_epochs, seed, alpha, crop_frames, clip_path, sd_path=None):
+        self.dataset, self.fmri, self.n_train, self.n_epochs, self.seed = dataset, fmri, n_train, n_epochs, seed
+        self.alpha, self.crop_frames, self.clip_path, self.sd_path = alpha, crop_frames, clip_path, sd_path
         n = len(fmri)
-        self.n_train = len(run.train_clips)
-        stored = {"text": run.layout.text_embeddings_clip("train"), "image": run.layout.image_embeddings_clip("train")}
-        self.stored = {name: torch.from_numpy(load_array(path, shape=(n, None), do=_AGAIN)) for name, path in stored.items()}
-        if sd_tokens:  # the start token's embedding is the same for every prompt: nothing to decode
-            tokens = load_array(run.layout.text_embeddings_sd("train"), shape=(n, None, None), do=_AGAIN)
+        stored = {"text": layout.text_embeddings_clip("train"), "image": layout.image_embeddings_clip("train")}
+        self.stored = {name: torch.from_numpy(load_array(path, shape=(n, None), do=_AGAIN)) for name, path in stored.items()}  # (N, 512)
+        if sd_path:  # the start token's embedding is the same for every prompt: nothing to decode
+            tokens = load_array(layout.text_embeddings_sd("train"), shape=(n, None, None), do=_AGAIN)  # (N, 20, 768)
             self.stored["tokens"] = torch.from_numpy(tokens)[:, 1:]
-        self.captions = read_captions(run.layout.captions("train"), n)
-        self.folders = [run.layout.frames("train", name) for name in run.dataset.clip_names("train")]
-        self.n_tokens = self.stored["tokens"].shape[1] + 1 if sd_tokens else None
-
-    def width(self, name):
-        """Size of a feature: text, image or tokens."""
-        return self.stored[name].shape[-1]
+        self.captions = read_captions(layout.captions("train"), n)
+        self.folders = [layout.frames("train", name) for name in dataset.clip_names("train")]
 
     def prepare(self, device):
-        self.clip, self.preprocess, self.clip_tokenizer = load_clip(model_path(self.args, "clip"))
+        self.clip, self.preprocess, self.clip_tokenizer = load_clip(self.clip_path)
         self.clip = self.clip.to(device)
-        if self.n_tokens:
-            source = model_path(self.args, "sd")
-            self.tokenizer, self.text_encoder = load_sd_part(source, "tokenizer"), load_sd_part(source, "text_encoder").to(device)
+        if self.sd_path:
+            self.tokenizer = load_sd_part(self.sd_path, "tokenizer")
+            self.text_encoder = load_sd_part(self.sd_path, "text_encoder").to(device)
         row_bytes = sum(self.stored[name][0].nbytes for name in self.stored if name != "image")
-        self.bank = CaptionBank(self.captions[: self.n_train], self.args.epoch, self.args.seed, self.encode_captions, row_bytes)
+        self.bank = CaptionBank(self.captions[: self.n_train], self.n_epochs, self.seed, self.encode_captions, row_bytes)
 
     def encode_captions(self, captions):
-        """Text features of captions, dict of CPU tensors."""
+        """Text features of captions, dict of CPU tensors: text (B, 512), tokens (B, 19, 768)."""
         features = {"text": encode_clip_text(self.clip, self.clip_tokenizer, captions).cpu()}
-        if self.n_tokens:
-            features["tokens"] = encode_sd_text(self.text_encoder, self.tokenizer, captions, self.n_tokens)[:, 1:].cpu()
+        if self.sd_path:
+            n_tokens = self.stored["tokens"].shape[1] + 1
+            features["tokens"] = encode_sd_text(self.text_encoder, self.tokenizer, captions, n_tokens)[:, 1:].cpu()
         return features
 
     def start_epoch(self, epoch):
-        rng = numpy_generator(self.args.seed, "sparsify", epoch)
+        rng = numpy_generator(self.seed, "sparsify", epoch)
         self.sparse = torch.from_numpy(sparsify(self.fmri[: self.n_train].numpy(), SELECT_RATE, ZERO_RATE, rng))
         self.bank.open(epoch)
 
@@ -136,7 +154,7 @@ class ContrastiveTask(Task):
         if epoch is None:
             return {"fmri": self.fmri[clips], **{name: table[clips] for name, table in self.stored.items()}}
         batch = {"fmri": self.sparse[clips], **self.bank.take(clips, epoch)}
-        if self.args.image_aug == "on":
+        if self.crop_frames:
             batch["pixels"] = self.cropped_pixels(clips, epoch)
         else:
             batch["image"] = self.stored["image"][clips]
@@ -147,7 +165,7 @@ class ContrastiveTask(Task):
         pixels = []
         for clip in clips:
             frame = read_frame(self.folders[clip], self.dataset.middle_frame, self.dataset.frame_size)
-            crop = crop_frame(frame, numpy_generator(self.args.seed, "crop", epoch, clip))
+            crop = crop_frame(frame, numpy_generator(self.seed, "crop", epoch, clip))
             pixels.append(self.preprocess(Image.fromarray(crop)))
         return torch.stack(pixels)
 
@@ -160,5 +178,5 @@ class ContrastiveTask(Task):
 
 def add_contrastive_flags(group):
     """Add --alpha and --image_aug."""
-    group.add_argument("--alpha", type=float, default=0.5, help="weight of text against image in the contrastive loss")
-    group.add_argument("--image_aug", choices=["on", "off"], default="on", help="image targets from new random crops every epoch")
+    group.add_argument("--alpha", type=cli.real(0, 1), default=0.5, help="weight of text against image in the contrastive loss")
+    group.add_argument("--image_aug", choices=["on", "off"], default="on", help="image targets from new random crops in every epoch")

@@ -1,6 +1,9 @@
 """Train the structure decoder: fMRI to the VAE latent of a clip's first frame.
 
-Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy, features/Train_contents.npy
+Learns   fMRI (B, 4500), 20 % of it set to zero anew in every epoch -> latent (B, 4, 64, 64)
+         compared with the stored latent of frame 0 (B, 4, 64, 64): k * MSE + w * sum |weights|
+Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
+         features/Train_contents.npy                            (N, 4, 8, 64, 64), channels before frames
 Writes   checkpoints/sub{ID}/{arm}/structure/              epoch_{n}, last, best (.safetensors and .json), log.jsonl
          checkpoints/sub{ID}/{arm}/figures/structure_loss.png
 
@@ -18,7 +21,8 @@ from common.files import load_array
 from common.fmri import sparsify
 from common.layout import Layout
 from common.randomness import numpy_generator
-from Feature_decoding.training import Run, Task, Trainer, exponential_lr, get_training_parser, make_adam
+from Feature_decoding.plan import build_model, get_training_parser, load_training_fmri, make_plan
+from Feature_decoding.training import Task, Trainer, exponential_lr, make_adam
 from models.losses import structure_loss
 from models.schedules import compounding_decay
 from models.structure_decoder import StructureDecoder
@@ -30,14 +34,28 @@ L1_DECAY = 5e-5
 
 
 class StructureTask(Task):
-    """Parameters: args; fMRI (N, V); contents (N, C, F, H, W), may be a memory map; number of training clips."""
+    """fMRI to the latent of the first frame.
 
-    def __init__(self, args, fmri, contents, n_train):
-        self.args, self.fmri, self.contents, self.n_train = args, fmri, contents, n_train
-        self.l1_weight = compounding_decay(args.w, L1_DECAY, args.epoch)
+    Parameters
+    ----------
+    fmri : tensor, shape (N, V), float32
+    contents : array, shape (N, C, F, H, W)
+        latents; may be a memory map
+    n_train : int
+        clips that are trained on, the first of the split
+    seed : int
+    k : float
+        weight of the squared error
+    l1_weight : array, shape (epochs + 1,)
+        weight of the L1 norm in each epoch
+    """
+
+    def __init__(self, fmri, contents, *, n_train, seed, k, l1_weight):
+        self.fmri, self.contents, self.n_train = fmri, contents, n_train
+        self.seed, self.k, self.l1_weight = seed, k, l1_weight
 
     def start_epoch(self, epoch):
-        rng = numpy_generator(self.args.seed, "sparsify", epoch)
+        rng = numpy_generator(self.seed, "sparsify", epoch)
         self.sparse = torch.from_numpy(sparsify(self.fmri[: self.n_train].numpy(), SELECT_RATE, ZERO_RATE, rng))
 
     def load(self, clips, epoch):
@@ -45,14 +63,14 @@ class StructureTask(Task):
         return {"fmri": (self.fmri if epoch is None else self.sparse)[clips], "latent": first}
 
     def forward(self, model, batch):
-        return {"latent": model(batch["fmri"])}, {"latent": batch["latent"]}
+        return {"latent": model(batch["fmri"])}, {"latent": batch["latent"]}  # b c h w, both
 
     def loss(self, model, outputs, targets, epoch):
-        return structure_loss(outputs["latent"], targets["latent"], model.parameters(), self.l1_weight[epoch], self.args.k)
+        return structure_loss(outputs["latent"], targets["latent"], model.parameters(), self.l1_weight[epoch], self.k)
 
     def validation_loss(self, model, outputs, targets):
         mse = F.mse_loss(outputs["latent"], targets["latent"])
-        return self.args.k * mse, {"mse": mse}
+        return self.k * mse, {"mse": mse}
 
 
 # ---------------------------------------------------------------------------------------------- the script
@@ -61,27 +79,29 @@ class StructureTask(Task):
 def get_parser():
     parser = get_training_parser(__doc__, epoch=400, lr=1e-6)
     group = parser.add_argument_group("model")
-    group.add_argument("--n_blocks", type=int, default=2, help="residual blocks")
-    group.add_argument("--hidden_dim", type=cli.one_or_more, default=1024, help="width")
+    group.add_argument("--n_blocks", type=cli.whole(0), default=2, help="number of residual blocks")
+    group.add_argument("--hidden_dim", type=cli.one_or_more, default=1024, help="width of the hidden layers")
     group = parser.add_argument_group("loss")
-    group.add_argument("--k", type=float, default=1.0, help="weight of the squared error")
-    group.add_argument("--w", type=float, default=4e-6, help="first weight of the L1 norm; after epoch e times exp(-5e-5 e)")
+    group.add_argument("--k", type=cli.real(0), default=1.0, help="weight of the squared error")
+    group.add_argument("--w", "--l1_weight", dest="w", type=cli.real(0), default=4e-6, help="first weight of the L1 norm; after epoch e times exp(-5e-5 e)")
     return parser
 
 
 def main(args):
-    layout = Layout.of(args)
-    run = Run(args, "structure", [layout.contents("train")])
-    if run.is_done():
-        return
-    fmri = run.load_fmri()
-    contents = load_array(layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction")
-    channels, _, height, width = contents.shape[1:]
-    task = StructureTask(args, fmri, contents, len(run.train_clips))
-    model = run.build(
-        StructureDecoder, in_dim=fmri.shape[1], hidden_dim=args.hidden_dim, n_blocks=args.n_blocks, latent_shape=(channels, height, width)
-    )
-    Trainer(run, model, task, make_adam(model, args.lr), exponential_lr(args.lr)).fit()
+    layout, plan = Layout.of(args), make_plan(args, "structure")
+    with plan.working(args, [layout.contents("train")]) as record:
+        if record is None:
+            return
+        fmri = load_training_fmri(args)  # (N, V)
+        contents = load_array(layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction again")
+        channels, _, height, width = contents.shape[1:]
+        l1_weight = compounding_decay(args.w, L1_DECAY, args.epoch)
+        task = StructureTask(fmri, contents, n_train=len(plan.train_clips), seed=args.seed, k=args.k, l1_weight=l1_weight)
+        model = build_model(
+            StructureDecoder, args.seed, in_dim=fmri.shape[1], hidden_dim=args.hidden_dim, n_blocks=args.n_blocks,
+            latent_shape=(channels, height, width),
+        )  # fmt: skip
+        Trainer(plan, record, model, task, make_adam(model, args.lr), exponential_lr(args.lr)).fit()
 
 
 if __name__ == "__main__":

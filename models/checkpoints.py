@@ -72,8 +72,8 @@ def save_checkpoint(path, model, **record):
     model : nn.Module
         one of KINDS
     **record
-        what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; `versions` may be given in
-        place of those of the packages used here
+        what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; the dict `versions` adds to
+        those of the packages used here
 
     Raises
     ------
@@ -86,13 +86,13 @@ def save_checkpoint(path, model, **record):
     taken = sorted(set(record) & set(_OURS))
     if taken:
         raise ValueError(f"record: expected other names than {', '.join(_OURS)}, given {', '.join(taken)}")
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "safetensors", "numpy")}
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "safetensors", "numpy")} | record.get("versions", {})
     # weights and JSON are both complete before the first of them gets its name; a kill between the two renames leaves
     # a pair that does not match, and loading says so
     with atomic_path(record_path(path)) as record_file, safetensors_path(path) as weights_file:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights_file)
         facts = {"kind": type(model).__name__, "arguments": model.arguments}
-        write_json(record_file, {**facts, "versions": versions, **record, "sha256": sha256(weights_file)})
+        write_json(record_file, {**facts, **record, "versions": versions, "sha256": sha256(weights_file)})
         shutil.copymode(record_file, weights_file)  # safetensors makes files that nobody else may read
 
 
