@@ -1,4 +1,4 @@
-"""The files of one reconstruction: their names, how a clip is written, the manifest."""
+"""The files of one reconstruction: their names, how a clip is written, the manifest, the checksums."""
 
 import contextlib
 import json
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from einops import rearrange
 from PIL import GifImagePlugin, Image
 
-from common.files import atomic_path, write_bytes, write_json
+from common.files import SUMS, atomic_path, sha256, write_bytes, write_json, write_sums
 from common.pages.gallery import write_strip
-from common.seals import seal_gif
 from common.video import write_mp4
 
 GIF_MILLISECONDS = 120  # a GIF counts in hundredths of a second: 8 fps would be 125
@@ -23,27 +23,42 @@ FPS = 8
 class Outputs:
     """Files of a reconstruction.
 
+    A clip is there when its files are and log.jsonl has their SHA-256, which is written after them: what a kill leaves
+    of a clip is written again.
+
     Parameters
     ----------
-    recons, with_gt : the two folders; all else lies beside `recons`
-    split : "test" or "train", with which the files' names begin
-    formats : what is written of each clip
-    save_stage1 : whether the decoding before stage 2 is written
-    n_frames : of a clip
+    recons : Path
+        folder of the reconstructions; all else lies beside it
+    with_gt : Path or None
+        folder of the side-by-side movies; None where the ground truth is not known
+    split : str
+        "test" or "train", with which the files' names begin
+    formats : list of str
+        what is written of each clip, of FORMATS
+    save_stage1 : bool
+        whether the decoding before stage 2 is written
+    n_frames : int
+        of a clip
     """
 
     def __init__(self, recons, with_gt, *, split="test", formats=("gif", "npz"), save_stage1=False, n_frames=8):
-        self.recons, self.with_gt, self.root = Path(recons), Path(with_gt), Path(recons).parent
+        self.recons, self.with_gt, self.root = Path(recons), with_gt and Path(with_gt), Path(recons).parent
         self.split, self.formats, self.save_stage1, self.n_frames = split, formats, save_stage1, n_frames
 
     def stem(self, clip):
         return f"{self.split}{clip}"
 
-    def pair(self, clip):
-        return self.with_gt / f"{self.split}_and_gt{clip}.gif"
-
     def strip(self, clip):
         return self.root / "strips" / f"{self.stem(clip)}.png"
+
+    @property
+    def folders(self):
+        """Folders that get a SHA256SUMS, by name."""
+        return {"recons": self.recons, "with_gt": self.with_gt, "stage1": self.root / "stage1"}
+
+    def pair(self, clip):
+        return self.with_gt / f"{self.split}_and_gt{clip}.gif"
 
     def stage1(self, clip):
         return self.root / "stage1" / f"{self.stem(clip)}.npz"
@@ -55,21 +70,51 @@ class Outputs:
         return [self.recons / f"{self.stem(clip)}.{form}"]
 
     def files(self, clip):
-        """All files that a finished clip has."""
-        own = [path for form in self.formats for path in self.reconstruction(clip, form)]
-        return [*own, self.pair(clip), self.strip(clip), *([self.stage1(clip)] if self.save_stage1 else [])]
+        """All files of a clip."""
+        pair = [self.pair(clip)] if self.with_gt else []
+        stage1 = [self.stage1(clip)] if self.save_stage1 else []
+        return [*(path for form in self.formats for path in self.reconstruction(clip, form)), *pair, *stage1, self.strip(clip)]
 
-    def done(self, clip):
-        return all(path.exists() for path in self.files(clip))
+    def summed(self, clip):
+        """Files of a clip that get a checksum, {name of the folder: {path in it: Path}}."""
+        paths, folders = self.files(clip), {kind: folder for kind, folder in self.folders.items() if folder}
+        return {
+            kind: {path.relative_to(folder).as_posix(): path for path in paths if path.is_relative_to(folder)}
+            for kind, folder in folders.items()
+        }
 
-    def clear(self, clips):
-        """Delete whatever there is of these clips, in any format."""
-        everything = Outputs(self.recons, self.with_gt, split=self.split, formats=FORMATS, save_stage1=True, n_frames=self.n_frames)
-        for clip in clips:
-            for path in everything.files(clip):
-                path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                (self.recons / self.stem(clip)).rmdir()
+    def sha256(self, clip):
+        """SHA-256 of the files of a clip, {name of the folder: {path in it: SHA-256}}."""
+        return {kind: {name: sha256(path) for name, path in paths.items()} for kind, paths in self.summed(clip).items()}
+
+    def finished(self, clips):
+        """Those of the clips that are there, set."""
+        logged = read_log(self.root / "log.jsonl")
+
+        def is_there(clip):
+            known = logged.get(clip, {}).get("sha256", {})
+            in_log = all(paths.keys() <= known.get(kind, {}).keys() for kind, paths in self.summed(clip).items())
+            return in_log and all(path.exists() for path in self.files(clip))
+
+        return {clip for clip in clips if is_there(clip)}
+
+    def old_files(self, clips):
+        """Whatever may be there of these clips, in any format, and of the whole: what --overwrite deletes."""
+        every = Outputs(self.recons, self.with_gt, split=self.split, formats=list(FORMATS), save_stage1=True, n_frames=self.n_frames)
+        folders = [self.recons / self.stem(clip) for clip in clips]
+        return [path for clip in clips for path in every.files(clip)] + folders + self.sums() + [self.root / "manifest.json"]
+
+    def sums(self):
+        return [folder / SUMS for folder in self.folders.values() if folder]
+
+    def write_sums(self):
+        """Write the SHA256SUMS of every folder, out of the log."""
+        logged = read_log(self.root / "log.jsonl").values()
+        for kind, folder in self.folders.items():
+            known = {name: digest for entry in logged for name, digest in entry.get("sha256", {}).get(kind, {}).items()}
+            known = {name: digest for name, digest in known.items() if folder and (folder / name).exists()}
+            if known:
+                write_sums(folder, known)
 
 
 # ---------------------------------------------------------------------------------------------- files of one clip
@@ -80,13 +125,13 @@ def gif_bytes(frames):
 
     Parameters
     ----------
-    frames : (F, H, W, 3) uint8
+    frames : array, shape (F, H, W, 3), uint8
     """
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     blocks = list(GifImagePlugin.getheader(pictures[0], info={"loop": 0, "optimize": False})[0])
     for picture in pictures:
         blocks += GifImagePlugin.getdata(picture, duration=GIF_MILLISECONDS, include_color_table=True)
-    return seal_gif(b"".join(blocks) + b";")
+    return b"".join(blocks) + b";"
 
 
 def write_npz(path, frames):
@@ -108,48 +153,63 @@ FORMATS = {
 }
 
 
-def write_clip(outputs, clip, frames, gt, stage1=None):
+def write_clip(outputs, clip, frames, gt=None, stage1=None):
     """Write all files of one clip.
 
     Parameters
     ----------
     outputs : Outputs
     clip : int
-    frames : (F, H, W, 3) uint8
-    gt : likewise; stretched to the size of `frames` if it has another
-    stage1 : likewise, if the decoding before stage 2 is wanted
+    frames : array, shape (F, H, W, 3), uint8
+    gt : likewise, optional
+        true frames; stretched to the size of `frames` if they have another
+    stage1 : likewise, optional
+        the decoding before stage 2
     """
-    if gt.shape != frames.shape:
+    if gt is not None and gt.shape != frames.shape:
         gt = np.stack([cv2.resize(frame, frames.shape[2:0:-1], interpolation=cv2.INTER_AREA) for frame in gt])
     if stage1 is not None:
         write_npz(outputs.stage1(clip), stage1)
     write_strip(outputs.strip(clip), gt, frames)
-    write_bytes(outputs.pair(clip), gif_bytes(np.concatenate([gt, frames], axis=2)))
+    if gt is not None:
+        write_bytes(outputs.pair(clip), gif_bytes(rearrange([gt, frames], "side f h w c -> f h (side w) c")))
     for form in outputs.formats:
         FORMATS[form](outputs.reconstruction(clip, form), frames)
 
 
-# ---------------------------------------------------------------------------------------------- the manifest
+# ---------------------------------------------------------------------------------------------- the log and the manifest
 
 
 def read_log(path):
-    """Latest entry of each clip in log.jsonl; a line that was cut off is passed over."""
+    """Latest entry of each clip in log.jsonl, with the SHA-256 of all files that were written; a line that was cut off is passed over."""
     entries = {}
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError, KeyError):
-                entry = json.loads(line)
-                entries[entry.pop("clip")] = entry
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, KeyError, AttributeError):
+            entry = json.loads(line)
+            clip = entry.pop("clip")
+            before, now = entries.get(clip, {}).get("sha256", {}), entry.get("sha256", {})
+            entries[clip] = entry | {"sha256": {kind: before.get(kind, {}) | now.get(kind, {}) for kind in before | now}}
     return entries
 
 
-def write_manifest(outputs, facts):
-    """Write manifest.json: the facts of the run and an entry for each clip that is there."""
+def write_manifest(outputs, facts, clips):
+    """Write manifest.json.
+
+    Parameters
+    ----------
+    outputs : Outputs
+    facts : dict
+        of the whole reconstruction
+    clips : iterable of int
+        that there may be; those that are there get an entry
+    """
     logged = read_log(outputs.root / "log.jsonl")
-    clips = {}
-    for clip in range(1, facts["n_clips"] + 1):
-        if outputs.done(clip):
-            clips[clip] = {"stem": outputs.stem(clip), "pair": outputs.pair(clip).stem, "size": facts["frame_size"], **logged.get(clip, {})}
-    seconds = [clip["seconds"] for clip in clips.values() if "seconds" in clip]
-    mean = float(np.mean(seconds)) if seconds else None
-    write_json(outputs.root / "manifest.json", {**facts, "seconds_per_clip": mean, "clips": clips})
+    entries = {}
+    for clip in sorted(outputs.finished(clips)):
+        pair = {"pair": outputs.pair(clip).stem} if outputs.with_gt else {}
+        words = {key: value for key, value in logged[clip].items() if key not in ("sha256", "time")}
+        entries[clip] = {"stem": outputs.stem(clip), **pair, **words}
+    seconds = [clip["seconds"] for clip in entries.values()]
+    write_json(
+        outputs.root / "manifest.json", {**facts, "seconds_per_clip": float(np.mean(seconds)) if seconds else None, "clips": entries}
+    )

@@ -1,109 +1,106 @@
-"""Stage 2, from decoded latents to frames with Stable Diffusion: its flags, the pipeline that they ask for, and the recipe."""
+"""Stage 2 from the command line: its flags, the pipeline that they ask for, the noise of a clip, and clips in batches.
 
+The recipe itself is models.pipeline.render.
+"""
+
+import logging
 import sys
-from collections import namedtuple
+import time
 
+import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import UNet2DConditionModel
+from tqdm import tqdm
 
-from models.encoders import encode_sd_text
+from common import cli
 from common.files import UserError
 from common.model_sources import load_sd_part
 from common.randomness import torch_generator
-from models.pipeline import NEGATIVE_PROMPT, InflatedSDPipeline
+from common.readers import format_clips
+from models.pipeline import InflatedSDPipeline, make_scheduler
 
-INVERSION_TOKENS = 77  # of the empty prompt during inversion, as released
+log = logging.getLogger(__name__)
+
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-Prompts = namedtuple("Prompts", ("inversion", "empty", "negative"))
-
-
-# ---------------------------------------------------------------------------------------------- flags
 
 
 def add_stage2_flags(parser):
     """Add the flags of stage 2: what it computes, and how fast and in how much memory."""
     group = parser.add_argument_group("stage 2")
-    group.add_argument("--scheduler", choices=["ddim", "dpmsolver++"], default="ddim", help="of the denoising")
-    group.add_argument("--steps", type=int, default=50, help="of the whole grid, for inversion and denoising")
-    group.add_argument("--guidance", type=float, default=12.5, help="guidance scale")
-    group.add_argument("--no_inversion", action="store_true", help="add the noise to the decoded latents themselves")
-    group.add_argument("--noise_timestep", type=int, default=200, help="level of the added noise, 0...999")
-    group.add_argument("--start_timestep", type=int, help="use only the steps of the grid up to this (default: all, from 981 for 50 steps)")
+    group.add_argument(
+        "--scheduler", choices=["ddim", "dpmsolver++"], default="ddim", help="solver of the denoising; the inversion is DDIM's"
+    )
+    group.add_argument("--steps", type=cli.whole(1, 1000), default=50, help="steps of the whole grid, for inversion and denoising")
+    group.add_argument("--guidance", type=cli.real(0, 1000), default=12.5, help="guidance scale")
+    group.add_argument("--no_inversion", action="store_true", help="no inversion: noise added to the decoded latents themselves")
+    group.add_argument("--noise_timestep", type=cli.whole(0, 999), default=200, help="level of the added noise, 0 to 999")
+    group.add_argument(
+        "--start_timestep", type=cli.whole(1, 999), help="highest step of the grid that is used (default: all, from 981 for 50 steps)"
+    )
     group.add_argument("--noise_shared", action="store_true", help="one noise frame for all frames of a clip")
 
     group = parser.add_argument_group("memory and speed")
-    group.add_argument("--batch_size", type=int, default=1, help="clips per UNet call")
-    group.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="of Stable Diffusion's weights")
-    group.add_argument("--channels_last", action="store_true", help="memory format of the convolutions")
-    group.add_argument("--compile", action="store_true", help="torch.compile the UNet; the first call takes longer")
-    group.add_argument("--vae_slicing", action="store_true", help="decode one frame at a time")
-    group.add_argument("--attention_slicing", action="store_true", help="slice the cross-attention")
-    group.add_argument("--cpu_offload", action="store_true", help="keep on the GPU only the model that is at work")
+    group.add_argument("--batch_size", type=cli.one_or_more, default=1, changes_result=False, help="clips per UNet call")
+    group.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="number format of Stable Diffusion's weights")
+    for flag, what in (
+        ("--channels_last", "memory format of the convolutions with channels last"),
+        ("--compile", "torch.compile of the UNet; the first call takes longer"),
+        ("--vae_slicing", "decoding of one frame at a time"),
+        ("--attention_slicing", "cross-attention in slices"),
+        ("--cpu_offload", "only the model that is at work on the GPU, the others in main memory"),
+    ):
+        group.add_argument(flag, action="store_true", changes_result=False, help=what)
 
 
-# ---------------------------------------------------------------------------------------------- the pipeline
+def render_options(args):
+    """Keyword arguments of models.pipeline.render that the flags stand for."""
+    return {
+        "n_steps": args.steps, "guidance": args.guidance, "noise_timestep": args.noise_timestep,
+        "start_timestep": args.start_timestep, "inversion": not args.no_inversion,
+    }  # fmt: skip
 
 
-class DDIMGridDPMSolver(DPMSolverMultistepScheduler):
-    """DPM-Solver++ on DDIM's grid, up to which the inversion goes; its own ends at other noise levels."""
-
-    def set_timesteps(self, num_inference_steps, device=None):
-        spacing = self.config.num_train_timesteps // num_inference_steps
-        super().set_timesteps(timesteps=[k * spacing + 1 for k in reversed(range(num_inference_steps))], device=device)
+def pipeline_options(args):
+    """Keyword arguments of `load_pipeline` that the flags stand for."""
+    names = ("scheduler", "precision", "channels_last", "vae_slicing", "attention_slicing", "cpu_offload")
+    return {name: getattr(args, name) for name in names} | {"compiled": args.compile}
 
 
-def make_scheduler(name, config):
-    """Scheduler of SD 1.x on the grid 981, 961, ..., 1 (for 50 steps)."""
-    ddim = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
-    # from DDIM's configuration, which the inversion goes back to
-    return ddim if name == "ddim" else DDIMGridDPMSolver.from_config(ddim.config, algorithm_type="dpmsolver++")
+def load_sd_config(sd_path):
+    """Configuration of Stable Diffusion's UNet."""
+    try:
+        return UNet2DConditionModel.load_config(sd_path, subfolder="unet")
+    except Exception as error:  # diffusers raises EnvironmentError and others for a missing or broken file
+        raise UserError(
+            f"--sd_path {sd_path} is not Stable Diffusion in the diffusers layout ({cli.one_line(error)}); give a folder or hub id"
+        ) from None
 
 
-def load_pipeline(path, args, device):
-    """InflatedSDPipeline of a Stable Diffusion folder with the memory and speed options of the flags."""
-    parts = {part: load_sd_part(path, part, PRECISIONS[args.precision]) for part in ("vae", "text_encoder", "unet")}
-    scheduler = make_scheduler(args.scheduler, load_sd_part(path, "scheduler").config)
+def load_pipeline(
+    path, device, *, scheduler="ddim", precision="fp32", channels_last=False, compiled=False, vae_slicing=False,
+    attention_slicing=False, cpu_offload=False,
+):  # fmt: skip
+    """InflatedSDPipeline of a Stable Diffusion folder or hub id; the options are the flags above."""
+    parts = {part: load_sd_part(path, part, PRECISIONS[precision]) for part in ("vae", "text_encoder", "unet")}
+    scheduler = make_scheduler(scheduler, load_sd_part(path, "scheduler").config)
     pipe = InflatedSDPipeline(tokenizer=load_sd_part(path, "tokenizer"), scheduler=scheduler, **parts)
     pipe.set_progress_bar_config(leave=False, disable=not sys.stderr.isatty())
-    if args.cpu_offload:
+    if cpu_offload:
         if device.type == "cpu":
-            raise UserError("--cpu_offload", "a GPU to fetch the models to", "the CPU", "leave the flag out")
+            raise UserError("--cpu_offload moves models between a GPU and main memory, and there is no GPU; leave the flag out")
         pipe.enable_model_cpu_offload(device=device)
     else:
         pipe.to(device)
-    if args.channels_last:
+    if channels_last:
         pipe.unet.to(memory_format=torch.channels_last)
         pipe.vae.to(memory_format=torch.channels_last)
-    if args.vae_slicing:
+    if vae_slicing:
         pipe.vae.enable_slicing()
-    if args.attention_slicing:
+    if attention_slicing:
         pipe.enable_attention_slicing()
-    if args.compile:
+    if compiled:
         pipe.unet.compile()
     return pipe
-
-
-# ---------------------------------------------------------------------------------------------- the recipe
-
-
-def encode_prompts(pipe, n_tokens):
-    """Embeddings that all clips share: the empty prompt for the inversion and at the length of the decoded prompt, the negative one.
-
-    The first token of any prompt is the start token, whose embedding is always the same since the encoder is causal.
-
-    Parameters
-    ----------
-    pipe : InflatedSDPipeline
-    n_tokens : int, length of the decoded prompt, start token included
-    """
-
-    def encode(prompt, length):
-        return encode_sd_text(pipe.text_encoder, pipe.tokenizer, [prompt], length)
-
-    return Prompts(
-        encode("", min(INVERSION_TOKENS, pipe.tokenizer.model_max_length)), encode("", n_tokens), encode(NEGATIVE_PROMPT, n_tokens)
-    )
 
 
 def clip_noise(seed, clip, shape, shared=False):
@@ -112,51 +109,71 @@ def clip_noise(seed, clip, shape, shared=False):
     Parameters
     ----------
     seed, clip : int
-    shape : (C, F, h, w)
-    shared : one noise frame for all frames
+    shape : tuple
+        (C, F, h, w)
+    shared : bool
+        one noise frame for all frames
 
     Returns
     -------
-    (C, F or 1, h, w) float32 tensor
+    torch.Tensor, shape (C, F or 1, h, w), float32
     """
     channels, n_frames, height, width = shape
     return torch.randn(channels, 1 if shared else n_frames, height, width, generator=torch_generator(seed, "noise", clip))
 
 
-def render(pipe, prompts, latents, tokens, noise, args):
-    """Stage 2: decoded latents to frames.
+def render_batches(batches, make, worked=False, debug=False):
+    """Frames of clips, batch by batch.
+
+    A batch that fails is tried again clip by clip, so that one clip costs no other; when nothing of the first one works,
+    nothing else will.
 
     Parameters
     ----------
-    pipe : InflatedSDPipeline
-    prompts : Prompts
-    latents : (B, C, F, h, w)
-    tokens : (B, L, D), or None for the empty prompt
-    noise : (B, C, F or 1, h, w)
-    args : steps, start_timestep, no_inversion, noise_timestep, guidance
+    batches : list of lists of int
+    make : function of a list of clips -> list of (frames, stage1 or None)
+    worked : bool
+        whether any clip has been made before
+    debug : bool
+        show the traceback of what fails
 
-    Returns
-    -------
-    (B, F, H, W, 3) float32 array in 0...1; NaN where the computation overflowed
+    Yields
+    ------
+    seconds : float
+        per clip
+    made : dict
+        clip -> (frames, stage1)
+    failed : dict
+        clip -> reason
+
+    Raises
+    ------
+    UserError
+        no clip of the first batch could be made, and there are others
     """
-    if not args.no_inversion:
-        latents = pipe.invert(latents, prompts.inversion, args.steps, args.start_timestep)
-    latents = pipe.add_noise_at(latents, noise, args.noise_timestep)
-    embeds = prompts.empty
-    if tokens is not None:
-        embeds = torch.cat([prompts.empty[:, :1].expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
-    videos = pipe(
-        latents=latents,
-        prompt_embeds=embeds,
-        negative_prompt_embeds=prompts.negative,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
-        start_timestep=args.start_timestep,
-        output_type="pt",
-    ).videos
-    return as_frames(videos)
 
+    def attempt(batch):
+        try:
+            return dict(zip(batch, make(batch), strict=True)), {}
+        except Exception as error:  # whatever it is, the other clips go on
+            if debug:
+                log.exception("clips %s", format_clips(batch))
+            if len(batch) == 1:
+                return {}, {batch[0]: cli.one_line(error)}
+            log.warning("clips %s: %s; tried again one by one", format_clips(batch), cli.one_line(error))
+            made, failed = zip(*(attempt([clip]) for clip in batch), strict=True)
+            return {clip: result for part in made for clip, result in part.items()}, {
+                clip: why for part in failed for clip, why in part.items()
+            }
 
-def as_frames(videos):
-    """(B, 3, F, H, W) tensor -> (B, F, H, W, 3) array."""
-    return videos.permute(0, 2, 3, 4, 1).float().cpu().numpy()
+    failed = {}
+    for batch in tqdm(batches, desc="stage 2", unit="batch"):
+        if failed and not worked:
+            clips, reason = format_clips(failed), next(iter(failed.values()))
+            raise UserError(f"none of the first clips ({clips}) could be reconstructed: {reason}; use --debug to see the traceback")
+        began = time.time()
+        made, failed = attempt(batch)
+        failed |= {clip: "frames that are not finite numbers" for clip, (frames, _) in made.items() if not np.isfinite(frames).all()}
+        made = {clip: result for clip, result in made.items() if clip not in failed}
+        worked = worked or bool(made)
+        yield (time.time() - began) / len(batch), made, failed

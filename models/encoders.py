@@ -11,13 +11,16 @@ def encode_sd_text(text_encoder, tokenizer, captions, n_tokens=N_TOKENS):
 
     Parameters
     ----------
-    text_encoder, tokenizer : of Stable Diffusion
+    text_encoder, tokenizer
+        of Stable Diffusion
     captions : list of str
-    n_tokens : int, to which captions are padded or cut, start and end token included
+    n_tokens : int
+        length to which captions are padded or cut, start and end token included
 
     Returns
     -------
-    (B, n_tokens, D) float32 tensor, on the encoder's device
+    torch.Tensor, shape (B, n_tokens, D), float32
+        on the encoder's device
     """
     words = tokenizer(list(captions), padding="max_length", max_length=n_tokens, truncation=True, return_tensors="pt")
     mask = words.attention_mask.to(text_encoder.device) if getattr(text_encoder.config, "use_attention_mask", False) else None

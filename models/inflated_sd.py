@@ -16,6 +16,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from einops import rearrange
 from torch import nn
 
 
@@ -33,8 +34,8 @@ class ClipGroupNorm(nn.GroupNorm):
     """Group norm with statistics over all frames of a clip jointly (channels of the group x F x H x W)."""
 
     def forward(self, hidden_states):
-        clips = hidden_states.unflatten(0, (-1, self.clip.num_frames)).transpose(1, 2)  # b c f h w
-        return super().forward(clips).transpose(1, 2).flatten(0, 1)  # (b f) c h w
+        clips = rearrange(hidden_states, "(b f) c h w -> b c f h w", f=self.clip.num_frames)
+        return rearrange(super().forward(clips), "b c f h w -> (b f) c h w")
 
 
 class SparseCausalAttnProcessor:
@@ -42,7 +43,8 @@ class SparseCausalAttnProcessor:
 
     Parameters
     ----------
-    clip : ClipLength, optional; the number of frames when a call does not give it
+    clip : ClipLength, optional
+        number of frames when a call does not give it
 
     References
     ----------
@@ -57,44 +59,47 @@ class SparseCausalAttnProcessor:
 
         Parameters
         ----------
-        attn : diffusers Attention, the attn1 of a transformer block
-        hidden_states : torch.Tensor (B*F, L, C), the frames of a clip next to each other
-        num_frames : int, F
-        encoder_hidden_states, attention_mask, temb : part of diffusers' signature, None in self-attention
+        attn : diffusers Attention
+            the attn1 of a transformer block
+        hidden_states : torch.Tensor, shape (B*F, L, C)
+            the frames of a clip next to each other
+        num_frames : int
+            F
+        encoder_hidden_states, attention_mask, temb
+            part of diffusers' signature, None in self-attention
 
         Returns
         -------
-        torch.Tensor (B*F, L, C)
+        torch.Tensor, shape (B*F, L, C)
         """
         num_frames = num_frames or self.clip.num_frames
         if len(hidden_states) % num_frames:
-            raise ValueError(
-                f"expected a multiple of {num_frames} frames in the batch, got hidden states of shape {tuple(hidden_states.shape)}"
-            )
+            raise ValueError(f"hidden states of shape {tuple(hidden_states.shape)} are no multiple of {num_frames} frames")
         query, key, value = (
-            project(hidden_states).unflatten(-1, (attn.heads, -1)).unflatten(0, (-1, num_frames))  # b f l h d
+            rearrange(project(hidden_states), "(b f) l (h d) -> b f l h d", f=num_frames, h=attn.heads)
             for project in (attn.to_q, attn.to_k, attn.to_v)
         )
         # Frames 0 and 1 would see frame 0 twice. Softmax splits the weight between equal keys, so once gives the same.
-        out = _attend(query[:, :2].flatten(1, 2), key[:, 0], value[:, 0], attn.scale)  # b (2 l) h d
-        out = out.unflatten(1, (-1, query.shape[2]))  # b 2 l h d
+        out = _attend(rearrange(query[:, :2], "b f l h d -> b (f l) h d"), key[:, 0], value[:, 0], attn.scale)
+        out = rearrange(out, "b (f l) h d -> b f l h d", l=query.shape[2])
         if num_frames > 2:
-            later = _attend(query[:, 2:].flatten(0, 1), _first_and_previous(key), _first_and_previous(value), attn.scale)
-            out = torch.cat([out, later.unflatten(0, (len(out), -1))], dim=1)  # b f l h d
-        out = attn.to_out[0](out.flatten(0, 1).flatten(-2))  # (b f) l c
+            later = rearrange(query[:, 2:], "b f l h d -> (b f) l h d")
+            later = _attend(later, _first_and_previous(key), _first_and_previous(value), attn.scale)
+            out = torch.cat([out, rearrange(later, "(b f) l h d -> b f l h d", b=len(out))], dim=1)
+        out = attn.to_out[0](rearrange(out, "b f l h d -> (b f) l (h d)"))
         return attn.to_out[1](out)
 
 
 def _first_and_previous(tokens):
     """Tokens of frame 0 followed by those of frame i-1, for the frames i = 2...F-1."""
     previous = tokens[:, 1:-1]
-    return torch.cat([tokens[:, :1].expand_as(previous), previous], dim=2).flatten(0, 1)  # (b f-2) (2 l) h d
+    return rearrange(torch.cat([tokens[:, :1].expand_as(previous), previous], dim=2), "b f l h d -> (b f) l h d")  # l: 2 L tokens
 
 
 def _attend(query, key, value, scale):
     """Scaled-dot-product attention of tensors (batch, tokens, heads, width)."""
-    query, key, value = (tokens.transpose(1, 2) for tokens in (query, key, value))  # n h l d
-    return F.scaled_dot_product_attention(query, key, value, scale=scale).transpose(1, 2)
+    query, key, value = (rearrange(tokens, "n l h d -> n h l d") for tokens in (query, key, value))
+    return rearrange(F.scaled_dot_product_attention(query, key, value, scale=scale), "n h l d -> n l h d")
 
 
 class TemporalTransformerBlock(BasicTransformerBlock):
@@ -102,9 +107,10 @@ class TemporalTransformerBlock(BasicTransformerBlock):
 
     def forward(self, hidden_states, *args, **kwargs):
         hidden_states = super().forward(hidden_states, *args, **kwargs)
-        over_time = hidden_states.unflatten(0, (-1, self.clip.num_frames)).transpose(1, 2)  # b l f c
-        over_time = self.attn_temp(self.norm_temp(over_time).flatten(0, 1)).unflatten(0, (-1, over_time.shape[1]))
-        return hidden_states + over_time.transpose(1, 2).flatten(0, 1)  # (b f) l c
+        n_frames, n_tokens = self.clip.num_frames, hidden_states.shape[1]
+        over_time = rearrange(hidden_states, "(b f) l c -> (b l) f c", f=n_frames)
+        over_time = self.attn_temp(self.norm_temp(over_time))
+        return hidden_states + rearrange(over_time, "(b l) f c -> (b f) l c", l=n_tokens)
 
 
 # ---------------------------------------------------------------------------------------------- the UNet
@@ -118,38 +124,39 @@ class InflatedUNet2DConditionModel(UNet2DConditionModel):
 
         Parameters
         ----------
-        sample : torch.Tensor (B, C, F, H, W), latents; any F, H, W
-        timestep : number, or torch.Tensor of shape () or (B,)
-        encoder_hidden_states : torch.Tensor (B, L, D), text embedding of each clip
-        cross_attention_kwargs : dict, optional, for diffusers' attention layers
-        return_dict : bool, False gives a tuple
+        sample : torch.Tensor, shape (B, C, F, H, W)
+            latents; any F, H, W
+        timestep : number, or torch.Tensor, shape () or (B,)
+        encoder_hidden_states : torch.Tensor, shape (B, L, D)
+            text embedding of each clip
+        cross_attention_kwargs : dict, optional
+            for diffusers' attention layers
+        return_dict : bool
+            False gives a tuple
 
         Returns
         -------
-        UNet2DConditionOutput with .sample (B, C, F, H, W)
-
-        Raises
-        ------
-        ValueError : a shape that does not fit
+        UNet2DConditionOutput
+            with .sample (B, C, F, H, W)
         """
         if sample.ndim != 5:
-            raise ValueError(f"expected latents of shape (B, C, F, H, W), got {tuple(sample.shape)}")
+            raise ValueError(f"latents must have the shape (B, C, F, H, W), not {tuple(sample.shape)}")
         batch, _, num_frames, _, _ = sample.shape
         if encoder_hidden_states.ndim != 3 or len(encoder_hidden_states) != batch:
-            raise ValueError(f"expected encoder_hidden_states of shape ({batch}, L, D), got {tuple(encoder_hidden_states.shape)}")
+            raise ValueError(f"encoder_hidden_states must have the shape ({batch}, L, D), not {tuple(encoder_hidden_states.shape)}")
         if torch.is_tensor(timestep) and timestep.ndim:
             if timestep.shape != (batch,):
-                raise ValueError(f"expected a timestep of shape () or ({batch},), got {tuple(timestep.shape)}")
+                raise ValueError(f"timestep must have the shape () or ({batch},), not {tuple(timestep.shape)}")
             timestep = timestep.repeat_interleave(num_frames)
         self.clip.num_frames = num_frames
         (folded,) = super().forward(
-            sample.transpose(1, 2).flatten(0, 1),  # (b f) c h w
+            rearrange(sample, "b c f h w -> (b f) c h w"),
             timestep,
             encoder_hidden_states.repeat_interleave(num_frames, dim=0),
             cross_attention_kwargs=cross_attention_kwargs,
             return_dict=False,
         )
-        out = folded.unflatten(0, (batch, num_frames)).transpose(1, 2)  # b c f h w
+        out = rearrange(folded, "(b f) c h w -> b c f h w", b=batch)
         return UNet2DConditionOutput(sample=out) if return_dict else (out,)
 
     def set_attention_slice(self, slice_size="auto"):
@@ -196,24 +203,23 @@ def inflate_unet(unet, temporal_attention=False):
 
     Parameters
     ----------
-    unet : diffusers.UNet2DConditionModel of Stable Diffusion 1.x or 2.x; an inflated one stays inflated
-    temporal_attention : bool, add Tune-A-Video's temporal attention (`attn_temp`, `norm_temp` of each transformer
-        block), which is an identity until fine-tuned weights are loaded with `load_state_dict`
+    unet : diffusers.UNet2DConditionModel
+        of Stable Diffusion 1.x or 2.x; an inflated one stays inflated
+    temporal_attention : bool
+        add Tune-A-Video's temporal attention (`attn_temp`, `norm_temp` of each transformer block), which is an
+        identity until fine-tuned weights are loaded with `load_state_dict`
 
     Returns
     -------
-    InflatedUNet2DConditionModel : the same object, called as unet(latents[B,C,F,H,W], timestep, embeddings[B,L,D])
-
-    Raises
-    ------
-    ValueError : not a UNet2DConditionModel
+    InflatedUNet2DConditionModel
+        the same object, called as unet(latents[B,C,F,H,W], timestep, embeddings[B,L,D])
 
     References
     ----------
     Tune-A-Video, section 3.2. Joint group norms follow its code, whose residual blocks normalise 5-D tensors.
     """
     if not isinstance(unet, UNet2DConditionModel):
-        raise ValueError(f"expected a diffusers UNet2DConditionModel, got {type(unet).__name__}")
+        raise ValueError(f"a diffusers UNet2DConditionModel can be inflated, not a {type(unet).__name__}")
     if not isinstance(unet, InflatedUNet2DConditionModel):
         unet.__class__ = InflatedUNet2DConditionModel
         unet.clip = ClipLength()

@@ -1,17 +1,148 @@
-"""From decoded latents to frames: DDIM inversion, added noise and guided denoising over an inflated UNet."""
+"""Stage 2, from decoded latents and tokens to frames: invert, add noise, denoise, decode over an inflated UNet.
+
+`render` is the whole of it; what it calls stands below: the pipeline, the samplers, the schedulers.
+"""
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepScheduler
 from diffusers.utils import BaseOutput
+from einops import rearrange
 
+from models.encoders import encode_sd_text
 from models.inflated_sd import inflate_unet
 
 # of the released reconstruction script, spelling included
 NEGATIVE_PROMPT = "Not like the real scene, Distorted and blurred body, blurry,bad proportions,out of frame,disfigured"
+INVERSION_TOKENS = 77  # of the empty prompt during inversion, as released
+
+
+# ---------------------------------------------------------------------------------------------- the recipe
+
+
+class Prompts(NamedTuple):
+    """Text embeddings that all clips share, each (1, L, D)."""
+
+    inversion: torch.Tensor  # of the empty prompt, for the inversion
+    empty: torch.Tensor  # of the empty prompt, as long as the decoded one
+    negative: torch.Tensor  # as long as the decoded one
+
+
+def encode_prompts(pipe, n_tokens):
+    """Embed what all clips share.
+
+    Parameters
+    ----------
+    pipe : InflatedSDPipeline
+    n_tokens : int
+        length of the decoded prompt, start token included
+
+    Returns
+    -------
+    Prompts
+    """
+
+    def encode(prompt, length):
+        return encode_sd_text(pipe.text_encoder, pipe.tokenizer, [prompt], length)
+
+    inversion = encode("", min(INVERSION_TOKENS, pipe.tokenizer.model_max_length))
+    return Prompts(inversion, encode("", n_tokens), encode(NEGATIVE_PROMPT, n_tokens))
+
+
+def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, noise_timestep=200, start_timestep=None, inversion=True):
+    """Make frames of decoded latents and tokens; the defaults are the released recipe.
+
+    Parameters
+    ----------
+    pipe : InflatedSDPipeline
+    latents : torch.Tensor, shape (B, C, F, h, w)
+    tokens : torch.Tensor, shape (B, L, D), or None
+        decoded prompt without its start token; None for the empty prompt
+    noise : torch.Tensor, shape (B, C, F or 1, h, w)
+        standard normal; one frame is shared by all frames of a clip
+    prompts : Prompts
+        those of n_tokens = L + 1
+    n_steps : int
+        steps of the whole grid, up and down
+    guidance : float
+        scale of classifier-free guidance
+    noise_timestep : int
+        level of the added noise, 0...999
+    start_timestep : int, optional
+        use only the steps of the grid that are at most this, both ways
+    inversion : bool
+        False adds the noise to the latents themselves
+
+    Returns
+    -------
+    np.ndarray, shape (B, F, H, W, 3), float32
+        frames in 0...1; NaN where the computation overflowed
+
+    References
+    ----------
+    Mind-Animator, section 3.4 and the released reconstruction script.
+    """
+    # 1. invert: up the grid without guidance, to the noise from which DDIM would draw these latents
+    if inversion:
+        latents = pipe.invert(latents, prompts.inversion, n_steps, start_timestep)
+
+    # 2. noise: mixed in at one level, whatever level the inversion ended at
+    latents = pipe.add_noise_at(latents, noise, noise_timestep)
+
+    # 3. denoise: down the grid, guided by the decoded prompt. Its first token is the start token, whose embedding is
+    #    the same in every prompt since the text encoder is causal.
+    embeds = prompts.empty
+    if tokens is not None:
+        embeds = torch.cat([prompts.empty[:, :1].expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)  # b l+1 d
+    latents = pipe(
+        latents=latents, prompt_embeds=embeds, negative_prompt_embeds=prompts.negative, num_inference_steps=n_steps,
+        guidance_scale=guidance, start_timestep=start_timestep, output_type="latent",
+    ).videos  # fmt: skip
+
+    # 4. decode
+    frames = as_frames(pipe.decode(latents))
+    pipe.maybe_free_model_hooks()
+    return frames
+
+
+def as_frames(videos):
+    """Tensor (B, 3, F, H, W) -> float32 array (B, F, H, W, 3)."""
+    return rearrange(videos, "b c f h w -> b f h w c").float().cpu().numpy()
+
+
+# ---------------------------------------------------------------------------------------------- schedulers
+
+
+class DDIMGridDPMSolver(DPMSolverMultistepScheduler):
+    """DPM-Solver++ on DDIM's grid, up to which the inversion goes; its own grid ends at other noise levels."""
+
+    def set_timesteps(self, num_inference_steps, device=None):
+        spacing = self.config.num_train_timesteps // num_inference_steps
+        super().set_timesteps(timesteps=[k * spacing + 1 for k in reversed(range(num_inference_steps))], device=device)
+
+
+def make_scheduler(name, config):
+    """Scheduler of SD 1.x on the grid 981, 961, ..., 1 (for 50 steps).
+
+    Parameters
+    ----------
+    name : str
+        "ddim" or "dpmsolver++"
+    config : dict
+        of the scheduler in a Stable Diffusion folder
+    """
+    ddim = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+    # from DDIM's configuration, which the inversion goes back to
+    return ddim if name == "ddim" else DDIMGridDPMSolver.from_config(ddim.config, algorithm_type="dpmsolver++")
+
+
+def _as_ddim(scheduler):
+    """DDIM with another scheduler's noise schedule; latents have no range to be clipped to."""
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
 
 
 # ---------------------------------------------------------------------------------------------- samplers
@@ -19,28 +150,24 @@ NEGATIVE_PROMPT = "Not like the real scene, Distorted and blurred body, blurry,b
 
 
 def grid_up_to(timesteps, start_timestep=None):
-    """The timesteps of a descending grid that are at most `start_timestep`.
-
-    Raises
-    ------
-    ValueError : no step is left
-    """
+    """The timesteps of a descending grid that are at most `start_timestep`; a ValueError when none is."""
     kept = timesteps if start_timestep is None else timesteps[timesteps <= start_timestep]
     if len(kept) == 0:
-        raise ValueError(
-            f"expected a start_timestep of at least {timesteps.min().item()}, the lowest step of the grid, got {start_timestep}"
-        )
+        raise ValueError(f"start_timestep {start_timestep} is below the lowest step of the grid, {timesteps.min().item()}")
     return kept
 
 
 def split_prediction(prediction, latents, alpha, kind):
-    """Clean latents and noise that a prediction stands for, at the cumulative product of alphas `alpha`.
+    """Clean latents and noise that a prediction stands for.
 
     Parameters
     ----------
-    prediction, latents : torch.Tensor of one shape
-    alpha : float, of the noise level of `latents`
-    kind : "epsilon", "v_prediction" or "sample"
+    prediction, latents : torch.Tensor
+        of one shape
+    alpha : float
+        cumulative product of alphas at the noise level of `latents`
+    kind : str
+        "epsilon", "v_prediction" or "sample"
     """
     signal, noise = alpha**0.5, (1 - alpha) ** 0.5
     if kind == "epsilon":
@@ -49,7 +176,7 @@ def split_prediction(prediction, latents, alpha, kind):
         return signal * latents - noise * prediction, signal * prediction + noise * latents
     if kind == "sample":
         return prediction, (latents - signal * prediction) / noise
-    raise ValueError(f"expected prediction_type epsilon, v_prediction or sample, got {kind}")
+    raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, not {kind}")
 
 
 def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter):
@@ -62,14 +189,19 @@ def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=N
     ----------
     model : function (latents, int timestep) -> prediction
     latents : torch.Tensor, float32
-    scheduler : DDIMScheduler, left as it is
-    num_inference_steps : int, steps of the whole grid
-    start_timestep : int, optional; go up only to the last step of the grid that is at most this
-    progress : function that wraps the iteration, for a progress bar
+    scheduler : DDIMScheduler
+        left as it is
+    num_inference_steps : int
+        steps of the whole grid
+    start_timestep : int, optional
+        go up only to the last step of the grid that is at most this
+    progress : function
+        wraps the iteration, for a progress bar
 
     Returns
     -------
-    torch.Tensor of the shape of `latents`
+    torch.Tensor
+        of the shape of `latents`
 
     References
     ----------
@@ -92,13 +224,17 @@ def denoise(model, latents, scheduler, num_inference_steps, start_timestep=None,
 
     Parameters
     ----------
-    model, latents, num_inference_steps, start_timestep, progress : as in `ddim_invert`
-    scheduler : DDIMScheduler or DPMSolverMultistepScheduler, left as it is
-    generator : torch.Generator, optional, for stochastic variants of the solver
+    model, latents, num_inference_steps, start_timestep, progress
+        as in `ddim_invert`
+    scheduler : DDIMScheduler or DPMSolverMultistepScheduler
+        left as it is
+    generator : torch.Generator, optional
+        for stochastic variants of the solver
 
     Returns
     -------
-    torch.Tensor of the shape of `latents`
+    torch.Tensor
+        of the shape of `latents`
     """
     scheduler = copy.deepcopy(scheduler)  # a multistep solver remembers its last predictions
     scheduler.set_timesteps(num_inference_steps)
@@ -126,10 +262,13 @@ class InflatedSDPipeline(DiffusionPipeline):
     Parameters
     ----------
     vae : diffusers.AutoencoderKL
-    text_encoder, tokenizer : CLIP text model and tokenizer, or None when all embeddings are given
-    unet : diffusers.UNet2DConditionModel, inflated in place if it is not
-    scheduler : DDIMScheduler or DPMSolverMultistepScheduler; another one is replaced by DDIM with its noise schedule,
-        as the released code reads the scheduler file of Stable Diffusion 1.x
+    text_encoder, tokenizer : CLIP text model and tokenizer
+        or None when all embeddings are given
+    unet : diffusers.UNet2DConditionModel
+        inflated in place if it is not
+    scheduler : DDIMScheduler or DPMSolverMultistepScheduler
+        another one is replaced by DDIM with its noise schedule, as the released code reads the scheduler file of
+        Stable Diffusion 1.x
 
     Latents are (B, 4, F, H, W), scaled by vae.config.scaling_factor, and stay float32 between the steps whatever the
     type of the weights.
@@ -157,18 +296,15 @@ class InflatedSDPipeline(DiffusionPipeline):
         Parameters
         ----------
         prompt : str
-        n_tokens : int, length to which the prompt is padded or cut
+        n_tokens : int
+            length to which the prompt is padded or cut
 
         Returns
         -------
-        torch.Tensor (1, n_tokens, D)
-
-        Raises
-        ------
-        ValueError : the pipeline has no text encoder
+        torch.Tensor, shape (1, n_tokens, D)
         """
         if self.text_encoder is None or self.tokenizer is None:
-            raise ValueError("expected a text encoder and a tokenizer, or all embeddings, got neither")
+            raise ValueError("a pipeline without text encoder and tokenizer needs all embeddings")
         ids = self.tokenizer(prompt, padding="max_length", max_length=n_tokens, truncation=True, return_tensors="pt").input_ids
         return self.text_encoder(ids.to(self._execution_device))[0]
 
@@ -178,38 +314,46 @@ class InflatedSDPipeline(DiffusionPipeline):
 
         Parameters
         ----------
-        latents : torch.Tensor (B, C, F, H, W), clean
-        prompt_embeds : torch.Tensor (B or 1, L, D), released: of the empty prompt
-        num_inference_steps : int, steps of the whole grid
-        start_timestep : int, optional; invert only up to the last step of the grid that is at most this
+        latents : torch.Tensor, shape (B, C, F, H, W)
+            clean
+        prompt_embeds : torch.Tensor, shape (B or 1, L, D)
+            released: of the empty prompt
+        num_inference_steps : int
+            steps of the whole grid
+        start_timestep : int, optional
+            invert only up to the last step of the grid that is at most this
 
         Returns
         -------
-        torch.Tensor (B, C, F, H, W), float32
+        torch.Tensor, shape (B, C, F, H, W), float32
         """
         latents = self._latents(latents)
         embeds = self._embeds("prompt_embeds", prompt_embeds, len(latents))
         scheduler = self.scheduler if isinstance(self.scheduler, DDIMScheduler) else _as_ddim(self.scheduler)
-        return ddim_invert(
-            lambda x, t: self._predict(x, t, embeds), latents, scheduler, num_inference_steps, start_timestep, self.progress_bar
-        )
+
+        def model(x, t):
+            return self._predict(x, t, embeds)
+
+        return ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep, self.progress_bar)
 
     def add_noise_at(self, latents, noise, timestep):
         """Mix in noise as the forward diffusion does: sqrt(alpha_t) latents + sqrt(1 - alpha_t) noise.
 
         Parameters
         ----------
-        latents : torch.Tensor (B, C, F, H, W)
-        noise : torch.Tensor of the same shape, or with F = 1 for one noise frame that all frames share
-        timestep : int, 0...999
+        latents : torch.Tensor, shape (B, C, F, H, W)
+        noise : torch.Tensor, shape (B, C, F or 1, H, W)
+            F = 1 for one noise frame that all frames share
+        timestep : int
+            0...999
 
         Returns
         -------
-        torch.Tensor (B, C, F, H, W), float32
+        torch.Tensor, shape (B, C, F, H, W), float32
         """
         alphas = self.scheduler.alphas_cumprod
         if not 0 <= timestep < len(alphas):
-            raise ValueError(f"expected a timestep in 0...{len(alphas) - 1}, got {timestep}")
+            raise ValueError(f"timestep must be in 0...{len(alphas) - 1}, not {timestep}")
         alpha = alphas[timestep].item()
         latents = self._latents(latents)
         return alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents)
@@ -220,18 +364,19 @@ class InflatedSDPipeline(DiffusionPipeline):
 
         Parameters
         ----------
-        latents : torch.Tensor (B, C, F, H, W)
-        n_frames_batch : int, frames that the VAE decodes at once
+        latents : torch.Tensor, shape (B, C, F, H, W)
+        n_frames_batch : int
+            frames that the VAE decodes at once
 
         Returns
         -------
-        torch.Tensor (B, 3, F, H, W), float32, 0...1
+        torch.Tensor, shape (B, 3, F, H, W), float32
+            0...1
         """
         latents = self._latents(latents)
-        folded = (latents / self.vae.config.scaling_factor).transpose(1, 2).flatten(0, 1)  # (b f) c h w
+        folded = rearrange(latents / self.vae.config.scaling_factor, "b c f h w -> (b f) c h w")
         frames = torch.cat([self.vae.decode(chunk.to(self.vae.dtype)).sample.float() for chunk in folded.split(n_frames_batch)])
-        frames = (frames / 2 + 0.5).clamp(0, 1)
-        return frames.unflatten(0, (len(latents), -1)).transpose(1, 2)  # b c f h w
+        return rearrange((frames / 2 + 0.5).clamp(0, 1), "(b f) c h w -> b c f h w", b=len(latents))
 
     @torch.no_grad()
     def __call__(
@@ -252,41 +397,36 @@ class InflatedSDPipeline(DiffusionPipeline):
 
         Parameters
         ----------
-        latents : torch.Tensor (B, C, F, H, W), noisy
-        prompt_embeds : torch.Tensor (B or 1, L, D)
-        negative_prompt_embeds : torch.Tensor (B or 1, L, D), optional
-        negative_prompt : str, optional; without it and the embeddings, the released one. Encoded to L tokens.
-        num_inference_steps : int, steps of the whole grid
-        guidance_scale : float, 1 is without guidance and runs the UNet on the prompt only
-        start_timestep : int, optional; use only the steps of the grid that are at most this
-        generator : torch.Generator, optional, for stochastic variants of the solver; DDIM runs with eta = 0
-        output_type : "pt", "np" or "latent"
-        n_frames_batch : int, frames that the VAE decodes at once
+        latents : torch.Tensor, shape (B, C, F, H, W)
+            noisy
+        prompt_embeds, negative_prompt_embeds : torch.Tensor, shape (B or 1, L, D)
+        negative_prompt : str, optional
+            instead of its embeddings; the released one by default, encoded to L tokens
+        num_inference_steps, start_timestep, generator
+            as in `denoise`; DDIM runs with eta = 0
+        guidance_scale : float
+            1 is without guidance and runs the UNet on the prompt alone
+        output_type : str
+            "pt", "np" or "latent"
+        n_frames_batch : int
+            frames that the VAE decodes at once
 
         Returns
         -------
-        InflatedSDPipelineOutput with .videos (B, 3, F, H, W) in 0...1, or the final latents
-
-        Raises
-        ------
-        ValueError : a shape or an option that does not fit
+        InflatedSDPipelineOutput
+            with .videos (B, 3, F, H, W) in 0...1, or the final latents
 
         References
         ----------
         Ho and Salimans 2022, Classifier-Free Diffusion Guidance, equation 6.
         """
         if output_type not in ("pt", "np", "latent"):
-            raise ValueError(f"expected output_type pt, np or latent, got {output_type}")
+            raise ValueError(f"output_type must be pt, np or latent, not {output_type}")
         latents = self._latents(latents)
         embeds = self._embeds("prompt_embeds", prompt_embeds, len(latents))
         guided = guidance_scale != 1
         if guided:
-            if negative_prompt_embeds is None:
-                negative_prompt_embeds = self.encode_prompt(
-                    negative_prompt if negative_prompt is not None else NEGATIVE_PROMPT, embeds.shape[1]
-                )
-            negative = self._embeds("negative_prompt_embeds", negative_prompt_embeds, len(latents), n_tokens=embeds.shape[1])
-            embeds = torch.cat([negative, embeds])
+            embeds = torch.cat([self._negative(negative_prompt_embeds, negative_prompt, embeds), embeds])  # (2 b) l d
 
         def model(x, t):
             if not guided:
@@ -299,6 +439,12 @@ class InflatedSDPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return InflatedSDPipelineOutput(videos=videos.cpu().numpy() if output_type == "np" else videos)
 
+    def _negative(self, embeds, prompt, like):
+        """Embeddings of the negative prompt in the shape of `like`."""
+        if embeds is None:
+            embeds = self.encode_prompt(NEGATIVE_PROMPT if prompt is None else prompt, like.shape[1])
+        return self._embeds("negative_prompt_embeds", embeds, len(like), n_tokens=like.shape[1])
+
     def _predict(self, latents, timestep, embeds):
         # a tensor, because a compiled UNet would specialise on a number
         timestep = torch.tensor(timestep, device=latents.device)
@@ -307,17 +453,12 @@ class InflatedSDPipeline(DiffusionPipeline):
     def _latents(self, latents):
         channels = self.unet.config.in_channels
         if latents.ndim != 5 or latents.shape[1] != channels:
-            raise ValueError(f"expected latents of shape (B, {channels}, F, H, W), got {tuple(latents.shape)}")
+            raise ValueError(f"latents must have the shape (B, {channels}, F, H, W), not {tuple(latents.shape)}")
         return latents.to(self._execution_device, torch.float32)
 
     def _embeds(self, name, embeds, batch, n_tokens=None):
         width = self.unet.config.cross_attention_dim
         fits = embeds.ndim == 3 and len(embeds) in (1, batch) and embeds.shape[2] == width and n_tokens in (None, embeds.shape[1])
         if not fits:
-            raise ValueError(f"expected {name} of shape ({batch} or 1, {n_tokens or 'L'}, {width}), got {tuple(embeds.shape)}")
+            raise ValueError(f"{name} must have the shape ({batch} or 1, {n_tokens or 'L'}, {width}), not {tuple(embeds.shape)}")
         return embeds.to(self._execution_device, self.unet.dtype).expand(batch, -1, -1)
-
-
-def _as_ddim(scheduler):
-    """DDIM with another scheduler's noise schedule; latents have no range to be clipped to."""
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
