@@ -4,7 +4,6 @@ import contextlib
 import logging
 from pathlib import Path
 
-from common.cli import PROJECT
 from common.files import UserError
 
 _HELP = {
@@ -33,11 +32,23 @@ def add_model_flags(parser, *names):
 
 
 def model_path(args, name):
-    """The source that --sd_path or --clip_path names, or the data set's default, str."""
+    """Source of a model: what its flag names, or else the data set's default.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    name : str
+        sd, clip, vifi, image_classifier, clip_classifier or caption_model
+
+    Returns
+    -------
+    str or None
+        hub id, folder or file; None where neither says one
+    """
     from common.datasets import get_dataset
 
-    default = str(PROJECT / "phantom" / "models" / name) if get_dataset(args.dataset).is_phantom else _DEFAULTS[name]
-    return getattr(args, f"{name}_path") or default
+    given = getattr(args, f"{name}_path", None) or getattr(args, name, None) or get_dataset(args.dataset).models.get(name)
+    return str(given) if given else None
 
 
 def model_files(path, *parts):

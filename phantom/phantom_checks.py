@@ -194,12 +194,12 @@ def semantic_ranks(args, dataset, layout, arm):
 
     from models.checkpoints import load_checkpoint
 
-    fmri = load_fmri(layout, dataset, args.subj_ID, "test", arm, args.data_root, model_path(args, "clip"), args.seed)
+    fmri = load_fmri(layout, dataset, args.subj_ID, "test", arm, args.data_root, args.seed)
     model, _ = load_checkpoint(layout.checkpoints(args.subj_ID, arm, "semantic") / "last.safetensors")
     with torch.no_grad():
         embedding = model.eval()(torch.from_numpy(np.ascontiguousarray(fmri)))[0].numpy()
     text = load_array(layout.text_embeddings_clip("test"), shape=(dataset.n_test, None))
-    captions = [scene.caption for scene in load_scenes(args.data_root, "test")]
+    captions = [scene.caption for scene in load_scenes(dataset.truth_path(args.data_root), "test")]
     _, first, own = np.unique(captions, return_index=True, return_inverse=True)
     gallery = text[first] / np.linalg.norm(text[first], axis=1, keepdims=True)
     similarity = embedding / np.linalg.norm(embedding, axis=1, keepdims=True) @ gallery.T
@@ -543,7 +543,7 @@ def main(args):
     if record.is_done():
         return
     record.start()
-    scenes = {split: load_scenes(args.data_root, split) for split in ("train", "test")}
+    scenes = {split: load_scenes(dataset.truth_path(args.data_root), split) for split in ("train", "test")}
 
     names = {arm: reconstruction_name(arm, seed=args.seed) for arm in args.arms}
     names["still"] = reconstruction_name("full", "motion", args.seed)

@@ -41,7 +41,7 @@ BACKGROUNDS = {
 SIZES = {"small": 10.0, "large": 14.0}  # radius in pixels
 GRID = (20.0, 32.0, 44.0)  # start positions of the object's centre, per axis
 DIRECTIONS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
-SPEEDS = (2.0, 3.5)  # pixels per 8 film frames
+SPEEDS = (2.0, 3.5)  # pixels per 8 movie frames
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Scene:
         return f"a {self.size} {self.colour} {self.shape} {BACKGROUNDS[self.background]}"
 
     def velocity(self):
-        """Pixels per film frame, (x, y)."""
+        """Pixels per movie frame, (x, y)."""
         return tuple(self.speed / 8 * d for d in DIRECTIONS[self.direction])
 
     def to_json(self):
@@ -206,18 +206,18 @@ def _stamp(shape, size, phase_x, phase_y):
 
 
 def object_centre(scene, frames):
-    """Centre of the object in pixels at the given film frames of its scene, (T, 2) as (x, y)."""
+    """Centre of the object in pixels at the given frames of its scene, (T, 2) as (x, y)."""
     start = np.array([GRID[scene.column], GRID[scene.row]])
     return start + np.multiply.outer(np.asarray(frames, dtype=float), scene.velocity())
 
 
 def render(scene, frames, opacity=1.0):
-    """Draw film frames of a scene.
+    """Draw frames of a scene.
 
     Parameters
     ----------
     scene : Scene
-    frames : sequence of int, film frames from 0 at the scene's start
+    frames : sequence of int, frames from 0 at the scene's start
     opacity : of the object in each frame, (T,) or one for all
 
     Returns

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from phantom import world as phantom_world
-from common.datasets import get_dataset
+from common.datasets import DATASETS, Phantom, get_dataset
 from common.files import write_json
-from phantom.features import TRUTH
-from common.records import Record
+from common.records import working
 from common.video import write_mp4
 from common.workers import add_workers_flag, remove_partial, run_jobs
+from phantom import world
 
 CRF = 8  # finer than step 1 of the preprocessing cuts clips, so that coding them twice costs little
 
@@ -30,7 +29,7 @@ def draw_scenes(dataset, seed):
     scenes = {}
     for number, split in enumerate(("train", "test")):
         rng = np.random.default_rng([seed, number])
-        scenes[split] = {run: [phantom_world.random_scene(rng) for _ in range(dataset.clips_per_run(split))] for run in dataset.runs(split)}
+        scenes[split] = {run: [world.random_scene(rng) for _ in range(dataset.clips_per_run(split))] for run in dataset.runs(split)}
     return scenes
 
 
@@ -49,39 +48,39 @@ def truth(scenes):
 def make_movie(job):
     """Write one movie; the job is (path, list of Scene)."""
     path, scenes = job
-    frames = np.concatenate([phantom_world.render(scene, range(phantom_world.SCENE_FRAMES)) for scene in scenes])
-    write_mp4(path, frames, phantom_world.FPS, crf=CRF)
+    frames = np.concatenate([world.render(scene, range(world.SCENE_FRAMES)) for scene in scenes])
+    write_mp4(path, frames, world.FPS, crf=CRF)
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("data")
+    phantoms = [name for name, entry in DATASETS.items() if isinstance(entry, Phantom)]
+    group.add_argument("--dataset", choices=phantoms, default="phantom", help="phantom to make, an entry of common/datasets")
     group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder to write phantom/ into"
-    )
+        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
+        help="folder for the raw data; $MINDANIMATOR_DATA sets the default",
+    )  # fmt: skip
     add_workers_flag(group, "movies")
     return parser
 
 
 def main(args):
-    dataset = get_dataset("phantom")
-    record = Record(args.data_root / "phantom" / "records" / "step1_make_stimuli", args)
-    if record.is_done():
-        return
+    dataset = get_dataset(args.dataset, Phantom)
     scenes = draw_scenes(dataset, args.seed)
     movies = [(dataset.movie_path(args.data_root, run), of_run) for runs in scenes.values() for run, of_run in runs.items()]
-    if args.overwrite:  # before the record is of the new run: what a stopped one leaves would pass for its own
-        for path, _ in movies:
-            path.unlink(missing_ok=True)
-    record.start()
-    write_json(args.data_root / TRUTH, {"phantom": True, "seed": args.seed, **truth(scenes)})
-    remove_partial(movies[0][0].parent)
-    run_jobs(make_movie, [movie for movie in movies if not movie[0].exists()], args.workers, "phantom movies", "movie")
-    n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
-    print(
-        f"phantom: {n_scenes['train']} training scenes in {dataset.n_train_runs} movies, {n_scenes['test']} test scenes in {dataset.n_test_runs}"
-    )
-    record.finish(**n_scenes)
+    paths, truth_path = [path for path, _ in movies], dataset.truth_path(args.data_root)
+    folder = truth_path.parent / "records" / "step1_make_stimuli"
+    with working(folder, args, outputs=[*paths, truth_path], clear=paths) as record:
+        if record is None:
+            return
+        write_json(truth_path, {"phantom": True, "seed": args.seed, **truth(scenes)})
+        remove_partial(paths[0].parent)
+        run_jobs(make_movie, [movie for movie in movies if not movie[0].exists()], args.workers, f"{dataset.name} movies", "movie")
+        n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
+        movies_of = {"train": dataset.n_train_runs, "test": dataset.n_test_runs}
+        print(f"{dataset.name}: {', '.join(f'{n} {split} scenes in {movies_of[split]} movies' for split, n in n_scenes.items())}")
+        record.finish(**n_scenes)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ V1-V4 answer to structure, V3A, V3B, MT and MST to motion, LO1, LO2, TPOJ1 and T
 
 Reads    {data_root}/phantom/phantom_truth.json
 Writes   {data_root}/phantom/CC2017_Purdue/Subject0{s}/video_fmri_dataset/subject{s}/fmri/{run}/cifti/{run}_{rep}_Atlas.dtseries.nii
+         {data_root}/phantom/phantom_vertices_sub{s}.json      vertices that answer to something
+         {data_root}/phantom/true_features_{train,test}.npy    (N, 169) float32, what they answer to: the oracle arm's input
 
     python Data_preprocess/Phantom/step2_make_fmri.py --data_root data --subj_ID 1
 
@@ -20,11 +22,12 @@ from scipy.stats import gamma
 
 from common import cli, cortex
 from common.cifti import write_series
-from common.datasets import get_dataset
-from common.files import write_json
-from phantom.features import AREAS, TRUTH, feature_groups
-from common.records import Record
+from common.datasets import DATASETS, Phantom, get_dataset
+from common.files import card_path, read_json, save_array, sha256, write_json
+from common.model_sources import model_files, model_path
+from common.records import working
 from common.workers import add_workers_flag, remove_partial, run_jobs
+from phantom.features import AREAS, feature_groups, load_scenes, true_features
 
 EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes
 AR = 0.4  # correlation of successive noise samples
@@ -63,10 +66,13 @@ def signal(features, weights, response, start_tr):
 
     Parameters
     ----------
-    features : (N, D) of a run's scenes
-    weights : (D, V)
-    response : (n,) response weights
-    start_tr : time of volume 0 in TRs after the film's start
+    features : array, (N, D)
+        of a run's scenes
+    weights : array, (D, V)
+    response : array, (n,)
+        response weights
+    start_tr : float
+        time of volume 0 in TRs after the movie's start
     """
     drive = features @ weights
     drive /= np.maximum(drive.std(0), 1e-9)
@@ -98,80 +104,115 @@ def make_run(paths, planted, constant, nan, amplitude, tr, seeds):
         write_series(path, series, tr)
 
 
+def _make_run(job, **shared):
+    paths, seeds, clean = job
+    make_run(paths, clean, seeds=seeds, **shared)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def series_paths(dataset, data_root, subject):
+    """Paths of a subject's series, list of (split, number of the run, run, {repetition: path})."""
+    return [
+        (split, number, run, {rep: dataset.series_path(data_root, subject, run, rep) for rep in dataset.repetitions(subject, run)})
+        for split in ("train", "test")
+        for number, run in enumerate(dataset.runs(split))
+    ]
+
+
+def write_true_features(dataset, data_root, groups, sources):
+    """Write what the oracle arm has in place of fMRI.
+
+    Parameters
+    ----------
+    dataset : Phantom
+    data_root : Path
+    groups : dict of dict
+        of `feature_groups`
+    sources : dict
+        file that the features come from -> SHA-256, for the data card
+    """
+    for split in ("train", "test"):
+        save_array(
+            dataset.oracle_path(data_root, split), true_features(groups, split), rows=f"{split} clips in order",
+            units="standard deviations over the training scenes", made_by="Data_preprocess/Phantom/step2_make_fmri.py", sources=sources,
+        )  # fmt: skip
+
+
+def has_true_features(dataset, data_root, sources):
+    """Whether the arrays of `write_true_features` are there and of these sources."""
+    paths = [dataset.oracle_path(data_root, split) for split in ("train", "test")]
+    return all(path.exists() and card_path(path).exists() and read_json(card_path(path)).get("sources") == sources for path in paths)
+
+
+def make_subject(args, dataset, subject, groups):
+    """Write all series of a subject that are not there yet."""
+    planted, constant, nan = draw_vertices(groups, subject, args.seed)
+    response = response_weights(args.hrf, dataset.tr)
+    amplitude = np.sqrt(args.reliability / (1 - args.reliability)) / np.linalg.norm(response)  # the noise has unit variance
+    write_json(
+        dataset.vertices_path(args.data_root, subject),
+        {**{name: vertices for name, vertices, _ in planted}, "constant": np.sort(constant), "nan": np.sort(nan), "response": response},
+    )
+    jobs = []
+    for split, number, run, paths in series_paths(dataset, args.data_root, subject):
+        rows = np.s_[number * dataset.clips_per_run(split) : (number + 1) * dataset.clips_per_run(split)]
+        start = 2 - dataset.volume_offset(run)  # the volume of the first clip lies 2 TR after the movie's start
+        todo = {rep: path for rep, path in paths.items() if not path.exists()}
+        if todo:
+            clean = [
+                (vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32))
+                for name, vertices, weights in planted
+            ]
+            seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in todo]
+            jobs.append((list(todo.values()), seeds, clean))
+    work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)
+    run_jobs(work, jobs, args.workers, f"{dataset.name} fMRI subject {subject}", "run")
+
+
 # ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("data")
+    phantoms = [name for name, entry in DATASETS.items() if isinstance(entry, Phantom)]
+    group.add_argument("--dataset", choices=phantoms, default="phantom", help="phantom to make, an entry of common/datasets")
     group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), help="folder that holds phantom/"
-    )
-    group.add_argument("--subj_ID", type=int, nargs="+", default=[1], help="subjects 1 to 3; their weights differ")
+        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
+        help="folder with the phantom's movies; $MINDANIMATOR_DATA sets the default",
+    )  # fmt: skip
+    group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="simulated participants, 1 to 3; they differ")
     add_workers_flag(group, "runs")
     group = parser.add_argument_group("model")
-    group.add_argument("--reliability", type=float, default=0.3, help="inter-repetition correlation of responsive vertices")
+    reliability = cli.real(above=0, below=1)
+    group.add_argument("--reliability", type=reliability, default=0.3, help="inter-repetition correlation of responsive vertices")
     group.add_argument("--hrf", choices=list(HRF), default="phantom", help="haemodynamic response")
-    group.add_argument("--clip_path", default=str(cli.PROJECT / "phantom" / "models" / "clip"), help="CLIP that embeds the captions")
+    group.add_argument("--clip_path", metavar="SOURCE", changes_result=False, help="CLIP that embeds the captions (default: the phantom's)")
     return parser
 
 
 def main(args):
-    dataset = get_dataset("phantom")
+    dataset, clip_path = get_dataset(args.dataset, Phantom), model_path(args, "clip")
+    truth = dataset.truth_path(args.data_root)
+    scenes = {split: load_scenes(truth, split) for split in ("train", "test")}
+    inputs = [truth, *model_files(clip_path)]
+    sources, groups = {path.name: sha256(path) for path in inputs}, None
+    if args.overwrite or not has_true_features(dataset, args.data_root, sources):
+        groups = feature_groups(scenes, clip_path)
+        write_true_features(dataset, args.data_root, groups, sources)
     for subject in args.subj_ID:
-        dataset.check_subject(subject)
-    truth = args.data_root / TRUTH
-    groups = None
-    for subject in args.subj_ID:
-        record = Record(
-            args.data_root / "phantom" / "records" / f"step2_make_fmri_sub{subject}", args, [truth], neutral={"subj_ID", "clip_path"}
-        )
-        if record.is_done():
-            continue
-        groups = groups or feature_groups(args.data_root, args.clip_path)
-        folder = dataset.series_path(args.data_root, subject, "seg1", 1).parents[2]
-        if args.overwrite:  # before the record is of the new run: what a stopped one leaves would pass for its own
-            for path in folder.rglob("*_Atlas.dtseries.nii"):
-                path.unlink()
-        remove_partial(folder)
-        record.start()
-        n_files = make_subject(args, dataset, subject, groups)
-        print(f"phantom subject {subject}: {n_files} series of {cortex.N_CORTEX} vertices")
-        record.finish(series=n_files)
-
-
-def make_subject(args, dataset, subject, groups):
-    """Write all runs of a subject; returns the number of series."""
-    planted, constant, nan = draw_vertices(groups, subject, args.seed)
-    response = response_weights(args.hrf, dataset.tr)
-    amplitude = np.sqrt(args.reliability / (1 - args.reliability)) / np.linalg.norm(response)  # the noise has unit variance
-    write_json(
-        args.data_root / "phantom" / f"phantom_vertices_sub{subject}.json",
-        {**{name: vertices for name, vertices, _ in planted}, "constant": np.sort(constant), "nan": np.sort(nan), "response": response},
-    )
-    jobs = []
-    for split in ("train", "test"):
-        for number, run in enumerate(dataset.runs(split)):
-            rows = np.s_[number * dataset.clips_per_run(split) : (number + 1) * dataset.clips_per_run(split)]
-            start = 2 - dataset.volume_offset(run)  # the volume of the first clip lies 2 TR after the film's start
-            clean = [
-                (vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32))
-                for name, vertices, weights in planted
-            ]
-            repetitions = dataset.repetitions(subject, run)
-            paths = [dataset.series_path(args.data_root, subject, run, rep) for rep in repetitions]
-            seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in repetitions]
-            todo = [(path, seed) for path, seed in zip(paths, seeds, strict=True) if not path.exists()]
-            if todo:
-                jobs.append((*zip(*todo, strict=True), clean))
-    work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)
-    run_jobs(work, jobs, args.workers, f"phantom fMRI subject {subject}", "run")
-    return sum(len(dataset.repetitions(subject, run)) for split in ("train", "test") for run in dataset.runs(split))
-
-
-def _make_run(job, **shared):
-    paths, seeds, clean = job
-    make_run(paths, clean, seeds=seeds, **shared)
+        paths = [path for *_, of_run in series_paths(dataset, args.data_root, subject) for path in of_run.values()]
+        folder = truth.parent / "records" / f"step2_make_fmri_sub{subject}"
+        with working(folder, args, inputs=inputs, outputs=paths, clear=paths) as record:
+            if record is None:
+                continue
+            groups = groups or feature_groups(scenes, clip_path)
+            remove_partial(paths[0].parents[2])
+            make_subject(args, dataset, subject, groups)
+            print(f"{dataset.name} subject {subject}: {len(paths)} series of {cortex.N_CORTEX} vertices")
+            record.finish(series=len(paths))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,21 @@ from common.datasets.own import OWN, OwnDataset
 from common.datasets.phantom import PHANTOM, Phantom
 from common.files import UserError
 
-__all__ = ["ALGONAUTS", "CC2017", "DATASETS", "HCP", "PHANTOM", "Algonauts", "CC2017Like", "Dataset", "HCPMovie", "OwnDataset", "Phantom", "get_dataset"]
+__all__ = [
+    "ALGONAUTS",
+    "CC2017",
+    "DATASETS",
+    "HCP",
+    "PHANTOM",
+    "Algonauts",
+    "CC2017Like",
+    "Dataset",
+    "HCPMovie",
+    "OwnDataset",
+    "Phantom",
+    "get_dataset",
+    "other_names",
+]
 
 DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM, *OWN)}
 
@@ -39,3 +53,8 @@ def get_dataset(name, kind=Dataset):
             "use the one in the data set's own folder of Data_preprocess"
         )
     return DATASETS[name]
+
+
+def other_names(dataset):
+    """Words by which paths in the authors' folder name other data sets than this one, list of str."""
+    return [word for entry in DATASETS.values() for word in entry.released_names if word not in dataset.released_names]

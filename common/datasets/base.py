@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.files import UserError
 
-SD, CLIP = "stable-diffusion-v1-5/stable-diffusion-v1-5", "ViT-B-32:openai"
+MODELS = {"sd": "stable-diffusion-v1-5/stable-diffusion-v1-5", "clip": "ViT-B-32:openai", "caption_model": "Salesforce/blip2-flan-t5-xxl"}
 RELEASED_EPOCHS = {"semantic": 30, "structure": 75, "CMG": 70, "retrieval": 40}
 
 
@@ -22,7 +22,7 @@ class RawFile:
     group : str
         heading under which it is counted, such as "subject 1"
     path : Path
-        a path, or a pattern of which the first match is taken
+        a path, or a pattern of which the first match is taken; "**" stands for any depth
     kind : str
         movie, series, array, rows, responses, events, ...: what check_data looks at
     least : float
@@ -31,6 +31,8 @@ class RawFile:
         s between volumes of a series
     shape : tuple
         of an array, None for any number
+    preferred : Path
+        path or pattern that goes before `path` where there is such a file
     """
 
     group: str
@@ -39,6 +41,7 @@ class RawFile:
     least: float = 0
     tr: float = 0
     shape: tuple = ()
+    preferred: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Dataset:
     source : str
         where the raw data come from
     models : dict
-        default source of each model: sd, clip, vifi, image_classifier, clip_classifier, caption_model; None for none
+        default source of each model, hub id or folder: sd, clip, vifi, image_classifier, clip_classifier, caption_model;
+        one that is not named has no default
     arms : tuple
         training arms that run_pipeline.py runs (common.arms)
     config : str
@@ -102,7 +106,7 @@ class Dataset:
     n_vertices: int
     epochs: dict = field(default_factory=lambda: dict(RELEASED_EPOCHS))
     source: str = "its makers"
-    models: dict = field(default_factory=lambda: {"sd": SD, "clip": CLIP})
+    models: dict = field(default_factory=lambda: dict(MODELS))
     arms: tuple = ("full",)
     config: str = ""
     making: tuple = ()
@@ -145,8 +149,12 @@ class Dataset:
                 return subject
         raise UserError(f"{self.name} has no subject {word}; choose from {', '.join(map(str, self.subjects))}")
 
+    def released_numbers(self, subject):
+        """Numbers by which the authors' folder may call a participant, tuple."""
+        return (subject,)
+
     def raw_files(self, data_root, subjects):
-        """Files that the raw data consist of, iterable of RawFile."""
+        """Files that the raw data of participants consist of, iterable of RawFile."""
         return ()
 
     def known_captions(self, data_root, split):

@@ -10,7 +10,7 @@ from common.datasets.base import Dataset, RawFile
 class CC2017Like(Dataset):
     """Movies cut into clips of one TR, watched twice (training) or ten times (test); CIFTI series of the cortex."""
 
-    folder: str = "CC2017_Purdue"  # below --data_root
+    folder: str = "CC2017_Purdue"
     n_train_runs: int = 18
     n_test_runs: int = 5
     clips_per_train_run: int = 240
@@ -40,15 +40,19 @@ class CC2017Like(Dataset):
     def volume_offset(self, run):
         """First volume that belongs to a clip: the haemodynamic delay of 4 s, less the scanner's own start.
 
-        Volume 0 lies 2 s after the film's start in seg* and test1, at the film's start in test2...test5.
+        Volume 0 lies 2 s after the movie's start in seg* and test1, at the movie's start in test2...test5.
         """
         return 1 if run.startswith("seg") or run == "test1" else 2
 
+    def tree(self, data_root):
+        """Folder with Stimuli and the subjects."""
+        return Path(data_root) / self.folder
+
     def movie_path(self, data_root, run):
-        return Path(data_root) / self.folder / "Stimuli/video_fmri_dataset/stimuli" / f"{run}.mp4"
+        return self.tree(data_root) / "Stimuli/video_fmri_dataset/stimuli" / f"{run}.mp4"
 
     def series_path(self, data_root, subject, run, rep):
-        folder = Path(data_root) / self.folder / f"Subject{subject:02d}/video_fmri_dataset/subject{subject}/fmri/{run}/cifti"
+        folder = self.tree(data_root) / f"Subject{subject:02d}/video_fmri_dataset/subject{subject}/fmri/{run}/cifti"
         return folder / f"{run}_{rep}_Atlas.dtseries.nii"
 
     def raw_files(self, data_root, subjects):

@@ -11,11 +11,11 @@ from common.datasets.base import Dataset, RawFile
 
 @dataclass(frozen=True)
 class HCPMovie(Dataset):
-    """Film excerpts of four movie runs, one clip per second."""
+    """Excerpts of four movie runs, one clip per second."""
 
     movies: tuple = ("7T_MOVIE1_CC1_v2", "7T_MOVIE2_HO1_v2", "7T_MOVIE3_CC2_v2", "7T_MOVIE4_HO2_v2")
     runs: tuple = ("tfMRI_MOVIE1_7T_AP", "tfMRI_MOVIE2_7T_PA", "tfMRI_MOVIE3_7T_PA", "tfMRI_MOVIE4_7T_AP")
-    excerpts: tuple = (  # film frames at 24 fps, [start, end), per movie
+    excerpts: tuple = (  # frames at 24 fps, [start, end), per movie
         ((624, 5544), (6936, 12120), (12744, 16920), (17760, 19128), (19776, 21600)),
         ((624, 5904), (6528, 12600), (13224, 19056), (19704, 21528)),
         ((624, 4776), (5448, 9672), (10344, 14760), (15720, 18984), (19632, 21456)),
@@ -27,7 +27,7 @@ class HCPMovie(Dataset):
     def clip_start_seconds(self, movie):
         """Start of every clip in whole seconds of a movie, (clips,) int; movies count from 1."""
         if not 1 <= movie <= len(self.movies):
-            raise ValueError(f"movie 1 to {len(self.movies)} expected, {movie} given")
+            raise ValueError(f"there is no movie {movie}; use 1 to {len(self.movies)}")
         seconds = [np.arange(start // self.fps, end // self.fps) for start, end in self.excerpts[movie - 1]]
         return np.concatenate(seconds)
 
@@ -39,16 +39,19 @@ class HCPMovie(Dataset):
         """Cortical vertices of the twelve visual areas, both sides, (5820,) int, ascending."""
         return cortex.area_vertices(VISUAL_AREAS)
 
+    def released_numbers(self, subject):
+        return subject, self.subjects.index(subject) + 1
+
     def raw_files(self, data_root, subjects):
         for number, movie in enumerate(self.movies, 1):
             seconds = int(self.clip_start_seconds(number)[-1]) + 1
             yield RawFile("movies", data_root / "**" / f"{movie}.mp4", "movie", seconds)
         for subject in subjects:
             for number, run in enumerate(self.runs, 1):
-                # sorted, the cleaned series (_Atlas_hp2000_clean) does not come first: check_data tries both patterns in turn
-                results = data_root / "**" / str(subject) / "MNINonLinear" / "Results" / run
-                path = results / f"{run}_Atlas*.dtseries.nii"
-                yield RawFile(f"subject {subject}", path, "series", int(self.volume_indices(number)[-1]) + 1, self.tr)
+                folder = data_root / "**" / str(subject) / "MNINonLinear" / "Results" / run
+                volumes = int(self.volume_indices(number)[-1]) + 1
+                cleaned = folder / f"{run}_Atlas_hp2000_clean.dtseries.nii"
+                yield RawFile(f"subject {subject}", folder / f"{run}_Atlas*.dtseries.nii", "series", volumes, self.tr, preferred=cleaned)
 
 
 HCP = HCPMovie(

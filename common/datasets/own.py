@@ -8,25 +8,34 @@ from common.datasets.base import Dataset, RawFile
 
 @dataclass(frozen=True)
 class OwnDataset(Dataset):
-    """A data set of your own: films or ready clips, an event table, one series per run; see docs/own_data.md.
+    """A data set of your own: movies or ready clips, an event table, one series per run; see docs/own_data.md.
 
     Everything lies in {data_root}/{name}/. A clip is called train_{i} or test_{i}, in the order in which the clips of
     its split first appear in the event table. n_vertices = 0 keeps all voxels, however many a subject has.
 
     Attributes
     ----------
-    events : event table, .csv or .tsv
-    series : series of one run, a CIFTI .dtseries.nii or a .npy (volumes, voxels), with {subject} and {run} in its name
-    lag_seconds : s from a clip's onset to the first volume that answers to it
+    events : str
+        event table, .csv or .tsv
+    series : str
+        series of one run, a CIFTI .dtseries.nii or a .npy (volumes, voxels), with {subject} and {run} in its name
+    lag_seconds : float
+        from a clip's onset to the first volume that answers to it
     """
 
     events: str = "events.csv"
     series: str = "sub{subject}/{run}.npy"
     lag_seconds: float = 4.0
+    preparation: tuple = (
+        "Data_preprocess/Own/step1_cut_event_clips.py",
+        "Data_preprocess/CC2017/step2_get_video_frames.py",
+        "Data_preprocess/CC2017/step3_video_captioning.py",
+        "Data_preprocess/Own/step4_convert_event_fMRI.py",
+    )
 
     def __post_init__(self):
         if len(self.frame_indices) != 8 or max(self.frame_indices) >= self.clip_frames or self.middle_frame not in self.frame_indices:
-            raise ValueError(f"{self.name}: eight frame_indices below clip_frames expected, and a middle_frame among them")
+            raise ValueError(f"{self.name}: frame_indices must be eight frames below clip_frames, and middle_frame one of them")
 
     @property
     def clip_seconds(self):
@@ -46,7 +55,7 @@ class OwnDataset(Dataset):
         return Path(data_root) / self.name / self.series.format(subject=subject, run=run)
 
     def raw_files(self, data_root, subjects):
-        yield RawFile("event table", self.events_path(data_root), "events")  # check_data reads in it what else there must be
+        yield RawFile("event table", self.events_path(data_root), "events")  # check_data finds in it what else there must be
 
 
 OWN = ()  # your own data sets: OwnDataset(...), OwnDataset(...)
