@@ -21,8 +21,10 @@ def sparse_causal_mask(size, keep_ratio, generator=None):
 
     Parameters
     ----------
-    size : int, frames
-    keep_ratio : float in 0..1, the released flag `mask_ratio`
+    size : int
+        frames
+    keep_ratio : float
+        0 to 1, the released flag `mask_ratio`
     generator : torch.Generator, optional
 
     Returns
@@ -208,16 +210,26 @@ class ConsistencyMotionGenerator(nn.Module):
 
     Parameters
     ----------
-    in_dim : int, number of vertices
-    d_model : int, width of a token: channels * height * width of a latent frame
-    n_layers : int, decoder layers
-    n_heads : int, attention heads
-    attn_dim : int, width of queries, keys and values over all heads
-    d_ff : int, hidden width of the feed-forward branches
-    encoder_dim : int, width of the fMRI encoder
-    encoder_blocks : int, its residual blocks
-    dropout : float, on the position code and on the branches
-    max_len : int, most frames that have a position
+    in_dim : int
+        number of vertices
+    d_model : int
+        width of a token: channels * height * width of a latent frame
+    n_layers : int
+        decoder layers
+    n_heads : int
+        attention heads
+    attn_dim : int
+        width of queries, keys and values over all heads
+    d_ff : int
+        hidden width of the feed-forward branches
+    encoder_dim : int
+        width of the fMRI encoder
+    encoder_blocks : int
+        its residual blocks
+    dropout : float
+        on the position code and on the branches
+    max_len : int
+        most frames that have a position
 
     References
     ----------
@@ -245,9 +257,11 @@ class ConsistencyMotionGenerator(nn.Module):
 
         Parameters
         ----------
-        fmri : (B, in_dim) float
-        frames : (B, F, d_model) float, F <= max_len
-        mask : (B or 1, F, F) bool, True: row may attend to column
+        fmri : tensor, shape (B, in_dim)
+        frames : tensor, shape (B, F, d_model)
+            F up to max_len
+        mask : tensor, shape (B or 1, F, F), bool
+            True: row may attend to column
 
         Returns
         -------
@@ -255,7 +269,8 @@ class ConsistencyMotionGenerator(nn.Module):
 
         Raises
         ------
-        ValueError : an input of another shape
+        ValueError
+            an input of another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("frames", frames, (len(fmri), "F", self.d_model))
@@ -274,11 +289,14 @@ class ConsistencyMotionGenerator(nn.Module):
 
         Parameters
         ----------
-        fmri : (B, in_dim) float
-        first_frame : (B, d_model) float
-        n_frames : int, 1 to max_len + 1
-        visibility : "released", or "causal": every frame sees all earlier ones
-        chunk_size : int, clips at a time; bounds the memory
+        fmri : tensor, shape (B, in_dim)
+        first_frame : tensor, shape (B, d_model)
+        n_frames : int
+            1 to max_len + 1
+        visibility : str
+            "released", or "causal": every frame sees all earlier ones
+        chunk_size : int
+            clips at a time; bounds the memory
 
         Returns
         -------
@@ -286,7 +304,8 @@ class ConsistencyMotionGenerator(nn.Module):
 
         Raises
         ------
-        ValueError : an input of another shape, or an unknown visibility
+        ValueError
+            an input of another shape, or an unknown visibility
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("first_frame", first_frame, (len(fmri), self.d_model))

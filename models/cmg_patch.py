@@ -4,6 +4,7 @@ The authors found it to overfit and to draw grids; it is here for comparison.
 """
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from models.layers import TokenAttention, check_mask, check_shape
@@ -36,15 +37,14 @@ class TemporalAttention(nn.Module):
 
     def forward(self, x, mask=None, past=None):
         """x (B, P, T, dim), mask (B or 1, T, T); `past` is a list that holds keys and values of earlier frames."""
-        heads = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))  # b p t 3 heads d
-        query, key, value = heads.permute(3, 0, 1, 4, 2, 5)  # b p heads t d, each
+        query, key, value = rearrange(self.qkv(x), "b p t (three heads d) -> three b p heads t d", three=3, heads=self.n_heads)
         if past is not None:
             past.append((key, value))
             key, value = (torch.cat(parts, 3) for parts in zip(*past, strict=True))
         scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None, None], -1e9)
-        return self.proj((scores.softmax(-1) @ value).transpose(2, 3).flatten(3))
+        return self.proj(rearrange(scores.softmax(-1) @ value, "b p heads t d -> b p t (heads d)"))
 
 
 class Mlp(nn.Module):
@@ -77,10 +77,12 @@ class PatchBlock(nn.Module):
     def forward(self, x, spatial, mask=None, past=None):
         """x (B, T, P, dim), spatial (B, dim)."""
         n_times, n_patches = x.shape[1:3]
-        x = x + self.temporal_attention(x.transpose(1, 2), mask, past).transpose(1, 2)
+        attended = self.temporal_attention(rearrange(x, "b t p d -> b p t d"), mask, past)
+        x = x + rearrange(attended, "b p t d -> b t p d")
         # one token to attend to: what the released code normalises to form the query does not matter
         attended = self.spatial_attention(spatial, n_times * n_patches)
-        x = (x.flatten(1, 2) + attended).unflatten(1, (n_times, n_patches))  # b (t p) d -> b t p d
+        x = rearrange(x, "b t p d -> b (t p) d") + attended
+        x = rearrange(x, "b (t p) d -> b t p d", t=n_times)
         return x + self.mlp(self.norm(x))
 
 
@@ -91,8 +93,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, frames):
         """(B, T, C, H, W) -> (B, T, P, dim), patches row by row."""
-        x = self.proj(frames.flatten(0, 1))
-        return x.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
+        x = self.proj(rearrange(frames, "b t c h w -> (b t) c h w"))
+        return rearrange(x, "(b t) d h w -> b t (h w) d", t=frames.shape[1])
 
 
 class FinalLayer(nn.Module):
@@ -113,15 +115,24 @@ class PatchCMG(nn.Module):
 
     Parameters
     ----------
-    input_size : int, height and width of the latents
-    patch_size : int, side of a patch
-    in_channels : int, latent channels
-    in_dim : int, number of vertices
-    hidden_dim : int, width
-    depth : int, blocks
-    n_heads : int, attention heads
-    mlp_ratio : float, hidden width of the MLPs over `hidden_dim`
-    n_frames : int, most frames that have a time code
+    input_size : int
+        height and width of the latents
+    patch_size : int
+        side of a patch
+    in_channels : int
+        latent channels
+    in_dim : int
+        number of vertices
+    hidden_dim : int
+        width
+    depth : int
+        blocks
+    n_heads : int
+        attention heads
+    mlp_ratio : float
+        hidden width of the MLPs over `hidden_dim`
+    n_frames : int
+        most frames that have a time code
 
     References
     ----------
@@ -169,9 +180,11 @@ class PatchCMG(nn.Module):
 
         Parameters
         ----------
-        fmri : (B, in_dim) float
-        frames : (B, T, C, H, W) float, T <= n_frames
-        mask : (B or 1, T, T) bool, True: row may attend to column
+        fmri : tensor, shape (B, in_dim)
+        frames : tensor, shape (B, T, C, H, W)
+            T up to n_frames
+        mask : tensor, shape (B or 1, T, T), bool
+            True: row may attend to column
 
         Returns
         -------
@@ -179,7 +192,8 @@ class PatchCMG(nn.Module):
 
         Raises
         ------
-        ValueError : an input of another shape
+        ValueError
+            an input of another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("frames", frames, (len(fmri), "T", *self.frame_shape))
@@ -196,9 +210,8 @@ class PatchCMG(nn.Module):
         return self.frame_embedder(frames) + self.pos_embed[:, None] + times
 
     def _unpatchify(self, x):
-        n, s, p = self.frame_shape[0], self.side, self.patch_size
-        x = x.unflatten(-1, (p, p, n)).unflatten(2, (s, s))  # b t h w p q c
-        return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)  # b t c (h p) (w q)
+        p = self.patch_size
+        return rearrange(x, "b t (h w) (p q c) -> b t c (h p) (w q)", h=self.side, p=p, q=p)
 
     @torch.no_grad()
     def generate(self, fmri, first_frame, n_frames=8, chunk_size=16):
@@ -206,10 +219,13 @@ class PatchCMG(nn.Module):
 
         Parameters
         ----------
-        fmri : (B, in_dim) float
-        first_frame : (B, C, H, W) float, left as it is
-        n_frames : int, 1 to self.n_frames + 1
-        chunk_size : int, clips at a time; bounds the memory
+        fmri : tensor, shape (B, in_dim)
+        first_frame : tensor, shape (B, C, H, W)
+            left as it is
+        n_frames : int
+            1 to self.n_frames + 1
+        chunk_size : int
+            clips at a time; bounds the memory
 
         Returns
         -------
@@ -217,7 +233,8 @@ class PatchCMG(nn.Module):
 
         Raises
         ------
-        ValueError : an input of another shape
+        ValueError
+            an input of another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("first_frame", first_frame, (len(fmri), *self.frame_shape))

@@ -1,6 +1,7 @@
 """Building blocks that several decoders share."""
 
 import torch
+from einops import rearrange
 from torch import nn
 
 
@@ -38,10 +39,13 @@ class TokenAttention(nn.Module):
 
     Parameters
     ----------
-    dim : int, width of what comes in and goes out
-    attn_dim : int, width inside, split into `n_heads`
+    dim : int
+        width of what comes in and goes out
+    attn_dim : int
+        width inside, split into `n_heads`
     n_heads : int
-    dropout : float, on the attention weights
+    dropout : float
+        on the attention weights
     """
 
     def __init__(self, dim, attn_dim, n_heads, dropout=0.15):
@@ -54,12 +58,12 @@ class TokenAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def split(self, x):
-        """(B, n, attn_dim) -> (B, heads, n, attn_dim / heads)."""
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        """Separate the heads: (B, n, attn_dim) -> (B, heads, n, attn_dim / heads)."""
+        return rearrange(x, "b n (heads d) -> b heads n d", heads=self.n_heads)
 
     def merge(self, x):
-        """(B, heads, n, attn_dim / heads) -> output (B, n, dim)."""
-        return self.linears1(x.transpose(1, 2).flatten(2))
+        """Join the heads and map them to the output: (B, heads, n, attn_dim / heads) -> (B, n, dim)."""
+        return self.linears1(rearrange(x, "b heads n d -> b n (heads d)"))
 
     def forward(self, memory, n_queries):
         """memory (B, dim) -> (B, n_queries, dim); (B, 1, dim) outside training, where all queries get the same."""

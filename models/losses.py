@@ -9,7 +9,7 @@ def clip_loss(logits):
 
     Parameters
     ----------
-    logits : (B, B) tensor
+    logits : tensor, shape (B, B)
 
     Returns
     -------
@@ -51,18 +51,25 @@ def semantic_loss(embedding, tokens, text, image, sd_tokens, logit_scale, k1=0.0
 
     Parameters
     ----------
-    embedding : (B, D), decoded
-    tokens : (B, n, d), decoded
-    text, image : (B, D), CLIP features of caption and frame
-    sd_tokens : (B, n, d), Stable Diffusion's text tokens without the start token
+    embedding : tensor, shape (B, D)
+        decoded
+    tokens : tensor, shape (B, n, d)
+        decoded
+    text, image : tensor, shape (B, D)
+        CLIP features of caption and frame
+    sd_tokens : tensor, shape (B, n, d)
+        Stable Diffusion's text tokens without the start token
     logit_scale : 0-d tensor
-    k1, k2 : float, weights of the contrastive and of the token term
-    alpha : float, text against image in the contrastive term
+    k1, k2 : float
+        weights of the contrastive and of the token term
+    alpha : float
+        text against image in the contrastive term
 
     Returns
     -------
     total : 0-d tensor
-    terms : dict of 0-d tensors, unweighted: embedding, contrastive, tokens
+    terms : dict of 0-d tensors
+        unweighted: embedding, contrastive, tokens
 
     References
     ----------
@@ -81,15 +88,18 @@ def structure_loss(latent, target, parameters, l1_weight, k=1.0):
 
     Parameters
     ----------
-    latent, target : (B, C, H, W), decoded and true latent of the first frame
+    latent, target : tensor, shape (B, C, H, W)
+        decoded and true latent of the first frame
     parameters : iterable of parameters
-    l1_weight : float, of this epoch (models.schedules.compounding_decay)
+    l1_weight : float
+        of this epoch (models.schedules.compounding_decay)
     k : float
 
     Returns
     -------
     total : 0-d tensor
-    terms : dict of 0-d tensors, unweighted: mse, l1
+    terms : dict of 0-d tensors
+        unweighted: mse, l1
 
     References
     ----------
@@ -106,12 +116,14 @@ def cmg_loss(predicted, target, parameters, l1_weight):
     ----------
     predicted, target : tensors of one shape
     parameters : iterable of parameters
-    l1_weight : float, of this epoch (models.schedules.compounding_decay)
+    l1_weight : float
+        of this epoch (models.schedules.compounding_decay)
 
     Returns
     -------
     total : 0-d tensor
-    terms : dict of 0-d tensors, unweighted: mse, l1
+    terms : dict of 0-d tensors
+        unweighted: mse, l1
 
     References
     ----------
@@ -125,15 +137,19 @@ def retrieval_loss(embedding, text, image, logit_scale, alpha=0.5):
 
     Parameters
     ----------
-    embedding : (B, D), decoded
-    text, image : (B, D), CLIP features of caption and frame
+    embedding : tensor, shape (B, D)
+        decoded
+    text, image : tensor, shape (B, D)
+        CLIP features of caption and frame
     logit_scale : 0-d tensor
-    alpha : float, text against image in the contrastive term
+    alpha : float
+        text against image in the contrastive term
 
     Returns
     -------
     total : 0-d tensor
-    terms : dict of 0-d tensors: contrastive, embedding
+    terms : dict of 0-d tensors
+        contrastive, embedding
     """
     terms = {"contrastive": contrastive_loss(embedding, text, image, logit_scale, alpha), "embedding": F.mse_loss(embedding, image)}
     return terms["contrastive"] + terms["embedding"], terms

@@ -13,9 +13,12 @@ class RetrievalDecoder(nn.Module):
 
     Parameters
     ----------
-    in_dim : int, number of vertices
-    hidden_dim : int, width of the embedding, CLIP's 512
-    n_blocks : int, residual blocks
+    in_dim : int
+        number of vertices
+    hidden_dim : int
+        width of the embedding, CLIP's 512
+    n_blocks : int
+        residual blocks
 
     References
     ----------

@@ -8,9 +8,12 @@ def noam_lr(step, d_model, warmup):
 
     Parameters
     ----------
-    step : int, optimiser step, from 1
-    d_model : int, width of the model
-    warmup : int, steps
+    step : int
+        optimiser step, from 1
+    d_model : int
+        width of the model
+    warmup : int
+        steps
 
     Returns
     -------

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from einops import rearrange
 from torch import nn
 
 from models.layers import check_shape, dense, xavier_weights
@@ -13,12 +14,18 @@ class SemanticDecoder(nn.Module):
 
     Parameters
     ----------
-    in_dim : int, number of vertices
-    hidden_dim : int, width of the embedding, CLIP's 512
-    n_blocks : int, residual blocks
-    n_tokens : int, text tokens, without the start token
-    token_dim : int, width of a token
-    projector_dims : tuple of int, hidden widths of the projector
+    in_dim : int
+        number of vertices
+    hidden_dim : int
+        width of the embedding, CLIP's 512
+    n_blocks : int
+        residual blocks
+    n_tokens : int
+        text tokens, without the start token
+    token_dim : int
+        width of a token
+    projector_dims : tuple of int
+        hidden widths of the projector
 
     References
     ----------
@@ -47,19 +54,22 @@ class SemanticDecoder(nn.Module):
 
         Parameters
         ----------
-        fmri : (B, in_dim) float
+        fmri : tensor, shape (B, in_dim)
 
         Returns
         -------
-        embedding : (B, hidden_dim), to compare with CLIP embeddings, not normalised
-        tokens : (B, n_tokens, token_dim), Stable Diffusion's text condition from its second token on
+        embedding : tensor, shape (B, hidden_dim)
+            to compare with CLIP embeddings, not normalised
+        tokens : tensor, shape (B, n_tokens, token_dim)
+            Stable Diffusion's text condition from its second token on
 
         Raises
         ------
-        ValueError : another shape
+        ValueError
+            another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         x = self.lin0(fmri)
         for block in self.mlp:
             x = block(x) + x
-        return x, self.lin1(x).unflatten(-1, (self.n_tokens, self.token_dim))
+        return x, rearrange(self.lin1(x), "b (n d) -> b n d", d=self.token_dim)

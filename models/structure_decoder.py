@@ -2,6 +2,7 @@
 
 import math
 
+from einops import rearrange
 from torch import nn
 
 from models.layers import check_shape, xavier_weights
@@ -12,10 +13,14 @@ class StructureDecoder(nn.Module):
 
     Parameters
     ----------
-    in_dim : int, number of vertices
-    hidden_dim : int, width
-    n_blocks : int, residual blocks
-    latent_shape : tuple of int, channels, height, width of the latent
+    in_dim : int
+        number of vertices
+    hidden_dim : int
+        width
+    n_blocks : int
+        residual blocks
+    latent_shape : tuple of int
+        channels, height, width of the latent
 
     References
     ----------
@@ -37,4 +42,5 @@ class StructureDecoder(nn.Module):
         x = self.lin0(fmri)
         for block in self.mlp:
             x = block(x) + x
-        return self.lin1(x).unflatten(-1, self.latent_shape)  # b (c h w) -> b c h w
+        _, h, w = self.latent_shape
+        return rearrange(self.lin1(x), "b (c h w) -> b c h w", h=h, w=w)
