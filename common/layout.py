@@ -101,4 +101,8 @@ class Layout:
 
     @property
     def report(self):
+        """Overview of all subjects' reports."""
         return self.root / "report.html"
+
+    def subject_report(self, subject):
+        return self.root / f"report_sub{subject}.html"

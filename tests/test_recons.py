@@ -1,6 +1,5 @@
 """Reconstruction on a made data set with tiny random models of the real classes: six clips of 16 x 16 pixels."""
 
-import csv
 import json
 import logging
 import math
@@ -19,8 +18,7 @@ from tiny import load_script
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from Reconstruction import outputs as reconstructions
-from common import cli, datasets, pages
-from common.pages import gallery
+from common import cli, datasets
 from common.captions import write_captions
 from common.files import UserError, save_array
 from common.layout import Layout
@@ -662,7 +660,7 @@ def test_released_folder_has_no_training_data(released, tmp_path, capsys):
         assert code == 2 and words in line and line.count("\n") == 1
 
 
-# ---------------------------------------------------------------------------------------------- gallery and pages
+# ---------------------------------------------------------------------------------------------- captions
 
 
 def test_nearest_caption(world, full):
@@ -678,38 +676,6 @@ def test_nearest_caption(world, full):
         ordered = sorted(similarity, key=similarity.get, reverse=True)
         clip = clips[str(i + 1)]
         assert clip["nearest_caption"] == ordered[0] and clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
-
-
-def test_gallery(full, tmp_path):
-    out = shutil.copytree(full, tmp_path / "copy")
-    page = (out / "gallery.html").read_text()
-    assert "Phantom." in page and "(phantom)" in page
-    assert page.count("<figure>") == 18 and "<script" not in page
-    assert "a &lt;b&gt;blue&lt;/b&gt; star" in page and "<b>blue" not in page
-    for source in ("results_recons_with_gt/test_and_gt3.gif", "strips/test3.png"):
-        assert f'src="{source}"' in page and (out / source).exists()
-    metrics = tmp_path / "metrics"
-    metrics.mkdir()
-    with open(metrics / "SSIM.csv", "w", newline="") as handle:
-        csv.writer(handle).writerows([("clip", "SSIM"), (1, 0.25), (2, 0.75), (3, "")])
-    (metrics / "summary.csv").write_text("name,value\nSSIM,3\n")
-    gallery.build_gallery(out, metrics)
-    page = (out / "gallery.html").read_text()
-    assert "<dt>SSIM</dt><dd>0.25</dd>" in page and "<dd>0.75</dd>" in page
-    assert '<td>SSIM</td><td class="number">0.5</td><td class="number">0.25</td><td class="number">2</td><td>–</td>' in page
-    (metrics / "metrics.json").write_text('{"chance": {"SSIM": 0.125}, "title": "by protocol x"}')
-    gallery.build_gallery(out, metrics)
-    page = (out / "gallery.html").read_text()
-    assert '<td class="number">2</td><td class="number">0.125</td>' in page and "by protocol x" in page
-
-
-def test_pages_escape_and_embed():
-    page = pages.page("A < B", [pages.section("x & y", pages.table(("name", "n"), [("<i>", 0.123456), (None, 3)]))])
-    assert "<title>A &lt; B</title>" in page and "x &amp; y" in page and "<td>&lt;i&gt;</td>" in page
-    assert '<td class="number">0.1235</td>' in page and "<td>–</td>" in page and "phantom" not in page.lower()
-    assert pages.relative("a/b c/x.gif", "a/page.html") == "b%20c/x.gif" and pages.relative("a/x.gif", "a/b/page.html") == "../x.gif"
-    assert pages.embedded(b"ab") == "data:image/png;base64,YWI="
-    assert 'class="badge good"' in pages.badge("yes", True) and 'class="badge bad"' in pages.badge("no", False)
 
 
 @pytest.mark.parametrize("seed, names", [(42, ["full", "control"]), (43, ["full_seed43", "control_seed43"])])

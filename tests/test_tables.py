@@ -1,12 +1,10 @@
 """Comparison of two methods and the paper's tables, from made evaluations with known values."""
 
 import csv
-import io
 import json
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from common import cli
 from common.files import UserError, read_json
@@ -69,29 +67,6 @@ def test_compare_finds_no_difference_where_there_is_none(tmp_path):
     assert [row["metric"] for row in table] == ["SSIM", "same"]
     assert table[0]["better"] is None and table[0]["low"] < 0 < table[0]["high"]
     assert table[1]["difference"] == 0 and table[1]["p"] is None
-
-
-def test_gallery_shows_the_clips_that_differ_most(tmp_path):
-    values = made_evaluation(tmp_path / "a", "mine", recons=tmp_path / "recons", clips=range(1, 7))
-    made_evaluation(tmp_path / "b", "yours", recons=tmp_path / "recons", clips=range(1, 7))
-    content = dict(np.load(tmp_path / "b" / "per_clip.npz"))
-    content["SSIM"][3] -= 5
-    content["SSIM"][1] += 3
-    content["SSIM"][0] = np.nan
-    np.savez(tmp_path / "b" / "per_clip.npz", **content)
-    frames = np.random.default_rng(0).integers(0, 256, (6, 8, 16, 16, 3), dtype=np.uint8)
-    for name in ("a", "b"):
-        np.save(tmp_path / name / "gt.npy", frames)
-    (tmp_path / "recons").mkdir()
-    for i, clip in enumerate(frames, 1):
-        np.savez(tmp_path / "recons" / f"test{i}.npz", frames=clip)
-    assert compare.most_different((values["SSIM"], content["SSIM"]), 2) == [3, 1]
-    run(compare, tmp_path / "a", tmp_path / "b", "--metrics", "SSIM", "--n_clips", 2)
-    page = (tmp_path / "a" / "compare_b" / "gallery.html").read_text()
-    assert page.index("Clip 4") < page.index("Clip 2") and "Clip 1<" not in page and page.count("<img") == 6
-    assert "http" not in page.replace("http-equiv", "")
-    strip = Image.open(io.BytesIO(compare.strip(frames[0])))
-    assert strip.size == (8 * 96, 96)
 
 
 def test_compare_refuses_what_does_not_compare(tmp_path):

@@ -4,6 +4,7 @@ Made from the manifest, from pictures that the reconstruction wrote and from the
 reading a frame, so that it can be made again whenever metrics arrive.
 """
 
+import contextlib
 import csv
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from common import pages
-from common.files import atomic_path, read_json, write_text
+from common.datasets import DATASETS
+from common.files import atomic_path, read_json
+from common.pages import relative, render
 
-STRIP_FRAME = 96  # pixels to which a frame of a film strip is shrunk
+STRIP_FRAME = 96  # pixels to which a frame of a movie strip is shrunk
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
+RANKING = ("SSIM", "PSNR", "CLIP-pcc", "2-way-I")  # the first that was scored says which clips are best, median and worst
 ARMS = {
+    "full": "Decoded from the fMRI.",
     "control": "Control: the decoders were trained on fMRI whose rows were permuted over clips.",
     "oracle": "Oracle: instead of fMRI, the decoders saw the true features of the clips.",
 }
@@ -31,15 +35,18 @@ ABLATIONS = {
 
 
 def write_strip(path, gt, frames):
-    """Write a film strip: all frames in a row, ground truth above, reconstruction below.
+    """Write a movie strip: all frames in a row, ground truth above, reconstruction below.
 
     Parameters
     ----------
-    path : of the PNG
-    gt, frames : (F, H, W, 3) uint8 of one shape
+    path : Path
+        of the PNG
+    gt : (F, H, W, 3) uint8 or None
+        None where the truth is not known: the reconstruction alone
+    frames : (F, H, W, 3) uint8
     """
     strips = []
-    for clip in (gt, frames):
+    for clip in (frames,) if gt is None else (gt, frames):
         if clip.shape[2] > STRIP_FRAME:
             size = (STRIP_FRAME, round(STRIP_FRAME * clip.shape[1] / clip.shape[2]))
             clip = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip])
@@ -58,7 +65,8 @@ def read_clip_values(folder):
 
     Parameters
     ----------
-    folder : path, need not exist
+    folder : Path
+        need not exist
 
     Returns
     -------
@@ -66,7 +74,7 @@ def read_clip_values(folder):
     """
     values = {}
     for path in sorted(Path(folder).glob("*.csv")):
-        with open(path, newline="") as handle:
+        with open(path, newline="", encoding="utf-8") as handle:
             reader = csv.DictReader(handle)
             if not reader.fieldnames or reader.fieldnames[0] != "clip":
                 continue
@@ -77,13 +85,50 @@ def read_clip_values(folder):
 
 
 def _number(text):
-    try:
+    with contextlib.suppress(TypeError, ValueError):
         return float(text)
-    except (TypeError, ValueError):
-        return None
+
+
+def typical_clips(clips, values):
+    """Clips to show first: the best, the median and the worst one.
+
+    Parameters
+    ----------
+    clips : iterable of int
+        numbers of the clips that there are
+    values : dict, clip -> {metric: float}
+
+    Returns
+    -------
+    metric : str or None
+        by which they were ranked; None without metrics, when the first three clips are taken
+    {clip: words that say why it is shown}
+    """
+    clips = sorted(clips)
+    for metric in RANKING:
+        ranked = [clip for clip in clips if np.isfinite(values.get(clip, {}).get(metric, np.nan))]
+        if ranked:
+            ranked.sort(key=lambda clip: -values[clip][metric])
+            places = {"best": 0, "median": len(ranked) // 2, "worst": -1}
+            chosen = {}
+            for word, place in places.items():
+                chosen.setdefault(ranked[place], f"{word}, {metric} {values[ranked[place]][metric]:.3g}")
+            return metric, chosen
+    return None, dict.fromkeys(clips[:3], "")
 
 
 # ---------------------------------------------------------------------------------------------- the page
+
+
+def note_of(facts):
+    """What pages must say of a result's data: the note of its data set, where they are simulated."""
+    known = DATASETS.get(facts.get("dataset"))
+    return "" if not facts.get("phantom") else known.note if known else "Simulated data. Nothing here is a result about brains."
+
+
+def about(manifest):
+    """Sentences on what a reconstruction was made from."""
+    return [words for words in (ARMS.get(manifest.get("arm")), ABLATIONS.get(manifest.get("ablate"))) if words]
 
 
 def build_gallery(folder, metrics_folder=None):
@@ -91,88 +136,129 @@ def build_gallery(folder, metrics_folder=None):
 
     Parameters
     ----------
-    folder : path that holds manifest.json
-    metrics_folder : path of per-clip CSV files, optional
+    folder : Path
+        that holds manifest.json
+    metrics_folder : Path, optional
+        of per-clip CSV files and metrics.json
 
     Returns
     -------
     Path of the page
     """
     folder = Path(folder)
+    path = folder / "gallery.html"
     manifest = read_json(folder / "manifest.json")
     clips = {int(number): clip for number, clip in manifest["clips"].items()}
     values = read_clip_values(metrics_folder) if metrics_folder else {}
     evaluation = Path(metrics_folder or folder, "metrics.json")
     facts = read_json(evaluation) if metrics_folder and evaluation.exists() else {}
-    path = folder / "gallery.html"
-    whose = f"subject {manifest['subject']}" if manifest["phantom"] else f"{manifest['dataset']}, subject {manifest['subject']}"
-    title = f"Reconstructions '{manifest['name']}', {whose}"
-    notes = [note for note in (ARMS.get(manifest["arm"]), ABLATIONS.get(manifest["ablate"])) if note]
-    cards = [_card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)]
-    content = [
-        *(pages.paragraph(note) for note in notes),
-        *_summary(manifest, clips, values, facts.get("chance", {}), facts.get("title")),
-        pages.section("Clips", pages.grid(cards, least="34rem")),
-    ]
-    subtitle = (
-        f"{len(clips)} of {manifest['n_clips']} {manifest['split']} clips. Left or above: ground truth; right or below: reconstruction."
+    cards = {number: _card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)}
+    metric, chosen = typical_clips(clips, values)
+    return render(
+        "gallery.html",
+        path,
+        title=_title(manifest),
+        subtitle=_subtitle(manifest, len(clips)),
+        note=note_of(manifest),
+        pages=_other_pages(folder, manifest),
+        docs=("reconstruction", "evaluation"),
+        remarks=about(manifest),
+        metrics=_means(clips, values, facts.get("chance", {})),
+        protocol=facts.get("title", ""),
+        files=result_files(metrics_folder, path) if metrics_folder else [],
+        semantics=_semantics(manifest, clips),
+        settings=_settings(manifest),
+        checkpoints=[(name, entry.get("file"), entry.get("sha256", "")[:16]) for name, entry in manifest.get("checkpoints", {}).items()],
+        ranked_by=metric,
+        typical=[(words, cards[number]) for number, words in chosen.items()] if metric else [],
+        clips=list(cards.values()),
     )
-    write_text(path, pages.page(title, content, subtitle=subtitle, phantom=manifest["phantom"]))
-    return path
 
 
-def _summary(manifest, clips, values, chance, protocol):
-    """Mean metrics with chance levels, what they are by, settings and checkpoints."""
-    parts = []
+def _title(manifest):
+    who = [manifest.get("dataset"), manifest.get("subject") is not None and f"subject {manifest['subject']}"]
+    return f"{', '.join(word for word in who if word) or 'reconstruction'}: {manifest['name']}"
+
+
+def _subtitle(manifest, n):
+    of = f" of {manifest['n_clips']}" if manifest.get("n_clips", n) != n else ""
+    kind = f" {manifest['split']}" if manifest.get("split") else ""
+    sides = (
+        "Left or above: ground truth; right or below: reconstruction."
+        if manifest["folders"].get("with_gt")
+        else "The true clips are not known."
+    )
+    return f"{n}{of}{kind} clips. {sides}"
+
+
+def _other_pages(folder, manifest):
+    """The report and the subject's other galleries, where they are: (label, Path or None for this page)."""
+    below = folder.parent  # recons/sub{ID}
+    if below.parent.name != "recons":
+        return []
+    report = below.parent.parent / f"report_{below.name}.html"
+    names = sorted({path.parent.name for path in below.glob("*/manifest.json")})  # each has its gallery, or gets it next
+    others = [(f"gallery: {name}", None if name == folder.name else below / name / "gallery.html") for name in names]
+    return [("report", report)] * report.is_file() + others
+
+
+def result_files(folder, page):
+    """Links to the files of an evaluation, (name, address)."""
+    names = ("table.md", "per_clip.csv", "metrics.json", "distributions.png")
+    compared = sorted(Path(folder).glob("compare_*/gallery.html"))
+    links = [(name, relative(Path(folder) / name, page)) for name in names if (Path(folder) / name).is_file()]
+    return links + [(f"against {other.parent.name.removeprefix('compare_')}", relative(other, page)) for other in compared]
+
+
+def _means(clips, values, chance):
+    """Rows of the table of means: metric, mean, standard error, clips, chance."""
     scored = [values[number] for number in clips if number in values]
-    names = dict.fromkeys(name for row in scored for name in row)
-    rows = [(*_mean_row(name, [row.get(name, np.nan) for row in scored]), chance.get(name)) for name in names]
-    if rows:
-        parts.append(pages.table(("metric", "mean", "standard error", "clips", "chance"), rows, protocol))
-    ranks = [clip["rank"] for clip in clips.values() if clip.get("rank")]
-    if ranks:
-        n = next(clip["n_captions"] for clip in clips.values() if clip.get("rank"))
-        first = sum(rank == 1 for rank in ranks)
-        parts.append(pages.paragraph(
-            f"Decoded semantics against the {n} different captions of the {manifest['split']} clips: the clip's own caption is the nearest "
-            f"for {first} of {len(ranks)} clips (by chance {len(ranks) / n:.1f}), median rank {np.median(ranks):g}."
-        ))  # fmt: skip
-    checkpoints = [(name, pages.code(entry["file"]), pages.code(entry["sha256"][:16])) for name, entry in manifest["checkpoints"].items()]
-    settings = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in manifest["settings"].items()}
-    seconds = manifest["seconds_per_clip"]
-    facts = settings | {"seconds per clip": f"{seconds:.2f}" if seconds else None}
-    return [*parts, pages.details("Settings and checkpoints", pages.facts(facts), pages.table(("model", "file", "SHA-256"), checkpoints))]
+    rows = []
+    for name in dict.fromkeys(name for row in scored for name in row):
+        column = np.array([row.get(name, np.nan) for row in scored])
+        column = column[np.isfinite(column)]
+        n = len(column)
+        error = float(f"{column.std(ddof=1) / n**0.5:.2g}") if n > 1 else None
+        rows.append((name, float(column.mean()) if n else None, error, n, chance.get(name)))
+    return rows
 
 
-def _mean_row(name, values):
-    """Name, mean, standard error and number of the values that are there."""
-    values = np.array(values)[np.isfinite(values)]
-    n = len(values)
-    return name, values.mean() if n else None, float(f"{values.std(ddof=1) / n**0.5:.2g}") if n > 1 else None, n
-
-
-def _card(folder, page_path, manifest, number, clip, values):
-    """One clip."""
-    pixelated = clip["size"] < SMALL
-    pair = folder / manifest["folders"]["with_gt"] / f"{clip['pair']}.gif"
-    strip = folder / manifest["folders"]["strips"] / f"{clip['stem']}.png"
-    what = clip.get("caption") or f"clip {number}"
-    source = pages.relative(pair, page_path)
-    halves = [
-        pages.half(source, side, name, alt=f"{name}: {what}", pixelated=pixelated)
-        for side, name in (("left", "ground truth"), ("right", "reconstruction"))
-    ]
-    still = pages.figure(pages.relative(strip, page_path), alt=f"frames of {what}", pixelated=pixelated, width="100%")
-    words = []
-    if clip.get("caption"):
-        words.append(("caption", clip["caption"]))
-    if clip.get("nearest_caption"):
-        rank = pages.badge(f"own caption: rank {clip['rank']} of {clip['n_captions']}", clip["rank"] == 1 or None)
-        words.append(("nearest to the decoded semantics", pages.Html(f"{pages.text(clip['nearest_caption'])}<br>{rank}")))
-    beside = [pages.facts(words, stacked=True), *([pages.facts(values)] if values else [])]
-    return pages.card(
-        pages.tag("h3", f"Clip {number}"),
-        pages.beside(pages.tag("div", *halves, class_="halves"), pages.tag("div", *beside)),
-        still,
-        id=f"clip{number}",
+def _semantics(manifest, clips):
+    """How often a clip's own caption is the nearest one."""
+    ranked = [clip for clip in clips.values() if clip.get("rank")]
+    if not ranked:
+        return ""
+    ranks, n = [clip["rank"] for clip in ranked], ranked[0]["n_captions"]
+    return (
+        f"Decoded semantics against the {n} different captions of the {manifest['split']} clips: the clip's own caption is the nearest "
+        f"for {ranks.count(1)} of {len(ranks)} clips (by chance {len(ranks) / n:.1f}), median rank {np.median(ranks):g}."
     )
+
+
+def _settings(manifest):
+    settings = {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in manifest["settings"].items()}
+    seconds = manifest.get("seconds_per_clip")
+    return [*settings.items(), ("seconds per clip", f"{seconds:.2f}" if seconds else None)]
+
+
+def _card(folder, page, manifest, number, clip, values):
+    """One clip, as the template shows it; pictures that are not there are left out."""
+    folders = manifest["folders"]
+
+    def address(kind, name):
+        path = folder / folders[kind] / name if folders.get(kind) and name else None
+        return relative(path, page) if path and path.is_file() else ""
+
+    return {
+        "number": number,
+        "what": clip.get("caption") or f"clip {number}",
+        "small": clip["size"] < SMALL,
+        "pair": address("with_gt", clip.get("pair") and f"{clip['pair']}.gif"),
+        "movie": address("recons", f"{clip['stem']}.gif"),
+        "strip": address("strips", f"{clip['stem']}.png"),
+        "caption": clip.get("caption"),
+        "nearest": clip.get("nearest_caption"),
+        "rank": clip.get("rank"),
+        "n_captions": clip.get("n_captions"),
+        "scores": list(values.items()),
+    }

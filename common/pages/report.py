@@ -1,175 +1,268 @@
-"""The report of a run: static, opens from disk, made from the files that the stages left."""
+"""The report of a subject and the overview of a data set: static, they open from disk, made from the files that the stages left."""
 
-from common import pages
-from common.files import read_json, write_text
-from common.pages.gallery import build_gallery
+from pathlib import Path
 
-CLAIM_NOTES = {
-    "alignment": "Ridge regression from the selected vertices to the eight factors of a scene. Lags off the peak are not at chance, "
-    "because the response lasts longer than a volume and undershoots.",
-    "mask": "The control is the share of planted vertices in the whole cortex.",
-    "semantics": "The semantic decoder's embedding, ranked by cosine against the CLIP text features of the test captions; equal captions count once. "
-    "2-way-I: the three best classes of the true frame against one other, by the phantom's image classifier, after stage 2. Chance is 3/4; "
-    "a picture that clearly shows another scene falls below it.",
-    "structure": "The first frame as the structure decoder and the VAE give it, before Stable Diffusion.",
-    "motion": "Still: the first decoded frame eight times. Direction: the sign of the mean flow of a reconstruction, over four directions. "
-    "The end-point error alone would be improved by any smooth motion; the direction cannot be right by chance.",
-    "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
-    "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
-    "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published; the phantom's own profile replaces it above, since on "
-    "this small generator it makes motion worse.",
-}
-FIGURES = ("alignment", "semantics", "structure", "motion", "legible")
+from common.files import read_json
+from common.layout import DEFAULT_SEED, reconstruction_name
+from common.pages import DOCS, relative, render
+from common.pages.gallery import ARMS, SMALL, about, build_gallery, read_clip_values, result_files, typical_clips
+
+HEADLINES = 6  # metrics on the overview's card of a subject
 
 
 def _read(path):
-    return read_json(path) if path.exists() else None
+    return read_json(path) if path.is_file() else None
 
 
-def _full_first(path):
-    """Sorting key of files in folders named by reconstruction: 'full', or 'full_seed1', before the others."""
-    return not _is_full(path.parent.name), path.parent.name
+def _words(path):
+    return path.stem.replace("_", " ")
 
 
-def _is_full(name):
-    return name == "full" or name.startswith("full_seed")
+# ---------------------------------------------------------------------------------------------- what was found
 
 
-def _pictures(report, paths, caption, width="100%"):
-    """Figures of files that exist, captioned by their name."""
-    return [
-        pages.figure(pages.relative(path, report), caption.format(path.stem.replace("_", " ")), alt=path.stem, width=width)
-        for path in paths
-        if path.exists()
-    ]
+def _main_first(names, seed):
+    """Names of reconstructions: those of this seed's arms first, then the others."""
+    arms = [reconstruction_name(arm, seed=seed) for arm in ARMS]
+    return sorted(names, key=lambda name: (arms.index(name) if name in arms else len(arms), name))
 
 
-def _checks(layout, subject):
-    """Table of claims against what was put in."""
-    folder = layout.metrics(subject, "phantom_checks")
-    found = _read(folder / "metrics.json")
-    if found is None:
-        return []
-    marks = {True: pages.badge("holds", True), False: pages.badge("missed", False), None: pages.badge("shown")}
-    rows = [
-        [
-            check["claim"],
-            check["statement"],
-            check["value"],
-            check["control"],
-            check["bar"],
-            check.get("chance"),
-            check["n"],
-            marks[check["held"]],
-        ]
-        for check in found["checks"]
-    ]
-    header = ["claim", "what", "value", "control", "bar", "chance", "n", ""]
-    caption = (
-        f"Phantom, subject {subject}, seed {found['seed']}; SE over clips, differences paired; stage 2 on {found['n_clips']} test clips."
-    )
-    notes = pages.details("What the claims mean", pages.bullets(f"{claim}: {note}" for claim, note in CLAIM_NOTES.items()))
-    figures = pages.grid(_pictures(layout.report, [folder / f"{name}.png" for name in FIGURES], "phantom: {}"), least="26rem")
-    return [pages.section("What was put in, and what came out", pages.table(header, rows, caption), notes, figures)]
+def _reconstructions(layout, subject, seed):
+    """Folders and manifests of a subject's reconstructions."""
+    parent = layout.recons(subject, "any").parent
+    names = _main_first([path.parent.name for path in parent.glob("*/manifest.json")], seed)
+    return [(parent / name, read_json(parent / name / "manifest.json")) for name in names]
 
 
-def _metrics(layout, subject):
-    """Metrics of every evaluated reconstruction, with the baselines of the first."""
-    tables = []
-    for path in sorted((layout.root / "metrics" / f"sub{subject}").glob("*/table.md"), key=_full_first):
-        lines = [line.strip().strip("|").split("|") for line in path.read_text().splitlines() if line.startswith("|")]
-        if len(lines) > 2:
-            cells = [[cell.strip().strip("*") for cell in line] for line in lines]
-            title = next((line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#")), path.parent.name)
-            tables.append(pages.table(cells[0], cells[2:], f"{path.parent.name}: {title}"))
-    return [pages.section("Metrics", *tables)] if tables else []
+def _evaluations(layout, subject, seed):
+    """Folders and facts of a subject's evaluations, by the main protocol and by others."""
+    parent = layout.metrics(subject, "any").parent
+    folders = [parent / name for name in _main_first([path.name for path in parent.glob("*") if path.is_dir()], seed)]
+    places = [place for folder in folders for place in (folder, *sorted(path.parent for path in folder.glob("*/metrics.json")))]
+    found = [(place, _read(place / "metrics.json")) for place in places]
+    return [(place, facts) for place, facts in found if facts and {"rows", "columns", "method"} <= set(facts)]
 
 
-def _galleries(layout, subject, banner):
-    links = []
-    for manifest in sorted((layout.root / "recons" / f"sub{subject}").glob("*/manifest.json"), key=_full_first):
-        name = manifest.parent.name
-        build_gallery(manifest.parent, layout.metrics(subject, name))
-        strips = sorted((manifest.parent / "strips").glob("test*.png"), key=lambda path: int(path.stem.removeprefix("test")))[:4]
-        shown = _pictures(layout.report, strips if _is_full(name) else [], banner + "{}: true frames above, reconstructed below")
-        links.append(
-            pages.card(
-                pages.tag("h3", pages.link(pages.relative(manifest.parent / "gallery.html", layout.report), f"gallery: {name}")), *shown
-            )
-        )
-    return [pages.section("Reconstructions", pages.grid(links, least="18rem"))] if links else []
+def _checks(layout, dataset, subject):
+    """Names and facts of the checks against a known truth."""
+    found = [(Path(script).stem, _read(layout.metrics(subject, Path(script).stem) / "metrics.json")) for script in dataset.checks]
+    return [(name, facts) for name, facts in found if facts and "checks" in facts]
 
 
-def _chain(layout, subject, banner):
-    """fMRI, training and their figures."""
+def _summary(checks):
+    """Badges that say how many claims hold, (words, good)."""
+    held = [check["held"] for _, facts in checks for check in facts["checks"] if check["held"] is not None]
+    return [(f"{sum(held)} of {len(held)} claims hold", all(held))] if held else []
+
+
+# ---------------------------------------------------------------------------------------------- the report's parts
+
+
+def _claims(layout, dataset, subject, page):
+    """Tables of claims, the rows of one claim together, and its figure."""
     parts = []
-    facts = _read(layout.fmri_report(subject))
-    if facts:
-        repeats = facts.get("inter_repetition_correlation", {}).get("selected")  # not every data set has repetitions
-        agreement = f"; their repetitions correlate with r = {repeats['mean']:.3f} on average" if repeats else ""
-        parts.append(
-            pages.paragraph(
-                f"{' or '.join(map(str, facts['vertices']['selected']))} of {facts['vertices']['all']} vertices selected{agreement}. "
-                f"Test data standardised by their {facts['test_norm']} statistics."
-            )
-        )
-        figures = sorted((layout.fmri_report(subject).parent / "figures").glob("*.png"))
-        parts.append(pages.grid(_pictures(layout.report, figures, banner + "{}"), least="26rem"))
-    losses = sorted((layout.root / "checkpoints" / f"sub{subject}").glob("*/figures/*.png"))
-    parts.append(
-        pages.grid(
-            [
-                pages.figure(
-                    pages.relative(path, layout.report),
-                    f"{banner}{path.parents[1].name}: {path.stem.replace('_', ' ')}",
-                    alt=path.stem,
-                    width="100%",
-                )
-                for path in losses
-            ],
-            least="20rem",
-        )
-    )
-    return [pages.section("fMRI and training", *parts)]
+    for name, facts in _checks(layout, dataset, subject):
+        folder = layout.metrics(subject, name)
+        claims = {}
+        for check in facts["checks"]:
+            claim = claims.setdefault(check["claim"], {"name": check["claim"], "note": check.get("note", ""), "rows": []})
+            row = {key: check.get(key) for key in ("held", "statement", "value", "se", "bar", "margin", "chance", "n", "compared_with")}
+            claim["rows"].append(row | {"reference": check.get("control")})
+        figures = [folder / f"{claim.replace(' ', '_')}.png" for claim in claims]
+        caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}, {facts['n_clips']} test clips. ±: standard error over clips"
+        parts.append({
+            "claims": list(claims.values()),
+            "about": facts.get("about", ""),
+            "caption": f"{caption}, of the paired difference where one is compared.",
+            "figures": [(relative(path, page), f"{dataset.label}{_words(path)}") for path in figures if path.is_file()],
+        })  # fmt: skip
+    return parts
+
+
+def _cards(layout, dataset, found, subject, page):
+    """A card for every reconstruction, with strips of the same clips, and the sentence that says which."""
+    cards, chosen, metric = [], {}, None
+    for folder, manifest in found:
+        clips = {int(number): clip for number, clip in manifest["clips"].items()}
+        values = read_clip_values(layout.metrics(subject, folder.name))
+        if not chosen:
+            first, (metric, chosen) = folder.name, typical_clips(clips, values)
+        shown = {number: words for number, words in chosen.items() if number in clips}
+        strips = []
+        for number in shown or typical_clips(clips, values)[1]:
+            path = folder / manifest["folders"]["strips"] / f"{clips[number]['stem']}.png"
+            score = values.get(number, {}).get(metric)
+            words = f"{dataset.label}clip {number}" + (f", {metric} {score:.3g}" if score is not None else "")
+            if path.is_file():
+                strips.append((relative(path, page), words, clips[number]["size"] < SMALL))
+        link = relative(folder / "gallery.html", page)
+        cards.append({"name": folder.name, "link": link, "about": " ".join([*about(manifest), f"{len(clips)} clips."]), "strips": strips})
+    rows = "True frames above, reconstructed frames below. " if any(m["folders"].get("with_gt") for _, m in found) else ""
+    which = f"the best, the median and the worst clip of {first} by {metric}" if metric else "the first clips"
+    return cards, f"{rows}Shown for every reconstruction: {which}. Its name leads to the gallery of all clips." if cards else ""
+
+
+def _tables(evaluations):
+    """Tables of metrics; what was scored on the same clips in the same way stands in one."""
+    groups = {}
+    for _, facts in evaluations:
+        key = (facts.get("protocol"), *facts["columns"], str(facts.get("clips", {}).get("wanted")))
+        groups.setdefault(key, []).append(facts)
+    tables = []
+    for members in groups.values():
+        first, rows, skipped = members[0], {}, {}
+        for facts in members:
+            rows = {**rows, **{name: row for name, row in facts["rows"].items() if name not in rows}}
+            skipped |= facts.get("not_scored", {})
+        columns, lower = first["columns"], first.get("lower_is_better", ())
+        chance = [first.get("chance", {}).get(column) for column in columns]
+        title = first.get("title", "").replace(f", {first['method']},", ",")
+        caption = f"{title}. Mean ± standard deviation over clips; below the reconstructions, free baselines."
+        tables.append({
+            "columns": [column + " ↓" * (column in lower) for column in columns],
+            "rows": [_table_row(name, rows[name], columns) for name in _methods_first(rows, [facts["method"] for facts in members])],
+            "chance": chance if any(level is not None for level in chance) else [],
+            "caption": " ".join([caption, *(f"{column}: {reason}." for column, reason in skipped.items())]),
+        })  # fmt: skip
+    return tables
+
+
+def _methods_first(rows, methods):
+    return [*methods, *(name for name in rows if name not in methods)]
+
+
+def _table_row(name, summaries, columns):
+    cells = [summary if summary and summary["n"] else None for summary in map(summaries.get, columns)]
+    return {"name": name, "clips": max((cell["n"] for cell in cells if cell), default=None), "cells": cells}
+
+
+def _fmri(facts):
+    """A sentence on the fMRI, from the report of its preparation."""
+    if not facts or "vertices" not in facts:
+        return ""
+    repeats = facts.get("inter_repetition_correlation", {}).get("selected")  # not every data set has repetitions
+    agreement = f"; their repetitions correlate with r = {repeats['mean']:.3f} on average" if repeats else ""
+    selected = " or ".join(map(str, facts["vertices"]["selected"]))
+    standardised = f" Test data standardised by their {facts['test_norm']} statistics." if "test_norm" in facts else ""
+    return f"{selected} of {facts['vertices']['all']} vertices selected{agreement}.{standardised}"
 
 
 def _times(timings):
-    rows = [[entry["stage"], name, entry["seconds"], entry["core_seconds"], entry["peak_GB"]] for name, entry in timings.items()]
+    if not timings:
+        return {}
+    rows = [(name, entry["stage"], entry["seconds"], entry["core_seconds"], entry["peak_GB"]) for name, entry in timings.items()]
     total = sum(entry["core_seconds"] for entry in timings.values())
-    caption = f"{total / 60:.1f} core-minutes in all. Peak memory is that of the script's largest process."
-    return [pages.section("Time and memory", pages.table(["stage", "script", "seconds", "core-seconds", "peak GB"], rows, caption))]
+    return {"rows": rows, "caption": f"{total / 60:.1f} core-minutes in all. Peak memory is that of the script's largest process."}
 
 
-def build_report(layout, dataset, args, timings):
-    """Write report.html.
+def _metric_files(layout, evaluations, checks, subject, page):
+    """Files that hold the numbers, (name, links)."""
+    names = [(folder.relative_to(layout.metrics(subject, "any").parent).as_posix(), folder) for folder, _ in evaluations]
+    entries = [
+        (name, result_files(folder, page)) for name, folder in [*names, *((name, layout.metrics(subject, name)) for name, _ in checks)]
+    ]
+    tables = sorted(layout.metrics(subject, "any").parents[1].glob("tables*/*.md"))
+    entries.append(("tables like the paper's", [(_words(path), relative(path, page)) for path in tables]))
+    return [(name, links) for name, links in entries if links]
+
+
+# ---------------------------------------------------------------------------------------------- the pages
+
+
+def build_report(layout, dataset, subject, seed, timings):
+    """Write report_sub{ID}.html and, anew with all metrics, the galleries that it links.
 
     Parameters
     ----------
-    layout : common.layout.Layout
-    dataset : registry entry
-    args : the pipeline's arguments
-    timings : dict script call -> stage, seconds, core_seconds, peak_GB
+    layout : Layout
+    dataset : Dataset
+    subject : int or str
+    seed : int
+        whose reconstructions stand first
+    timings : dict, call of a script -> stage, seconds, core_seconds, peak_GB
 
     Returns
     -------
-    path of the page
+    Path of the page
     """
-    subject, banner = args.subj_ID, "phantom, " if dataset.is_phantom else ""
-    content = [
-        *_checks(layout, subject),
-        *_galleries(layout, subject, banner),
-        *_metrics(layout, subject),
-        *_chain(layout, subject, banner),
-        *_times(timings),
+    page = layout.subject_report(subject)
+    found, evaluations = _reconstructions(layout, subject, seed), _evaluations(layout, subject, seed)
+    checks = _checks(layout, dataset, subject)
+    cards, legend = _cards(layout, dataset, found, subject, page)
+    maps = sorted((layout.fmri_report(subject).parent / "figures").glob("*.png"))
+    losses = sorted((layout.root / "checkpoints" / f"sub{subject}").glob("*/figures/*.png"))
+    overview = [("all subjects", layout.report)] if len(dataset.subjects) > 1 else []
+    render(
+        "report.html",
+        page,
+        title=f"{dataset.name}, subject {subject}: report",
+        subtitle=f"Mind-Animator, seed {seed}",
+        note=dataset.note,
+        pages=[*overview, ("report", None), *((f"gallery: {folder.name}", folder / "gallery.html") for folder, _ in found)],
+        docs=sorted(path.stem for path in DOCS.glob("*.md")),
+        summary=_summary(checks),
+        checks=_claims(layout, dataset, subject, page),
+        reconstructions=cards,
+        legend=legend,
+        tables=_tables(evaluations),
+        metric_files=_metric_files(layout, evaluations, checks, subject, page),
+        distributions=[
+            (relative(folder / "distributions.png", page), f"{dataset.label}{facts['method']}: every clip")
+            for folder, facts in evaluations[:1]
+            if (folder / "distributions.png").is_file()
+        ],
+        fmri=_fmri(_read(layout.fmri_report(subject))),
+        fmri_figures=[(relative(path, page), f"{dataset.label}{_words(path)}") for path in maps],
+        losses=[(relative(path, page), f"{dataset.label}{path.parents[1].name}: {_words(path)}") for path in losses],
+        times=_times(timings),
+    )
+    for folder, _ in found:
+        build_gallery(folder, layout.metrics(subject, folder.name))
+    return page
+
+
+def _subject_card(layout, dataset, subject, page):
+    """A subject on the overview: claims held, headline numbers, the median clip."""
+    card = {"name": subject, "link": relative(layout.subject_report(subject), page), "summary": _summary(_checks(layout, dataset, subject))}
+    evaluations = [
+        facts for folder, facts in _evaluations(layout, subject, DEFAULT_SEED) if folder.parent == layout.metrics(subject, "any").parent
     ]
-    if dataset.is_phantom:
-        content.insert(
-            0,
-            pages.paragraph(
-                "The simulated brain answers with a haemodynamic response that peaks at 3 s. A real one peaks at about 5 s; this departure from "
-                "physiology is made because the phantom's scenes change every 2 s (--hrf canonical shows what blur does)."
-            ),
-        )
-    subtitle = f"{dataset.name}, subject {subject}, seed {args.seed}"
-    write_text(layout.report, pages.page("Mind-Animator: report of a run", content, subtitle=subtitle, phantom=dataset.is_phantom))
-    return layout.report
+    facts = evaluations[0] if evaluations else {"columns": [], "rows": {}}
+    means = facts["rows"].get(facts.get("method"), {})
+    lines = [(column, f"{means[column]['mean']:.3f}") for column in facts["columns"] if (means.get(column) or {}).get("n")]
+    card |= {"headline": lines[:HEADLINES], "evaluated": facts.get("title", ""), "strip": None}
+    for folder, manifest in _reconstructions(layout, subject, DEFAULT_SEED)[:1]:
+        clips = {int(number): clip for number, clip in manifest["clips"].items()}
+        metric, chosen = typical_clips(clips, read_clip_values(layout.metrics(subject, folder.name)))
+        number = list(chosen)[len(chosen) // 2] if chosen else None
+        path = number and folder / manifest["folders"]["strips"] / f"{clips[number]['stem']}.png"
+        if path and path.is_file():
+            words = f"{dataset.label}clip {number} of {folder.name}" + (f": {chosen[number]}" if metric else "")
+            card["strip"] = (relative(path, page), words, clips[number]["size"] < SMALL)
+    return card
+
+
+def build_overview(layout, dataset):
+    """Write report.html: a card for every subject that has a report; it forwards straight to the only one.
+
+    Parameters
+    ----------
+    layout : Layout
+    dataset : Dataset
+
+    Returns
+    -------
+    Path of the page
+    """
+    page = layout.report
+    subjects = [subject for subject in dataset.subjects if layout.subject_report(subject).is_file()]
+    cards = [_subject_card(layout, dataset, subject, page) for subject in subjects]
+    return render(
+        "overview.html",
+        page,
+        title=f"{dataset.name}: reports",
+        subtitle="Mind-Animator",
+        note=dataset.note,
+        forward=cards[0]["link"] if len(cards) == 1 else "",
+        subjects=cards,
+    )

@@ -1,0 +1,90 @@
+"""gallery.html of a comparison: the differences, and the clips where two methods differ most."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from common.files import atomic_path
+from common.pages import relative, render
+from common.readers import resize_frames
+
+STRIP_FRAME = 96  # pixels of a frame of a movie strip
+
+
+def write_row(path, clip):
+    """Write a clip's frames in a row, small, as PNG.
+
+    Parameters
+    ----------
+    path : Path
+    clip : (F, H, W, 3) uint8
+    """
+    row = np.concatenate(list(resize_frames(clip, STRIP_FRAME)), axis=1)  # h (f w) c
+    with atomic_path(path) as temporary:
+        Image.fromarray(row).save(temporary, "png")
+
+
+def most_different(a, b, n):
+    """Indices of the clips where two methods differ most, largest first; clips without a value are left out."""
+    gap = np.abs(a - b)
+    order = np.argsort(-np.nan_to_num(gap, nan=-1.0), kind="stable")
+    return [int(i) for i in order[:n] if not np.isnan(gap[i])]
+
+
+def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note=""):
+    """Write gallery.html, and below strips/ the pictures that it shows.
+
+    Parameters
+    ----------
+    out : Path
+        folder of the comparison
+    title : str
+    names : (str, str)
+        methods A and B
+    table : list of dict
+        metric, clips, a, b, difference, low, high, better
+    clips : (N,) int
+        clip numbers
+    pairs : {metric: (values of A, values of B)}
+        (N,) each, of the metrics to show
+    readers : {"truth", "A", "B": clip reader}
+    n_clips : int
+        clips per metric
+    lower_is_better : collection of str
+        metrics
+    note : str
+        what the page must say of the data
+
+    Returns
+    -------
+    Path of the page
+    """
+    out = Path(out)
+    path = out / "gallery.html"
+    words = {"truth": "ground truth", "A": f"A, {names[0]}", "B": f"B, {names[1]}"}
+    shown = {metric: most_different(a, b, n_clips) for metric, (a, b) in pairs.items()}
+    strips = {(i, who): out / "strips" / f"clip{clips[i]}_{who}.png" for indices in shown.values() for i in indices for who in words}
+    for (i, who), picture in strips.items():
+        write_row(picture, readers[who].read(int(clips[i])))
+
+    def card(i, a, b):
+        pictures = [(relative(strips[i, who], path), what) for who, what in words.items()]
+        return {
+            "number": int(clips[i]),
+            "pictures": pictures,
+            "facts": [("A", float(a[i])), ("B", float(b[i])), ("A − B", float(a[i] - b[i]))],
+        }
+
+    return render(
+        "comparison.html",
+        path,
+        title=title,
+        subtitle=f"A: {names[0]}. B: {names[1]}.",
+        note=note,
+        docs=("evaluation",),
+        table=table,
+        lower_is_better=lower_is_better,
+        metrics=[(metric, [card(i, *pairs[metric]) for i in indices]) for metric, indices in shown.items() if indices],
+        files=[(name, name) for name in ("comparison.md", "comparison.csv", "differences.csv") if (out / name).exists()],
+    )

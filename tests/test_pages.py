@@ -1,0 +1,423 @@
+"""Report, overview, gallery and comparison, from a made run of two reconstructed arms and their numbers; no model, no training."""
+
+import csv
+import json
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cli, pages
+from common.datasets import CC2017, DATASETS, PHANTOM
+from common.files import write_json
+from common.layout import Layout
+from common.pages import comparison, gallery
+from common.pages.report import build_overview, build_report
+from Evaluation_Metrics import compare
+
+ROOT = Path(__file__).resolve().parents[1]
+CLIPS, FRAMES, SIZE = 6, 8, 16
+CAPTIONS = ["a red circle", "a <b>blue</b> star", "a red circle", "a green square", "a white star", "a pink circle"]
+SSIM = {1: 0.5, 2: 0.25, 3: 0.75, 4: 0.125, 5: 0.875}  # clip 6 has none
+NAMED = "video & <fMRI>"  # the name of a method, of which a page must make text
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Addresses, ids and texts of a page; elements that are left open or closed in another order fail."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path, self.source = path, path.read_text(encoding="utf-8")
+        self.open, self.addresses, self.ids, self.images, self.words = [], [], [], [], []
+        self.feed(self.source)
+        assert self.open == [], self.open
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.addresses += [attributes[name] for name in ("href", "src") if name in attributes]
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.images += [(attributes["src"], self.open[-1] if self.open else "")] if tag == "img" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script") and data.strip():
+            self.words.append(" ".join(data.split()))
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+    def check(self):
+        """Every address is a file on this disk, no id stands twice, nothing is loaded from elsewhere, nothing runs."""
+        for address in self.addresses:
+            assert ":" not in address and (self.path.parent / unquote(address)).exists(), address
+        assert len(set(self.ids)) == len(self.ids)
+        assert "<script" not in self.source and 'name="viewport"' in self.source
+        return self
+
+
+# ---------------------------------------------------------------------------------------------- a made run
+
+
+def frames_of(seed):
+    return np.random.default_rng(seed).integers(0, 256, (FRAMES, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def make_reconstruction(folder, dataset, arm="full", clips=range(1, CLIPS + 1), truth=True, checkpoints=("semantic",), subject=1):
+    """What video_recons.py leaves for the pages: manifest, GIFs, strips."""
+    entries, rng = {}, np.random.default_rng(0)
+    for clip in clips:
+        gt, frames = frames_of(clip), frames_of(100 + clip)
+        (folder / "strips").mkdir(parents=True, exist_ok=True)
+        gallery.write_strip(folder / f"strips/test{clip}.png", gt if truth else None, frames)
+        for name, shown in (("results_recons", frames), ("results_recons_with_gt", np.concatenate([gt, frames], axis=2))):
+            if truth or name == "results_recons":
+                (folder / name).mkdir(exist_ok=True)
+                stem = f"test{clip}" if name == "results_recons" else f"test_and_gt{clip}"
+                pictures = [Image.fromarray(frame) for frame in shown]
+                pictures[0].save(folder / name / f"{stem}.gif", save_all=True, append_images=pictures[1:], duration=120, loop=0)
+        entries[clip] = {"stem": f"test{clip}", "size": SIZE, "seconds": 0.5, "seed": int(rng.integers(1000))}
+        if truth:
+            words = {"caption": CAPTIONS[clip - 1], "nearest_caption": CAPTIONS[1], "rank": 1 + (clip != 2), "n_captions": 5}
+            entries[clip] |= {"pair": f"test_and_gt{clip}", **words}
+    folders = {"recons": "results_recons", "strips": "strips"} | ({"with_gt": "results_recons_with_gt"} if truth else {})
+    facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": subject, "name": folder.name, "arm": arm, "ablate": None}
+    facts |= {"split": "test", "n_clips": CLIPS, "seed": 42, "settings": {"steps": 3, "format": ["gif", "npz"]}, "folders": folders}
+    facts |= {"checkpoints": {name: {"file": f"{name}/last.safetensors", "sha256": "ab" * 32, "epoch": 3} for name in checkpoints}}
+    write_json(folder / "manifest.json", facts | {"seconds_per_clip": 0.5, "clips": entries})
+
+
+def make_evaluation(folder, dataset, method, baselines=()):
+    """What evaluate.py leaves for the pages."""
+    folder.mkdir(parents=True)
+    with open(folder / "per_clip.csv", "w", newline="") as handle:
+        csv.writer(handle).writerows([("clip", "SSIM", "EPE"), *((clip, SSIM.get(clip, ""), 10 * clip) for clip in range(1, CLIPS + 1))])
+    summary = {"mean": float(np.mean(list(SSIM.values()))), "std": 0.28, "se": 0.12, "n": 5}
+    rows = {name: {"SSIM": summary, "EPE": {**summary, "mean": 35.0, "n": 6}, "VIFI-score": None} for name in (method, *baselines)}
+    facts = {"title": f"{dataset.name} subject 1, {method}, protocol paper", "protocol": "paper", "method": method, "rows": rows}
+    facts |= {"dataset": dataset.name, "phantom": dataset.simulated, "columns": ["SSIM", "EPE", "VIFI-score"], "chance": {"SSIM": 0.125}}
+    facts |= {
+        "lower_is_better": ["EPE"],
+        "clips": {"wanted": 6, "scored": 6, "missing": []},
+        "not_scored": {"VIFI-score": "no --vifi_path"},
+    }
+    write_json(folder / "metrics.json", facts)
+    (folder / "table.md").write_text("| not | what | the report reads |\n| --- | --- | --- |\n| a | b | c |\n")
+    picture(folder / "distributions.png")
+
+
+def picture(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(path)
+
+
+def make_checks(folder):
+    rows = [
+        {"claim": "motion", "statement": "EPE below the still's", "held": True, "value": 1.0, "control": 1.84, "se": 0.06, "n": 40}
+        | {"bar": "difference > 4 SE", "compared_with": "the still", "note": "Still: the first <frame> eight times.", "margin": 9.5},
+        {
+            "claim": "motion",
+            "statement": "direction right",
+            "held": False,
+            "value": 0.5,
+            "control": 0.25,
+            "chance": 0.25,
+            "n": 40,
+            "bar": ">= 0.6",
+        },
+        {"claim": "mask", "statement": "shown without a bar", "held": None, "value": 1.0, "control": 0.1, "n": 40, "bar": "none"},
+    ]
+    write_json(folder / "metrics.json", {"about": "The simulated brain answers early.", "seed": 42, "n_clips": 40, "checks": rows})
+    picture(folder / "motion.png")
+
+
+def make_run(root, dataset, subject=1, arms=("full", "control")):
+    """A finished run of a subject -> Layout."""
+    layout = Layout(root / dataset.name)
+    for arm in arms:
+        make_reconstruction(layout.recons(subject, arm), dataset, arm, subject=subject)
+        make_evaluation(layout.metrics(subject, arm), dataset, arm, ("mean frame",) if arm == arms[0] else ())
+        picture(layout.root / f"checkpoints/sub{subject}/{arm}/figures/CMG_loss.png")
+    for check in dataset.checks:
+        make_checks(layout.metrics(subject, Path(check).stem))
+    facts = {
+        "vertices": {"all": 59412, "selected": [4500]},
+        "test_norm": "own",
+        "inter_repetition_correlation": {"selected": {"mean": 0.336}},
+    }
+    write_json(layout.fmri_report(subject), facts)
+    picture(layout.fmri_report(subject).parent / "figures/noise_ceiling.png")
+    return layout
+
+
+TIMES = {"step1 <a>": {"stage": "phantom", "seconds": 3.0, "core_seconds": 60.0, "peak_GB": 0.6}}
+
+
+@pytest.fixture
+def run(tmp_path):
+    layout = make_run(tmp_path, PHANTOM)
+    return layout, build_report(layout, PHANTOM, 1, 42, TIMES)
+
+
+# ---------------------------------------------------------------------------------------------- parts of pages
+
+
+def test_addresses_and_numbers():
+    assert pages.relative("a/b c/x.gif", "a/page.html") == "b%20c/x.gif" and pages.relative("a/x.gif", "a/b/page.html") == "../x.gif"
+    assert [pages.number(value) for value in (0.123456, 59412, None, "words")] == ["0.1235", 59412, "–", "words"]
+
+
+def test_whatever_a_page_shows_is_escaped(tmp_path):
+    folder = tmp_path / "x"
+    make_reconstruction(folder, PHANTOM)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest |= {"name": NAMED, "settings": {"<i>flag</i>": "<u>value</u>"}}
+    manifest["checkpoints"] = {"<s>": {"file": "<p>", "sha256": "<q>" * 9, "epoch": 1}}
+    write_json(folder / "manifest.json", manifest)
+    page = Page(gallery.build_gallery(folder))
+    for raw in ("<b>blue", "<fMRI>", "<i>flag", "<u>", "<s>", "<p>&", "<q>"):
+        assert raw not in page.source
+    assert "a <b>blue</b> star" in page.text and NAMED in page.text and "<u>value</u>" in page.text
+
+
+def test_templates_are_installed_with_the_package():
+    """Every file of templates/ matches the package data of pyproject.toml, and is used."""
+    import tomllib
+
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["common.pages"]
+    folder = ROOT / "common/pages"
+    files = {path for path in (folder / "templates").iterdir() if path.is_file()}
+    assert files == {path for pattern in patterns for path in folder.glob(pattern)}
+    sources = "".join(path.read_text() for path in (*folder.glob("*.py"), *files))
+    assert all(f'"{path.name}"' in sources for path in files)
+
+
+# ---------------------------------------------------------------------------------------------- gallery
+
+
+def test_gallery_shows_every_clip(tmp_path):
+    folder = tmp_path / "full"
+    make_reconstruction(folder, PHANTOM)
+    page = Page(gallery.build_gallery(folder)).check()
+    assert page.ids == ["clips", *(f"clip{clip}" for clip in range(1, CLIPS + 1))]
+    assert len(page.images) == 3 * CLIPS and {parent for _, parent in page.images} == {"a"}  # each opens in full size
+    assert "Phantom." in page.text and "rank 1 of 5" in page.text
+    assert "is the nearest for 1 of 6 clips (by chance 1.2), median rank 2" in page.text
+
+
+def test_gallery_begins_with_the_best_the_median_and_the_worst(tmp_path):
+    folder, metrics = tmp_path / "full", tmp_path / "metrics"
+    make_reconstruction(folder, PHANTOM)
+    make_evaluation(metrics, PHANTOM, "full")
+    (metrics / "summary.csv").write_text("name,value\nSSIM,3\n")  # not a value per clip
+    page = Page(gallery.build_gallery(folder, metrics)).check()
+    shown = [page.words[i + 1] for i, words in enumerate(page.words) if words.startswith("Clip ")]
+    assert shown[:3] == ["best, SSIM 0.875", "median, SSIM 0.5", "worst, SSIM 0.125"]
+    assert [words for words in page.words if words.startswith("Clip ")][:4] == ["Clip 5", "Clip 1", "Clip 4", "Clip 1"]
+    assert "Best, median and worst by SSIM" in page.text and "protocol paper" in page.text
+    assert page.words[page.words.index("SSIM") + 1 :][:4] == ["0.5", "0.14", "5", "0.125"]  # mean, standard error, clips, chance
+    assert "table.md" in page.text
+
+
+def test_typical_clips():
+    assert gallery.typical_clips([3, 1, 2, 4], {}) == (None, {1: "", 2: "", 3: ""})
+    assert gallery.typical_clips([7], {7: {"SSIM": 0.5}}) == ("SSIM", {7: "best, SSIM 0.5"})
+    assert gallery.typical_clips([1, 2], {1: {"EPE": 3.0}, 2: {"EPE": 1.0}}) == (None, {1: "", 2: ""})  # nothing where more is better
+    metric, chosen = gallery.typical_clips(range(1, 6), {clip: {"PSNR": float(clip), "SSIM": np.nan} for clip in range(1, 6)})
+    assert metric == "PSNR" and list(chosen) == [5, 3, 1]
+
+
+def test_gallery_without_truth_and_without_decoders(tmp_path):
+    """Rows of any recording, and stage 1 of others: no true clips, no captions, no checkpoints."""
+    folder = tmp_path / "mine"
+    make_reconstruction(folder, CC2017, truth=False, checkpoints=())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for key in ("checkpoints", "arm", "ablate", "subject", "split", "n_clips", "dataset", "phantom"):
+        del manifest[key]
+    write_json(folder / "manifest.json", manifest)
+    page = Page(gallery.build_gallery(folder)).check()
+    assert len(page.images) == 2 * CLIPS and "ground truth" not in page.text and "phantom" not in page.source.lower()
+    assert "The true clips are not known" in page.text
+    strip = np.asarray(Image.open(folder / "strips/test2.png"))
+    assert strip.shape == (SIZE + 1, FRAMES * (SIZE + 1), 4) and np.array_equal(strip[:SIZE, :SIZE, :3], frames_of(102)[0])
+
+
+def test_gallery_leaves_out_pictures_that_are_not_there(tmp_path):
+    folder = tmp_path / "full"
+    make_reconstruction(folder, PHANTOM)
+    for path in (folder / "results_recons_with_gt/test_and_gt2.gif", folder / "results_recons/test2.gif", folder / "strips/test3.png"):
+        path.unlink()
+    page = Page(gallery.build_gallery(folder)).check()
+    assert len(page.images) == 3 * CLIPS - 3
+
+
+# ---------------------------------------------------------------------------------------------- report and overview
+
+
+def test_report_links_resolve_and_say_what_the_data_are(run):
+    layout, path = run
+    assert path == layout.root / "report_sub1.html" and build_overview(layout, PHANTOM) == layout.report
+    page = Page(path).check()
+    assert "Phantom." in page.text and "4500 of 59412 vertices selected; their repetitions correlate with r = 0.336" in page.text
+    assert "1.0 core-minutes" in page.text and "step1 <a>" in page.text and "<a>" not in page.source
+    assert all(parent == "a" for _, parent in page.images)
+    for address in ("recons/sub1/full/gallery.html", "metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "report.html"):
+        assert address in page.addresses
+    assert {Path(address).name for address in page.addresses} >= {path.name for path in (ROOT / "docs").glob("*.md")}
+    for name in ("full", "control"):
+        assert {"../../../report_sub1.html"} <= set(Page(layout.recons(1, name) / "gallery.html").check().addresses)
+    assert "../control/gallery.html" in Page(layout.recons(1, "full") / "gallery.html").addresses
+
+
+def test_report_reads_the_numbers_from_metrics_json(run):
+    page = Page(run[1])
+    start = page.words.index("Metrics")
+    row = page.words[page.words.index("full", start) :][:7]
+    assert row == ["full", "6", "0.500", "± 0.280", "35.000", "± 0.280", "–"]
+    assert page.text.count("mean frame") == 1 and "EPE ↓" in page.text and "VIFI-score: no --vifi_path." in page.text
+    chance = page.words[page.words.index("chance", start) :][:4]
+    assert chance == ["chance", "0.125", "–", "–"] and "the report reads" not in page.text
+
+
+def test_report_shows_a_strip_of_every_arm(tmp_path):
+    layout = make_run(tmp_path, PHANTOM, arms=("full", "control", "oracle"))
+    make_reconstruction(layout.recons(1, "recipe"), PHANTOM, "oracle", clips=(2, 6))  # without the clips shown of the others
+    page = Page(build_report(layout, PHANTOM, 1, 42, {}))
+    for name, clips in (("full", (5, 1, 4)), ("control", (5, 1, 4)), ("oracle", (5, 1, 4)), ("recipe", (2, 6))):
+        assert [source for source, _ in page.images if f"/{name}/strips" in source] == [
+            f"recons/sub1/{name}/strips/test{i}.png" for i in clips
+        ]
+    assert "the best, the median and the worst clip of full by SSIM" in page.text and "Time and memory" not in page.text
+
+
+def test_other_seeds_stand_behind(tmp_path):
+    layout = make_run(tmp_path, PHANTOM, arms=("control", "full", "control_seed1", "full_seed1"))
+    page = Page(build_report(layout, PHANTOM, 1, 1, {}))
+    galleries = [address for address in page.addresses if address.endswith("gallery.html")]
+    assert [Path(address).parent.name for address in galleries[:4]] == ["full_seed1", "control_seed1", "control", "full"]
+
+
+def test_verdict_comes_first_and_is_seen_on_a_telephone(run):
+    page = Page(run[1])
+    source = page.source[page.source.index('<table class="claims">') :]
+    rows = [row for row in source[: source.index("</table>")].split("<tr>")[2:] if "<td" in row]
+    assert len(rows) == 3 and all('class="badge' in row[row.index("<td") : row.index("</td>")] for row in rows)
+    narrow = page.source[page.source.index("@media (max-width: 44rem)") :]
+    assert "table.claims, .claims tbody, .claims tr, .claims td, .claims th { display: block;" in narrow
+    assert all(label in source for label in ('data-label="value"', 'data-label="compared with"', 'data-label="bar"'))
+
+
+def test_claims_say_what_they_compare_with(run):
+    page = Page(run[1])
+    assert "1 of 2 claims hold" in page.text and "The simulated brain answers early." in page.text
+    start = page.words.index("Still: the first <frame> eight times.")
+    assert page.words[start + 1 :][:9] == [
+        "holds",
+        "EPE below the still's",
+        "1",
+        "± 0.06",
+        "1.84",
+        "the still",
+        "difference > 4 SE",
+        "9.5 SE",
+        "40",
+    ]
+    assert page.words[start + 10 :][:6] == ["missed", "direction right", "0.5", "0.25", ">= 0.6", "0.25"]  # with what is not said
+    assert page.text.count("Still:") == 1 and "metrics/sub1/phantom_checks/motion.png" in page.addresses
+    assert "control" not in [words.lower() for words in page.words[start:][:20]]
+
+
+def test_real_data_have_no_phantom_words(tmp_path):
+    layout = make_run(tmp_path, CC2017, arms=("full",))
+    build_report(layout, CC2017, 1, 42, {})
+    for path in (build_overview(layout, CC2017), layout.subject_report(1), layout.recons(1, "full") / "gallery.html"):
+        assert "phantom" not in Page(path).check().source.lower() and 'class="banner"' not in path.read_text()
+
+
+def test_report_of_an_unfinished_run(tmp_path):
+    layout = Layout(tmp_path / "CC2017")
+    page = Page(build_report(layout, CC2017, 2, 42, {}))
+    assert "Mind-Animator" in page.text and not page.images
+
+
+def test_overview_forwards_to_the_only_report(run):
+    layout, path = run
+    page = Page(build_overview(layout, PHANTOM)).check()
+    assert f'<meta http-equiv="refresh" content="0; url={path.name}">' in page.source and page.addresses.count(path.name) >= 2
+    make_run(layout.root.parent, PHANTOM, subject=2)
+    build_report(layout, PHANTOM, 2, 42, TIMES)
+    page = Page(build_overview(layout, PHANTOM)).check()
+    assert "refresh" not in page.source and {"report_sub1.html", "report_sub2.html"} <= set(page.addresses)
+    assert page.text.count("1 of 2 claims hold") == 2 and page.text.count("0.500") == 2 and len(page.images) == 2
+    Page(layout.subject_report(1)).check()
+
+
+def test_subjects_may_be_named(tmp_path):
+    dataset = replace(CC2017, name="mine", subjects=("sub-A", 100610))
+    layout = make_run(tmp_path, dataset, subject=100610, arms=("full",))
+    assert build_report(layout, dataset, 100610, 42, {}).name == "report_sub100610.html"
+    assert "Subject 100610" in Page(build_overview(layout, dataset)).check().text
+
+
+def test_the_banner_is_the_data_sets_own(tmp_path, monkeypatch):
+    """Nothing is hard-wired to one simulated data set."""
+    other = replace(CC2017, name="ghost", note="Ghost. Made of air.")
+    monkeypatch.setitem(DATASETS, "ghost", other)
+    layout = make_run(tmp_path, other, arms=("full",))
+    for path in (build_report(layout, other, 1, 42, {}), layout.recons(1, "full") / "gallery.html"):
+        assert "Ghost. Made of air." in Page(path).text and "phantom" not in path.read_text().lower()
+
+
+# ---------------------------------------------------------------------------------------------- comparison
+
+
+def test_clips_that_differ_most():
+    a = np.array([np.nan, 1.0, 2.0, 3.0])
+    assert comparison.most_different(a, np.array([0.0, 4.0, 2.0, 8.0]), 2) == [3, 1]
+    assert comparison.most_different(a, a, 9) == [1, 2, 3]
+
+
+def test_comparison_page(tmp_path):
+    """Two evaluations of the same clips: the table of differences and the clips where they differ most."""
+    clips = np.stack([frames_of(i) for i in range(CLIPS)])
+    (tmp_path / "recons").mkdir()
+    for i, clip in enumerate(clips, 1):
+        np.savez(tmp_path / f"recons/test{i}.npz", frames=clip)
+    values = np.linspace(0.2, 0.7, CLIPS)
+    for name, method, scores in (("a", NAMED, values), ("b", "yours", values - np.array([np.nan, 0.3, 0, 0.5, 0.1, 0.2]))):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "gt.npy", clips)
+        np.savez(tmp_path / name / "per_clip.npz", clip=np.arange(1, CLIPS + 1), SSIM=scores)
+        facts = {
+            "protocol": "paper",
+            "method": method,
+            "phantom": True,
+            "dataset": "phantom",
+            "subject": 1,
+            "columns": ["SSIM"],
+            "chance": {},
+        }
+        reads = {
+            "recons": str(tmp_path / "recons"),
+            "layout": "ours",
+            "gt": str(tmp_path / name / "gt.npy"),
+            "form": {"n_frames": 8, "size": SIZE},
+        }
+        write_json(tmp_path / name / "metrics.json", facts | {"reads": reads})
+    argv = [str(tmp_path / "a"), str(tmp_path / "b"), "--n_clips", "2"]
+    compare.main(cli.parse(compare.get_parser, argv, "Evaluation_Metrics/compare"))
+    page = Page(tmp_path / "a/compare_b/gallery.html").check()
+    assert [words for words in page.words if words.startswith("Clip ")] == ["Clip 4", "Clip 2"]
+    assert len(page.images) == 6 and all(parent == "a" for _, parent in page.images) and "Phantom." in page.text
+    assert NAMED in page.text and "<fMRI>" not in page.source and "differences.csv" in page.addresses
+    assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * 96, 96)
+    assert page.words[page.words.index("SSIM") + 1 :][:5] == ["A", "5", "0.5000", "0.2800", "0.2200"]
