@@ -208,10 +208,10 @@ def read_config(path, parser, script):
     for name in content:
         if name not in values and name not in sections:
             raise UserError(f"{path}: {name!r} is neither a flag of {script} nor the name of a script; see {script}.py --help")
-    for name in ["all", *sorted(own)]:
+    for name in ["all", *sorted(own, key=len)]:  # the longer name is the narrower one
         section = content.get(name) or {}
         if not isinstance(section, dict):
-            raise UserError(f"{path}: the section {name!r} must hold flags and their values, not {section!r}")
+            raise UserError(f"{path}: the section {name!r} must hold flags and their values, not {section!r}; correct the file")
         if name != "all" and (unknown := section.keys() - known.keys()):
             raise UserError(f"{path}: {script} has no flag {', '.join(sorted(unknown))}; see {script}.py --help")
         values |= {flag: value for flag, value in section.items() if flag in known}
@@ -224,13 +224,13 @@ def _words(path, action, name, value):
         return []
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise UserError(f"{path}: {name} must be true or false, not {value!r}")
+            raise UserError(f"{path}: {name} must be true or false, not {value!r}; correct the file")
         return [f"--{name}"] * value
     if isinstance(value, (dict, bool)):
         raise UserError(f"{path}: {value!r} is no value for {name}; quote words such as \"on\" and \"off\"")
     if isinstance(value, list):
         if action.nargs is None:
-            raise UserError(f"{path}: {name} takes one value, not a list")
+            raise UserError(f"{path}: {name} takes one value, not a list; correct the file")
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
 
@@ -249,10 +249,17 @@ def parse(get_parser, argv, script):
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
     config = early.parse_known_args(argv)[0].config
-    words = read_config(config, parser, script) if config else []
-    parser.source = f"{config}: "
-    parser.parse_known_args(words)  # a fault of the file is told with its name
-    parser.source = ""
+    words = []
+    if config is not None:
+        words = read_config(config, parser, script)
+        required = [action for action in parser._actions if action.required]
+        for action in required:
+            action.required = False
+        parser.source = f"{config}: "
+        parser.parse_known_args(words)  # a fault of the file is told with its name
+        parser.source = ""
+        for action in required:
+            action.required = True
     args = parser.parse_args([*words, *argv])
     if getattr(args, "subj_ID", None) is not None and hasattr(args, "dataset"):
         from common.datasets import get_dataset

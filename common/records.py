@@ -156,7 +156,7 @@ class Record:
 
 
 @contextlib.contextmanager
-def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=()):
+def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=(), complete=True):
     """Start work on some results, or find them done.
 
     Parameters
@@ -165,6 +165,8 @@ def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=()):
         as for Record
     clear : iterable of paths
         files and folders of earlier results that --overwrite deletes
+    complete : bool
+        False where the caller knows of a part that is to be done again
 
     Yields
     ------
@@ -177,7 +179,7 @@ def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=()):
         an input is missing or has been damaged, or the folder holds results of other settings or inputs
     """
     record = Record(folder, args, inputs, outputs, facts)
-    if record.is_done():
+    if complete and record.is_done():
         yield None
         return
     record.check_same()

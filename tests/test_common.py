@@ -10,15 +10,16 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from common import augment, cli, cortex, files
+from common import augment, cli, cortex, files, workers
 from common.datasets import CC2017, DATASETS, HCP, PHANTOM, get_dataset
 from common.files import ArrayWriter, UserError, atomic_path, card_path, load_array, save_array
-from common.records import Record
+from common.records import Record, working
 
 CARD = {"rows": "clips", "units": "none", "made_by": "test"}
 
@@ -43,23 +44,46 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
 
 def test_json_takes_numpy_and_a_failed_one_leaves_nothing(tmp_path):
     files.write_json(tmp_path / "a.json", {"a": np.arange(3), "b": np.float32(0.5), "c": tmp_path / "x"})
-    content = json.loads((tmp_path / "a.json").read_text())
-    assert len(content.pop("checksum")) == 16 and content == {"a": [0, 1, 2], "b": 0.5, "c": f"{tmp_path}/x"}
-    assert files.read_json(tmp_path / "a.json") == content
-    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text().replace("0.5", "0.6"))
-    with pytest.raises(UserError, match="checksum"):
-        files.read_json(tmp_path / "a.json")
+    assert files.read_json(tmp_path / "a.json") == {"a": [0, 1, 2], "b": 0.5, "c": f"{tmp_path}/x"}
     with pytest.raises(TypeError):
         files.write_json(tmp_path / "b.json", {"a": object()})
     assert names(tmp_path) == ["a.json"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "\x00"])
-def test_missing_or_broken_json_is_one_line(tmp_path, content):
+@pytest.mark.parametrize(
+    "content, says",
+    [(None, "file not found"), (b"{", "not readable JSON"), (b"\0", "not readable JSON"), (b"\xff", "not readable JSON"), (b"[" * 10**5, "not readable JSON"), (b"[1]", "list where a dict")],
+)
+def test_missing_or_broken_json_is_one_line(tmp_path, content, says):
     if content is not None:
-        (tmp_path / "a.json").write_text(content)
-    with pytest.raises(UserError, match=r"a\.json: expected (a JSON file|JSON), found"):
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(UserError, match=says) as error:
         files.read_json(tmp_path / "a.json")
+    assert "a.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_sums_are_those_of_sha256sum(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a b.txt", "in/c.txt"):
+        (tmp_path / name).write_text(name)
+    files.write_sums(tmp_path, {name: files.sha256(tmp_path / name) for name in ("in/c.txt", "a b.txt")})
+    assert subprocess.run(["sha256sum", "-c", "--quiet", files.SUMS], cwd=tmp_path, capture_output=True).returncode == 0
+    assert list(files.read_sums(tmp_path)) == ["a b.txt", "in/c.txt"] and files.read_sums(tmp_path / "in") == {}
+    files.check_sum(tmp_path / "in/c.txt", tmp_path)
+    files.check_sum(tmp_path / "unknown.txt", content=b"not of ours")
+    (tmp_path / "a b.txt").write_text("A b.txt")
+    with pytest.raises(UserError, match="a b.txt does not match its checksum"):
+        files.check_sum(tmp_path / "a b.txt")
+    (tmp_path / files.SUMS).write_text("nonsense\n")
+    with pytest.raises(UserError, match="SHA256SUMS, line 1"):
+        files.check_sum(tmp_path / "a b.txt")
+
+
+def test_sha256_sees_every_change(tmp_path):
+    path = tmp_path / "a"
+    for content in (b"one", b"two", b"three"):
+        files.write_bytes(path, content)
+        assert files.sha256(path) == files.sha256(path) == hashlib.sha256(content).hexdigest()
 
 
 def make_array(n=12, dtype="float32"):
@@ -143,41 +167,44 @@ def test_loading_checks(tmp_path):
 
     def refused(found, **options):
         with pytest.raises(UserError) as error:
-            load_array(path, do="mend it", **options)
+            load_array(path, do="make it again", **options)
         text = str(error.value)
-        assert text.startswith(f"{path}: expected ") and text.endswith("; mend it") and "\n" not in text
-        assert found in text.split(", found ")[1]
+        assert str(path) in text and text.endswith("; make it again") and "\n" not in text and found in text
 
-    refused("shape (12, 5)", shape=(12, 6))
-    refused("shape (12, 5)", shape=(12, 5, 1))
-    refused("type float32", dtype="float64")
+    refused("has shape (12, 5), not (12, 6)", shape=(12, 6))
+    refused("has shape (12, 5), not (12, 5, 1)", shape=(12, 5, 1))
+    refused("type float32, not float64", dtype="float64")
     with open(path, "r+b") as handle:  # one number altered
         handle.seek(-4, os.SEEK_END)
         handle.write(b"\0\0\0\0")
     assert load_array(path).shape == (12, 5)
-    refused("other bytes", verify=True)
+    refused("does not match its checksum in a.npy.json", verify=True)
     np.save(path, array[:7])
-    refused("[7, 5], float32")
+    refused("its data card describes [12, 5]")
     card_path(path).unlink()
     assert len(load_array(path)) == 7
     array[4, 2] = np.nan
     np.save(path, array)
-    refused("NaN or infinity from row 4 on")
+    refused("NaN or infinite values, the first in row 4")
     assert np.isnan(load_array(path, finite=False)[4, 2])
     for size in (len(path.read_bytes()) - 4, 20, 0):
         os.truncate(path, size)
-        refused("a broken file")
-    np.save(path, np.array([{"a": 1}], dtype=object))
-    refused("a broken file")
+        refused("not a readable .npy array")
+    for other in (np.array([{"a": 1}], dtype=object), np.array(["text"]), np.ones(3, complex), np.zeros(2, "datetime64[s]")):
+        np.save(path, other)
+        refused("a.npy ")
+    with open(path, "wb") as handle:
+        np.savez(handle, a=array)
+    refused("an .npz archive")
     path.unlink()
-    refused("nothing there")
+    refused("file not found")
 
 
 def test_a_mistake_survives_a_worker_process():
     import pickle
 
-    error = UserError("where", "this", "that", "do it")
-    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "where: expected this, found that; do it"
+    error = files.missing("a.npy", "make it")
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "file not found: a.npy; make it"
 
 
 # ---------------------------------------------------------------------------------------------- command line
@@ -185,69 +212,76 @@ def test_a_mistake_survives_a_worker_process():
 
 def get_parser():
     parser = cli.make_parser("doc")
-    parser.add_argument("--epoch", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=0.5)
+    parser.add_argument("--epoch", type=cli.one_or_more, default=1)
+    parser.add_argument("--lr", type=cli.real(above=0), default=0.5)
     parser.add_argument("--kind", choices=["on", "off"], default="on")
-    parser.add_argument("--subj_ID", type=int, nargs="+", default=[1])
+    parser.add_argument("--clips", type=int, nargs="+", default=[1])
     parser.add_argument("--shared", action="store_true")
-    parser.add_argument("--root", required=True)
+    parser.add_argument("--root")
     return parser
 
 
-def parse(tmp_path, text, *argv, script="train_CMG"):
+def parse(tmp_path, text, *argv, script="Feature_decoding/train_CMG"):
     (tmp_path / "c.yaml").write_text(text)
     return cli.parse(get_parser, ["--config", str(tmp_path / "c.yaml"), *argv], script)
 
 
 def test_config_gives_defaults_and_the_command_line_wins(tmp_path):
-    text = "epoch: 7\nlr: 1e-4\nsubj_ID: 2\nshared: true\nroot: a\n"
+    text = "epoch: 7\nlr: 1e-4\nclips: [2, 3]\nshared: true\nroot: a\nkind: null\n"
     args = parse(tmp_path, text)
-    assert (args.epoch, args.lr, args.subj_ID, args.shared, args.root, args.kind) == (7, 1e-4, [2], True, "a", "on")
+    assert (args.epoch, args.lr, args.clips, args.shared, args.root, args.kind) == (7, 1e-4, [2, 3], True, "a", "on")
     assert (parse(tmp_path, text, "--epoch", "9").epoch, parse(tmp_path, text, "--epoch=9").epoch) == (9, 9)
-    assert parse(tmp_path, text, "--subj_ID", "3", "1").subj_ID == [3, 1]
-    assert parse(tmp_path, "root: a").epoch == 1 and cli.parse(get_parser, ["--root", "b"], "train_CMG").root == "b"
+    assert parse(tmp_path, text, "--clips", "3", "1").clips == [3, 1]
+    assert parse(tmp_path, "root: a").epoch == 1 and cli.parse(get_parser, ["--root", "b"], "x").root == "b"
 
 
 def test_config_sections_are_of_scripts(tmp_path):
     text = "root: a\nall:\n  epoch: 2\n  batch_size: 4\ntrain_CMG:\n  epoch: 3\n  kind: 'off'\nvideo_recons:\n  guidance: 3\nevaluate:\n"
     assert (parse(tmp_path, text).epoch, parse(tmp_path, text).kind) == (3, "off")
-    assert (parse(tmp_path, text, script="train_semantic_decoder").epoch, parse(tmp_path, text, script="run_pipeline").kind) == (2, "on")
+    other = parse(tmp_path, text, script="Feature_decoding/train_semantic_decoder")
+    assert (other.epoch, parse(tmp_path, text, script="run_pipeline").kind) == (2, "on")
     assert parse(tmp_path, text, "--epoch", "5").epoch == 5
+
+
+def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
+    text = "step1_cut_video_clips:\n  epoch: 3\nCC2017/step1_cut_video_clips:\n  epoch: 4\n"
+    assert parse(tmp_path, text, script="Data_preprocess/CC2017/step1_cut_video_clips").epoch == 4
+    assert parse(tmp_path, text, script="Data_preprocess/HCP/step1_cut_video_clips").epoch == 3
 
 
 @pytest.mark.parametrize(
     "text, named",
     [
         ("epochs: 3", "'epochs'"),
-        ("train_CMG:\n  epochs: 3", "'epochs'"),
+        ("train_CMG:\n  epochs: 3", "epochs"),
         ("train_everything:\n  epoch: 3", "'train_everything'"),
         ("kind: never", "'never'"),
-        ("kind: off", "'False'"),  # YAML 1.1 reads a bare off as false
+        ("kind: off", "quote words"),  # YAML 1.1 reads a bare off as false
         ("epoch: many", "'many'"),
-        ("epoch: 2.5", "2.5"),
-        ("epoch: [1, 2]", "[1, 2]"),
+        ("epoch: 2.5", "'2.5'"),
+        ("epoch: 0", "0 is out of range"),
+        ("lr: .nan", "nan is out of range"),
+        ("epoch: [1, 2]", "epoch takes one value"),
         ("shared: maybe", "'maybe'"),
         ("all: 3", "3"),
-        ("- epoch", "list"),
-        ("epoch: [", "YAML"),
+        ("- epoch", "'flag: value'"),
+        ("epoch: [", "not a readable YAML file"),
     ],
 )
 def test_wrong_config_is_one_line(tmp_path, capsys, text, named):
     (tmp_path / "c.yaml").write_text(text)
-
-    def main(args):
-        raise AssertionError("ran")
-
     with pytest.raises(SystemExit) as stopped, cli.one_line_errors():
-        main(cli.parse(get_parser, ["--root", "a", "--config", str(tmp_path / "c.yaml")], "train_CMG"))
+        cli.parse(get_parser, ["--root", "a", "--config", str(tmp_path / "c.yaml")], "Feature_decoding/train_CMG")
     error = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert re.fullmatch(r"error: .*c\.yaml: expected .*, found .*; .*\n", error) and named in error
+    assert re.fullmatch(r"error: .*c\.yaml.*; .*\n", error) and named in error
 
 
-def test_missing_config(tmp_path):
-    with pytest.raises(UserError, match="nothing there"):
-        cli.parse(get_parser, ["--config", str(tmp_path / "none.yaml")], "train_CMG")
+def test_missing_or_strange_config(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes(b"root: \xe4\n")
+    for name in ("none.yaml", "latin.yaml", ""):
+        with pytest.raises(UserError, match="file not found|not a readable YAML file"):
+            cli.parse(get_parser, ["--config", str(tmp_path / name)], "x")
 
 
 def test_seed_has_two_names():
@@ -274,9 +308,9 @@ def fail_with(error):
 @pytest.mark.parametrize(
     "error, status, says",
     [
-        (UserError("a.npy", "this", "that\n  and more", "mend"), 2, "error: a.npy: expected this, found that and more; mend"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/a.npy"), 2, "error: out/a.npy: expected room and permission"),
-        (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "'Permission denied'"),
+        (UserError("a.npy is\n  broken; make it again"), 2, "error: a.npy is broken; make it again\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "out/a.npy"), 2, "error: cannot write out/a.npy: No space left on device; free space"),
+        (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "Permission denied"),
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
         (signal.SIGTERM, 143, "terminated; run the same command again"),
     ],
@@ -295,7 +329,7 @@ def test_other_errors_and_debug_keep_the_traceback(handlers):
     def main(args):
         raise args_error
 
-    for args_error, argv in ((ValueError("ours"), []), (FileNotFoundError(errno.ENOENT, "x"), []), (UserError(1, 2, 3, 4), ["--debug"])):
+    for args_error, argv in ((ValueError("ours"), []), (FileNotFoundError(errno.ENOENT, "x"), []), (UserError("a; b"), ["--debug"])):
         with pytest.raises(type(args_error)):
             cli.run(main, lambda: cli.make_parser("doc"), argv)
 
@@ -326,7 +360,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, how):
         [sys.executable, script, how, out], capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
     )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "room and permission" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "free space" in done.stderr
     assert [name for name in names(out.parent) if not name.startswith(".partial-")] == ["a.npy"] and out.read_text() == "old"
 
 
@@ -343,7 +377,7 @@ class LibraryError(Exception):
         (FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['x']"), errno.ENOSPC),
         (LibraryError("os error 281"), None),
         (OSError(errno.ENOENT, "x"), None),
-        (UserError("a", "b", "File too large", "c"), None),
+        (UserError("File too large; c"), None),
     ],
 )
 def test_a_full_disk_is_known_whoever_says_it(error, number, tmp_path):
@@ -363,19 +397,36 @@ def test_a_full_disk_of_a_library_is_one_line(capsys, handlers):
     assert stopped.value.code == 2 and "free space" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--seed", "-1"], ["--seed", "x"], ["--nonsense"], ["--count", "0"], ["--part", "6"]])
+@pytest.mark.parametrize(
+    "argv", [["--seed", "-1"], ["--seed", "x"], ["--nonsense"], ["--count", "0"], ["--part", "6"], *(["--rate", n] for n in ("nan", "inf", "1", "-0.1", "x"))]
+)
 def test_wrong_flags_are_one_line(argv, capsys):
     def get_parser():
         parser = cli.make_parser("doc")
         parser.add_argument("--count", type=cli.one_or_more)
-        parser.add_argument("--part", type=cli.between(2, 5))
+        parser.add_argument("--part", type=cli.whole(2, 5))
+        parser.add_argument("--rate", type=cli.real(0, below=1))
         return parser
 
     with pytest.raises(SystemExit) as stopped:
         cli.parse(get_parser, argv, "x")
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and re.fullmatch(r"error: .*--help\n", error) and argv[0] in error
-    assert cli.parse(get_parser, ["--count", "1", "--part", "5"], "x").part == 5
+    args = cli.parse(get_parser, ["--count", "1", "--part", "5", "--rate", "0"], "x")
+    assert (args.count, args.part, args.rate) == (1, 5, 0.0)
+
+
+def test_ranges_read_as_english():
+    for kind, number, says in (
+        (cli.whole(1, 40), "0", "from 1 to 40"), (cli.whole(1), "0", "of at least 1"), (cli.real(above=0), "0", "greater than 0"),
+        (cli.real(0, below=1), "1", "of at least 0 and less than 1"), (cli.real(), "inf", "that is finite"),
+    ):  # fmt: skip
+        with pytest.raises(argparse.ArgumentTypeError, match=f"{number} is out of range; use a number {says}$"):
+            kind(number)
+
+
+def test_an_error_without_words_is_named():
+    assert cli.one_line(ValueError()) == "ValueError" and cli.one_line(ValueError("\n a \n  b\n")) == "a b"
 
 
 def test_a_device_that_is_not_there():
@@ -403,9 +454,20 @@ def test_files_go_together_or_not_at_all(tmp_path):
 # ---------------------------------------------------------------------------------------------- records
 
 
-def make_record(tmp_path, **changes):
-    settings = {"epoch": 3, "device": "cpu", "data_root": tmp_path, "overwrite": False, **changes}
-    return Record(tmp_path / "run", argparse.Namespace(**settings), [tmp_path / "input.npy"])
+def make_args(*argv):
+    def get_parser():
+        parser = cli.make_parser("doc")
+        parser.add_argument("--epoch", type=int, default=3)
+        parser.add_argument("--width", type=int, default=8)
+        parser.add_argument("--data_root", default="data", changes_result=False)
+        parser.add_argument_group("group").add_argument("--workers", type=int, default=1, changes_result=False)
+        return parser
+
+    return cli.parse(get_parser, argv, "x")
+
+
+def make_record(tmp_path, *argv):
+    return Record(tmp_path / "work", make_args(*argv), [tmp_path / "input.npy"], [tmp_path / "output.npy"])
 
 
 @pytest.fixture
@@ -417,39 +479,60 @@ def finished(tmp_path):
     assert not record.is_done()
     record.log(epoch=1, loss=0.5)
     record.log(epoch=2, loss=0.25)
+    np.save(tmp_path / "output.npy", np.arange(3))
     record.finish(loss=0.25)
     return tmp_path
 
 
 def test_record_says_what_ran(finished):
-    args = json.loads((finished / "run/args.json").read_text())
+    args = json.loads((finished / "work/args.json").read_text())
     content = (finished / "input.npy").read_bytes()
     assert args["arguments"]["epoch"] == 3 and args["versions"]["numpy"] == np.__version__
     assert [(entry["bytes"], entry["sha256"]) for entry in args["inputs"]] == [(len(content), hashlib.sha256(content).hexdigest())]
-    lines = [json.loads(line) for line in (finished / "run/log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (finished / "work/log.jsonl").read_text().splitlines()]
     assert lines == [{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}]
-    assert json.loads((finished / "run/metrics.json").read_text())["loss"] == 0.25
+    assert json.loads((finished / "work/metrics.json").read_text())["loss"] == 0.25
 
 
 def test_done_is_done(finished, caplog):
     caplog.set_level("INFO")
     assert make_record(finished).is_done() and "already done, --overwrite to redo" in caplog.text
-    assert make_record(finished, device="cuda", data_root="elsewhere").is_done()
+    assert make_record(finished, "--workers", "4", "--data_root", "elsewhere").is_done()
     os.utime(finished / "input.npy")  # touched, but the same
     assert make_record(finished).is_done()
+    (finished / "output.npy").unlink()
+    assert not make_record(finished).is_done()
+
+
+def test_a_new_flag_does_not_invalidate_results(finished):
+    """As if --width had come after these results: its default is what they were made with."""
+    path = finished / "work/args.json"
+    old = json.loads(path.read_text())
+    del old["arguments"]["width"]
+    old["arguments"]["gone"] = 1  # a flag that the script has no more
+    path.write_text(json.dumps(old))
+    assert make_record(finished).is_done()
+    with pytest.raises(UserError, match="width 8 -> 9"):
+        make_record(finished, "--width", "9").is_done()
 
 
 def test_changed_setting_is_named(finished):
-    for change, text in (({"epoch": 4}, "epoch 3 -> 4"), ({"width": 9}, "width None -> 9")):
-        with pytest.raises(UserError, match=text):
-            make_record(finished, **change).is_done()
-        with pytest.raises(UserError, match=text):
-            make_record(finished, **change).start()
+    for act in (Record.is_done, Record.start):
+        with pytest.raises(UserError, match="epoch 3 -> 4.*--overwrite"):
+            act(make_record(finished, "--epoch", "4"))
+
+
+def test_work_that_failed_before_its_first_result_binds_nobody(tmp_path):
+    np.save(tmp_path / "input.npy", np.arange(3))
+    make_record(tmp_path, "--epoch", "4").start()
+    make_record(tmp_path).start().log(epoch=1)
+    with pytest.raises(UserError, match="epoch 3 -> 4"):
+        make_record(tmp_path, "--epoch", "4").start()
 
 
 def test_changed_input_is_named(finished):
     np.save(finished / "input.npy", np.arange(3) + 1)
-    with pytest.raises(UserError, match="input.npy"):
+    with pytest.raises(UserError, match="input.npy has changed"):
         make_record(finished).is_done()
 
 
@@ -459,30 +542,119 @@ def test_an_altered_or_missing_input_is_named(tmp_path):
     with open(tmp_path / "input.npy", "r+b") as handle:
         handle.seek(-1, os.SEEK_END)
         handle.write(b"\1")
-    with pytest.raises(UserError, match="input.npy.*data card"):
-        make_record(tmp_path, overwrite=True).start()
+    with pytest.raises(UserError, match="input.npy does not match its checksum"):
+        make_record(tmp_path, "--overwrite").start()
     (tmp_path / "input.npy").unlink()
-    with pytest.raises(UserError, match="input.npy.*nothing there"):
-        make_record(tmp_path, overwrite=True).start()
+    with pytest.raises(UserError, match="file not found: .*input.npy"):
+        make_record(tmp_path, "--overwrite").start()
 
 
 def test_a_log_goes_on_after_a_line_that_was_cut_off(finished):
-    path = finished / "run/log.jsonl"
+    path = finished / "work/log.jsonl"
     path.write_bytes(path.read_bytes()[:-5])
     make_record(finished).log(epoch=3)
     lines = path.read_text().splitlines()
     assert len(lines) == 3 and json.loads(lines[0])["epoch"] == 1 and json.loads(lines[2]) == {"epoch": 3}
 
 
-def test_overwrite_begins_anew(finished):
-    record = make_record(finished, epoch=4, overwrite=True)
-    assert not record.is_done()
-    record.start()
-    assert names(finished / "run") == ["args.json"]
-    with pytest.raises(UserError):  # the record is of the new settings now
-        make_record(finished).start()
-    record.finish()
-    assert make_record(finished, epoch=4).is_done()
+def test_working_starts_finishes_and_finds_it_done(tmp_path):
+    (tmp_path / "work").mkdir()
+    leftovers = [tmp_path / f"work/.partial-{process}-a.npy" for process in (os.getpid(), os.getppid())]
+    for path in leftovers:
+        path.write_text("half")
+
+    def work(*argv):
+        with working(tmp_path / "work", make_args(*argv), outputs=[tmp_path / "out"], clear=[tmp_path / "out"], facts={"n": 1}) as record:
+            if record is None:
+                return "done already"
+            assert not (tmp_path / "out").exists()
+            (tmp_path / "out").write_text("x")
+            record.finish()
+
+    assert work() is None and work() == "done already"
+    assert [path.exists() for path in leftovers] == [False, True]  # of this process's number; of a process that lives
+    with pytest.raises(UserError, match="epoch 3 -> 4"):
+        work("--epoch", "4")
+    assert work("--epoch", "4", "--overwrite") is None and work("--epoch", "4") == "done already"
+
+
+# ---------------------------------------------------------------------------------------------- worker processes
+
+
+def square(x):
+    if x < 0:
+        raise ValueError(f"{x} is negative")
+    if x == 99:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x * x, os.getpid()
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_jobs_come_back_in_order(n):
+    results = workers.run_jobs(square, range(9), n, "squares")
+    assert [value for value, _ in results] == [x * x for x in range(9)]
+    assert all((process == os.getpid()) == (n == 1) for _, process in results)
+
+
+def test_few_items_are_drawn_at_a_time():
+    drawn = []
+
+    def items():
+        for x in range(50):
+            drawn.append(x)
+            yield x
+
+    for i, _ in enumerate(workers.pool_map(square, items(), 2, in_flight=4)):
+        assert len(drawn) <= i + 4
+
+
+def test_a_job_that_fails_or_dies_stops_the_others():
+    import multiprocessing
+
+    with pytest.raises(ValueError, match="-1 is negative"):
+        workers.run_jobs(square, [1, -1, 2], 2, "squares")
+    with pytest.raises(UserError, match="lack of memory; use a smaller --workers"):
+        workers.run_jobs(square, [1, 99, 2], 2, "squares")
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_killed_script_ends_with_its_workers(tmp_path, number, status):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from common import cli, workers\n"
+        "def job(x):\n"
+        "    open(f'{sys.argv[1]}/{os.getpid()}', 'w').close()\n"
+        "    time.sleep(60)\n"
+        "def main(args):\n"
+        "    workers.run_jobs(job, range(4), 2, 'jobs')\n"
+        "def get_parser():\n"
+        "    parser = cli.make_parser('')\n"
+        "    parser.add_argument('out')\n"
+        "    return parser\n"
+        "cli.run(main, get_parser)\n"
+    )
+    (tmp_path / "out").mkdir()
+    process = subprocess.Popen([sys.executable, script, tmp_path / "out"], stderr=subprocess.DEVNULL)
+    until(lambda: len(names(tmp_path / "out")) == 2)
+    process.send_signal(number)
+    assert process.wait(30) == status
+    until(lambda: not any(is_alive(int(worker)) for worker in names(tmp_path / "out")))
+
+
+def is_alive(process):
+    try:
+        return open(f"/proc/{process}/stat").read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, seconds=30):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end
+        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------------------------------------- registry
@@ -572,10 +744,19 @@ def test_registry_entries_agree_with_themselves():
         assert get_dataset(name) is entry and entry.name == name
         assert len(entry.frame_indices) == 8 and max(entry.frame_indices) < entry.clip_frames and entry.middle_frame in entry.frame_indices
     assert (HCP.n_train, HCP.n_test, sum(len(HCP.clip_start_seconds(m)) for m in (1, 2, 3, 4))) == (2736, 304, 3040)
-    with pytest.raises(UserError, match="--dataset: expected one of CC2017, HCP"):
+    with pytest.raises(UserError, match="no data set 'cc2017'; choose from CC2017, HCP"):
         get_dataset("cc2017")
-    with pytest.raises(UserError, match="--subj_ID: expected one of 1, 2, 3"):
-        CC2017.check_subject(4)
+
+
+@pytest.mark.parametrize(
+    "name, words, subject",
+    [("CC2017", ("1", "01", "sub1", "sub-01", "Subject01", 1), 1), ("HCP", ("100610", "sub100610"), 100610), ("Algonauts2021", ("1", "sub01", "10"), None)],
+)
+def test_participants_by_what_people_call_them(name, words, subject):
+    found = [get_dataset(name).find_subject(word) for word in words]
+    assert found == [subject] * len(words) if subject else found == [1, 1, 10]
+    with pytest.raises(UserError, match=f"{name} has no subject 4x; choose from"):
+        get_dataset(name).find_subject("4x")
 
 
 # ---------------------------------------------------------------------------------------------- caption augmentation
