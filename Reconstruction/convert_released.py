@@ -18,10 +18,10 @@ import torch
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import get_dataset
+from common.datasets import DATASETS, get_dataset
 from common.files import UserError, read_json, sha256
 from common.layout import Layout
-from common.records import Record, git_revision, versions
+from common.records import git_revision, versions, working
 from models.checkpoints import load_checkpoint, record_path, save_checkpoint
 from models.cmg import sparse_causal_mask
 from models.released import find_released
@@ -33,58 +33,53 @@ FOLDERS = {
     "PatchCMG": "CMG_patch",
     "RetrievalDecoder": "retrieval",
 }
-WORDS = {"CC2017": "cc2017", "HCP": "hcp", "Algonauts2021": "algonauts"}  # in the authors' paths
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     data = cli.add_data_flags(parser)
-    data.add_argument("--released_root", type=Path, required=True, help="folder that holds the .pth files, at any depth")
-    data.add_argument("--subj_ID", type=int, help="subject of the files whose path names none")
-    data.add_argument("--arm", default="released", help="folder below checkpoints/sub{ID}/")
+    data.add_argument("--released_root", type=Path, required=True, changes_result=False, help="folder with the .pth files, at any depth")
+    data.add_argument("--subj_ID", changes_result=False, help="participant of the files whose path names none")
+    data.add_argument("--arm", default="released", help="name of the folder below checkpoints/sub{ID}/")
     model = parser.add_argument_group("model")
-    model.add_argument("--n_heads", type=int, help="attention heads of a CMG, which no entry shows (default: 4, patch CMG 8)")
-    model.add_argument("--token_dim", type=int, default=768, help="width of a text token")
+    model.add_argument("--n_heads", type=cli.one_or_more, help="number of attention heads in a CMG, which no entry shows (default: 4; patch CMG: 8)")
+    model.add_argument("--token_dim", type=cli.one_or_more, default=768, help="width of a text token")
     return parser
 
 
 # ---------------------------------------------------------------------------------------------- where each one goes
 
 
-def of_dataset(released, args):
+def of_dataset(released, root, dataset):
     """Those of the found checkpoints whose path speaks of no other data set; the others are named."""
     ours = []
     for item in released:
-        path = item.path.relative_to(args.released_root).as_posix()
-        named = [dataset for dataset, word in WORDS.items() if word in path.lower()]
-        if named and args.dataset not in named:
+        path = item.path.relative_to(root).as_posix()
+        named = [name for name, entry in DATASETS.items() if any(word in path.lower() for word in entry.released_names)]
+        if named and dataset.name not in named:
             print(f"{path}: of {named[0]}, left out (--dataset {named[0]} converts it)")
         else:
             ours.append(item)
     return ours
 
 
-def subject_number(item, args):
-    """Subject of a checkpoint as the command line counts them; a UserError where there is none."""
-    dataset = get_dataset(args.dataset)
-    participants = getattr(dataset, "participants", ())
-    subject = args.subj_ID if item.subject is None else item.subject
+def find_subject(item, dataset, default):
+    """Participant of a checkpoint, by its path or else `default`; a UserError where there is none."""
+    subject = default if item.subject is None else item.subject
     if subject is None:
-        raise UserError(item.path, "a subject in the name of file or folder (sub1)", "none", "--subj_ID N")
-    subject = participants.index(subject) + 1 if subject in participants else subject
-    dataset.check_subject(subject)
-    return subject
+        raise UserError(f"no folder or file name in {item.path} says the participant (sub1); give it as --subj_ID")
+    named = [known for known in dataset.subjects if item.subject in dataset.released_numbers(known)]
+    return named[0] if named else dataset.find_subject(subject)
 
 
-def targets(released, args):
+def plan_targets(released, layout, subjects, arm):
     """Map the path of every conversion to the checkpoint that goes there; a UserError where two would."""
     places = {}
-    for item in released:
+    for item, subject in zip(released, subjects, strict=True):
         name = "released" if item.epoch is None else f"epoch_{item.epoch}"
-        folder = Layout.of(args).checkpoints(subject_number(item, args), args.arm, FOLDERS[item.kind])
-        place = folder / f"{name}.safetensors"
+        place = layout.checkpoints(subject, arm, FOLDERS[item.kind]) / f"{name}.safetensors"
         if place in places:
-            raise UserError(item.path, f"one file for {place}", f"{places[place].path.name} as well", "move one of them out of the folder")
+            raise UserError(f"{item.path} and {places[place].path.name} would both become {place}; move one of them out of the folder")
         places[place] = item
     return places
 
@@ -105,41 +100,62 @@ def probe(model, seed):
     return list(output) if isinstance(output, tuple) else [output]
 
 
-def convert(item, place, args):
-    """Convert one file and verify what was written; False when that is done already."""
-    source = sha256(item.path)
-    if not args.overwrite and place.exists() and record_path(place).exists():
-        if read_json(record_path(place)).get("source_sha256") == source:
-            return False
-        raise UserError(place, f"a conversion of {item.path.name}, or nothing", "another checkpoint", "--overwrite, or another --arm")
+def convert(item, place, seed, facts):
+    """Convert one file and verify what was written.
+
+    Parameters
+    ----------
+    item : models.released.Released
+    place : Path
+        of the new checkpoint
+    seed : int
+        of the input on which both are compared
+    facts : dict
+        what its JSON says of its origin
+    """
     model = item.load()
-    expected = probe(model, args.seed)
+    expected = probe(model, seed)
     if not all(output.isfinite().all() for output in expected):
-        raise UserError(item.path, "a finite output on a random input", "NaN or infinity", "give another checkpoint")
-    save_checkpoint(
-        place, model, epoch=item.epoch, seed=None, dataset=args.dataset, subject=subject_number(item, args), arm=args.arm,
-        source=item.path.name, source_sha256=source, git=git_revision(), versions=versions(),
-    )  # fmt: skip
+        raise UserError(f"{item.path} gives NaN or infinity on a random input; give another checkpoint")
+    save_checkpoint(place, model, epoch=item.epoch, finished=True, source=item.path.name, source_sha256=sha256(item.path), **facts)
     del model  # a CMG is 1.3 GB
     loaded, _ = load_checkpoint(place)
-    assert all(torch.equal(a, b) for a, b in zip(expected, probe(loaded, args.seed), strict=True)), f"{place} gives another output"
+    assert all(torch.equal(a, b) for a, b in zip(expected, probe(loaded, seed), strict=True)), f"{place} gives another output"
+
+
+def is_converted(item, place):
+    """True when a checkpoint is there that was made from this file; a UserError when it was made from another."""
+    if not (place.exists() and record_path(place).exists()):
+        return False
+    if read_json(record_path(place)).get("source_sha256") != sha256(item.path):
+        raise UserError(f"{place} was not converted from {item.path.name}; use --overwrite to replace it, or another --arm")
     return True
 
 
+# ---------------------------------------------------------------------------------------------- the script
+
+
 def main(args):
-    released = of_dataset(find_released(args.released_root, args.n_heads, args.token_dim), args)
-    places = targets(released, args)
-    folder = Layout.of(args).root / "checkpoints" / f"converted_{args.arm}"
-    record = Record(folder, args, [item.path for item in released], {"released_root", "subj_ID"}).start()
-    made = 0
-    for place, item in tqdm(places.items(), desc="checkpoints", unit="file"):
-        new = convert(item, place, args)
-        made += new
-        sizes = ", ".join(f"{key}={value}" for key, value in item.arguments.items())
-        tqdm.write(f"{item.path.relative_to(args.released_root)}: {item.kind}({sizes})")
-        tqdm.write(f"  -> {place} ({'same output' if new else 'already done'})")
-    record.finish(files=len(places), converted=made)
-    print(f"{made} checkpoints converted and verified, {len(places) - made} already done")
+    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    released = of_dataset(find_released(args.released_root, args.n_heads, args.token_dim), args.released_root, dataset)
+    subjects = [find_subject(item, dataset, args.subj_ID) for item in released]
+    places = plan_targets(released, layout, subjects, args.arm)
+    folder = layout.root / "checkpoints" / f"converted_{args.arm}"
+    with working(folder, args, inputs=[item.path for item in released], outputs=places) as record:
+        if record is None:
+            return
+        made = 0
+        facts = {"dataset": args.dataset, "arm": args.arm, "seed": None, "git": git_revision(), "versions": versions()}
+        for (place, item), subject in zip(tqdm(places.items(), desc="checkpoints", unit="file"), subjects, strict=True):
+            new = args.overwrite or not is_converted(item, place)
+            if new:
+                convert(item, place, args.seed, facts | {"subject": subject})
+            made += new
+            sizes = ", ".join(f"{key}={value}" for key, value in item.arguments.items())
+            tqdm.write(f"{item.path.relative_to(args.released_root)}: {item.kind}({sizes})")
+            tqdm.write(f"  -> {place} ({'same output' if new else 'already done'})")
+        record.finish(files=len(places), converted=made)
+        print(f"{made} checkpoints converted and verified, {len(places) - made} already done")
 
 
 if __name__ == "__main__":

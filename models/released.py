@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import UserError, missing
+from common.files import MissingFile, UserError, missing
 from models.checkpoints import KINDS, empty_model, load_released, read_released
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,14 @@ class Released:
 
     Attributes
     ----------
-    path : the .pth file
-    kind : name of the class in KINDS
-    arguments : dict, to build the model with
-    subject, epoch : int, or None where the path does not say
+    path : Path
+        .pth file
+    kind : str
+        name of the class in KINDS
+    arguments : dict
+        to build the model with
+    subject, epoch : int or None
+        None where the path does not say
     """
 
     path: Path
@@ -51,9 +55,12 @@ def infer(state, n_heads=None, token_dim=768):
 
     Parameters
     ----------
-    state : dict of name -> tensor
-    n_heads : int, attention heads of a CMG or patch CMG, which no shape shows; default the paper's
-    token_dim : int, width of a text token, which the semantic decoder's last layer shows only times their number
+    state : dict
+        name -> tensor
+    n_heads : int
+        attention heads of a CMG or patch CMG, which no shape shows; default the paper's
+    token_dim : int
+        width of a text token, which the semantic decoder's last layer shows only times their number
 
     Returns
     -------
@@ -163,9 +170,12 @@ def identify(path, root=None, n_heads=None, token_dim=768):
 
     Parameters
     ----------
-    path : .pth file
-    root : folder above which nothing of the path counts; default two above the file's
-    n_heads, token_dim : as for `infer`
+    path : str or Path
+        .pth file
+    root : str or Path, optional
+        folder above which nothing of the path counts, by default two above the file's
+    n_heads, token_dim : int
+        as for `infer`
 
     Returns
     -------
@@ -173,17 +183,20 @@ def identify(path, root=None, n_heads=None, token_dim=768):
 
     Raises
     ------
-    UserError : not a state dict of one of the decoders
+    UserError
+        not a state dict of one of the decoders
     """
     path = Path(path)
     found = infer(read_released(path, mmap=True), n_heads, token_dim)
     if found is None:
-        wanted, other = f"the entries of {', '.join(KINDS)}", f"others, or a token width other than {token_dim}"
-        raise UserError(path, wanted, other, "give a released decoder (--token_dim for another text encoder)")
+        raise UserError(
+            f"{path} does not hold the entries of a decoder with text tokens of width {token_dim}; "
+            "give a released decoder, or --token_dim for another text encoder"
+        )
     kind, arguments = found
     named = path.relative_to(root) if root else Path(*path.parts[-3:])
     if kind not in kinds_of_name(named):
-        log.warning("%s: its name says %s, its entries %s: taken for the latter", named, " or ".join(kinds_of_name(named)), kind)
+        log.warning("%s: its name says %s, but its entries are those of a %s, as which it is taken", named, " or ".join(kinds_of_name(named)), kind)
     return Released(path, kind, arguments, subject_of(named), epoch_of(named))
 
 
@@ -192,8 +205,9 @@ def find_released(root, n_heads=None, token_dim=768):
 
     Parameters
     ----------
-    root : folder
-    n_heads, token_dim : as for `infer`
+    root : str or Path
+    n_heads, token_dim : int
+        as for `infer`
 
     Returns
     -------
@@ -201,17 +215,74 @@ def find_released(root, n_heads=None, token_dim=768):
 
     Raises
     ------
-    UserError : no folder, a broken file, or no decoder in it
+    UserError
+        no folder, a broken file, or no decoder in it
     """
     root = Path(root)
     if not root.is_dir():
-        raise missing(root, "the folder of the released checkpoints", "check --released_root")
+        raise missing(root, "check --released_root")
     released = []
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".pth", ".pt") and path.is_file()):
         if infer(read_released(path, mmap=True), n_heads, token_dim) is None:
-            log.warning("%s: none of the decoders' entries, left out", path.relative_to(root))
+            log.warning("%s: not a decoder, left out", path.relative_to(root))
         else:
             released.append(identify(path, root, n_heads, token_dim))
     if not released:
-        raise UserError(root, f".pth files of {', '.join(KINDS)}", "none", "check --released_root (and --token_dim)")
+        raise UserError(f"{root} holds no .pth file of {', '.join(KINDS)}; check --released_root and --token_dim")
     return released
+
+
+_TAKEN_FOR = {  # classes that a decoder can be of, the one to be taken first
+    "semantic": ("SemanticDecoder",),
+    "structure": ("StructureDecoder",),
+    "CMG": ("ConsistencyMotionGenerator", "PatchCMG"),
+    "retrieval": ("RetrievalDecoder",),
+}
+
+
+def find_checkpoint(folder, decoder, subjects, epoch, names=(), others=(), token_dim=768):
+    """Find the .pth of a decoder by its entries and its path, and log which it is.
+
+    A path that names another subject or data set is out; one that names the subject goes before one that names none,
+    and the epoch decides between those that are left.
+
+    Parameters
+    ----------
+    folder : str or Path
+    decoder : str
+        semantic, structure, CMG or retrieval
+    subjects : tuple of int
+        numbers by which paths may call the participant
+    epoch : int or str
+    names, others : iterable of str
+        words by which paths name the data set, and other data sets
+    token_dim : int
+        width of the text encoder's tokens
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    UserError
+        no file fits, or more than one
+    """
+    kinds, folder = _TAKEN_FOR[decoder], Path(folder)
+    fitting = []
+    for item in find_released(folder, token_dim=token_dim):
+        path = item.path.relative_to(folder).as_posix().lower()
+        foreign = any(word in path for word in others) and not any(word in path for word in names)
+        if item.kind in kinds and item.subject in (None, *subjects) and not foreign:
+            fitting.append(item)
+    for better in (lambda item: item.subject is not None, lambda item: item.kind == kinds[0], lambda item: item.epoch == epoch):
+        fitting = [item for item in fitting if better(item)] or fitting
+    if not fitting:
+        raise MissingFile(f"{folder} has no {decoder} decoder of subject {subjects[0]}; give its path with --{decoder}_model_path")
+    if len(fitting) > 1:
+        found = ", ".join(item.path.relative_to(folder).as_posix() for item in fitting)
+        raise UserError(
+            f"{folder} has several {decoder} decoders of subject {subjects[0]} ({found}); choose one with --{decoder}_model_path"
+        )
+    log.info("%s decoder of subject %s: %s", decoder, subjects[0], fitting[0].path)
+    return fitting[0].path
