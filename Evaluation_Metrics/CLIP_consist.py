@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 from Evaluation_Metrics.VIFI_score import vifi_score
 
 THRESHOLD = 0.6  # VIFI-score up to which a clip counts as lost; the released code's
@@ -61,13 +61,13 @@ def metric(columns=("CLIP-pcc",), threshold=THRESHOLD):
 
 
 def get_parser():
-    parser = per_clip.metric_parser(__doc__, "clip", "vifi")
+    parser = metric_script.metric_parser(__doc__, "clip", "vifi")
     parser.add_argument("--no_threshold", action="store_true", help="count every clip, also those whose meaning is lost")
     return parser
 
 
 def main(args):
-    per_clip.score(args, [metric(threshold=None if args.no_threshold else THRESHOLD)])
+    metric_script.score(args, [metric(threshold=None if args.no_threshold else THRESHOLD)])
 
 
 if __name__ == "__main__":

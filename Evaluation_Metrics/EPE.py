@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 
 # pyramid scale, levels, window, iterations, polynomial neighbourhood and sigma, flags: the released code's
 FARNEBACK = (0.5, 3, 15, 3, 5, 1.2, 0)
@@ -113,7 +113,7 @@ def metric(columns=("EPE", "angular-error"), channel_order="released"):
 
 
 def get_parser():
-    parser = per_clip.metric_parser(__doc__)
+    parser = metric_script.metric_parser(__doc__)
     parser.add_argument(
         "--channel_order",
         choices=list(CHANNEL_ORDERS),
@@ -124,7 +124,7 @@ def get_parser():
 
 
 def main(args):
-    per_clip.score(args, [metric(channel_order=args.channel_order)])
+    metric_script.score(args, [metric(channel_order=args.channel_order)])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ About 0.03 s per clip of 8 frames of 512 x 512 on one core.
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 
 IDENTICAL = 100.0  # dB that the released code gives to frames whose MSE is below 1e-10
 
@@ -45,11 +45,11 @@ def metric(columns=("PSNR",)):
 
 
 def get_parser():
-    return per_clip.metric_parser(__doc__)
+    return metric_script.metric_parser(__doc__)
 
 
 def main(args):
-    per_clip.score(args, [metric()])
+    metric_script.score(args, [metric()])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 
 WINDOW = 7  # pixels; skimage's default
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -82,11 +82,11 @@ def metric(columns=("SSIM",)):
 
 
 def get_parser():
-    return per_clip.metric_parser(__doc__)
+    return metric_script.metric_parser(__doc__)
 
 
 def main(args):
-    per_clip.score(args, [metric()])
+    metric_script.score(args, [metric()])
 
 
 if __name__ == "__main__":

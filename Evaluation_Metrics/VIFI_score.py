@@ -15,7 +15,7 @@ About 2 s per clip on one CPU core with ViT-B/16.
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 
 
 def clip_features(frame_features):
@@ -57,11 +57,11 @@ def metric(columns=("VIFI-score",)):
 
 
 def get_parser():
-    return per_clip.metric_parser(__doc__, "vifi")
+    return metric_script.metric_parser(__doc__, "vifi")
 
 
 def main(args):
-    per_clip.score(args, [metric()])
+    metric_script.score(args, [metric()])
 
 
 if __name__ == "__main__":

@@ -6,11 +6,12 @@ Each is a reader of clips (see common/readers.py), made from the data at hand.
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 from tqdm import tqdm
 
 from common.model_sources import load_sd_part
 from common.readers import FolderClips
-from Evaluation_Metrics.towers import source_identity
+from Evaluation_Metrics.towers import source_sha256
 
 SAMPLE = 200  # clips that the mean frame is taken over
 
@@ -20,10 +21,13 @@ class ConstantClips:
 
     Parameters
     ----------
-    path : name for messages
-    frame : (H, W, 3) uint8
-    n_frames : frames per clip
-    numbers : clips
+    path : str
+        name for messages
+    frame : array, (H, W, 3) uint8
+    n_frames : int
+        frames per clip
+    numbers : list of int
+        clips
     """
 
     def __init__(self, path, frame, n_frames, numbers):
@@ -41,9 +45,11 @@ class RenumberedClips:
 
     Parameters
     ----------
-    path : name for messages
-    reader : of the clips
-    origin : {number: number in the reader}
+    path : str
+        name for messages
+    reader : FolderClips or ArrayClips
+    origin : dict
+        number -> number in the reader
     """
 
     def __init__(self, path, reader, origin):
@@ -61,9 +67,11 @@ class AutoencodedClips:
 
     Parameters
     ----------
-    truth : reader of the true clips
-    sd_path : Stable Diffusion folder or hub id with a `vae`
-    device : torch device
+    truth : FolderClips or ArrayClips
+        the true clips
+    sd_path : str
+        Stable Diffusion, folder or hub id, with a `vae`
+    device : torch.device or str
     """
 
     path = "ground truth through the VAE"
@@ -74,7 +82,7 @@ class AutoencodedClips:
 
         self.vae = load_sd_part(sd_path, "vae").to(device)
         self.truth, self.numbers, self.device, self.torch = truth, truth.numbers, device, torch
-        self.vae_identity = source_identity(Path(sd_path) / "vae" if Path(sd_path).is_dir() else sd_path)
+        self.vae_identity = source_sha256(Path(sd_path) / "vae") or str(sd_path)
 
     def identity(self, numbers):
         return [self.path, self.vae_identity, self.truth.identity(numbers)]
@@ -84,11 +92,11 @@ class AutoencodedClips:
 
     def read(self, number):
         clip = self.torch.from_numpy(self.truth.read(number)).to(self.device)
-        frames = clip.permute(0, 3, 1, 2).float() / 127.5 - 1  # f c h w
+        frames = rearrange(clip, "f h w c -> f c h w").float() / 127.5 - 1
         with self.torch.inference_mode():
             latents = self.vae.encode(frames).latent_dist.mode()
             decoded = (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
-        return (decoded.permute(0, 2, 3, 1) * 255).round().to(self.torch.uint8).cpu().numpy()  # f h w c
+        return rearrange((decoded * 255).round().to(self.torch.uint8).cpu(), "f c h w -> f h w c").numpy()
 
 
 def shuffled(numbers, seed):
@@ -96,12 +104,13 @@ def shuffled(numbers, seed):
 
     Parameters
     ----------
-    numbers : two or more
+    numbers : list of int
+        two or more
     seed : int
 
     Returns
     -------
-    {number: number}
+    dict
     """
     order = np.random.default_rng(seed).permutation(numbers).tolist()
     return dict(zip(order, order[1:] + order[:1], strict=True))
@@ -118,18 +127,21 @@ def mean_frame(reader, seed):
     return np.round(total / len(numbers)).astype(np.uint8)
 
 
-def training_clips(folder, names, n_frames, size):
+def training_clips(folder, names, n_frames, size, times):
     """Reader of the training clips' frames, or None where they are not at hand.
 
     Parameters
     ----------
-    folder : stimuli_frames/Train
-    names : clip names in order
-    n_frames, size : as the protocol wants them
+    folder : Path
+        stimuli_frames/Train
+    names : list of str
+        clip names in order
+    n_frames, size, times
+        as the protocol wants them
     """
     if not folder.is_dir():
         return None
-    return FolderClips(folder, "ours", n_frames=n_frames, size=size, resize=True, names=names)
+    return FolderClips(folder, "ours", n_frames=n_frames, size=size, times=times, resize=True, names=names)
 
 
 def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
@@ -137,17 +149,25 @@ def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
 
     Parameters
     ----------
-    pairs : Pairs of the method that they stand beside
-    numbers : clips that it was scored on
-    training : reader of training clips, or None
-    seed : of the random ones
-    sd_path : of the autoencoder, or None
-    device : of the autoencoder
+    pairs : Pairs
+        of the method that they stand beside
+    numbers : list of int
+        clips that it was scored on
+    training : FolderClips, optional
+        training clips
+    seed : int
+        of the random ones
+    sd_path : str, optional
+        Stable Diffusion, for the autoencoder
+    device : torch.device or str
+        of the autoencoder
 
     Returns
     -------
-    made : {name: reader}
-    absent : {name: why}
+    made : dict
+        name -> reader
+    absent : dict
+        name -> why
     """
     truth = pairs.truth()
     shape = truth.read(numbers[0]).shape

@@ -12,7 +12,8 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from common import cli
-from common.files import UserError, load_array
+from common.files import UserError, card_path, load_array, read_json
+from Evaluation_Metrics.results import differing
 
 
 def bootstrap_wilcoxon(x, y, n_bootstraps=100, rng=None):
@@ -22,15 +23,20 @@ def bootstrap_wilcoxon(x, y, n_bootstraps=100, rng=None):
 
     Parameters
     ----------
-    x : (N,) values of one method
-    y : (M,) values of the other
-    n_bootstraps : bootstrap means per sample
-    rng : np.random.RandomState; draws from x and from y in turn
+    x : array, (N,)
+        values of one method
+    y : array, (M,)
+        values of the other
+    n_bootstraps : int
+        bootstrap means per sample
+    rng : np.random.RandomState
+        draws from x and from y in turn
 
     Returns
     -------
     statistic : float
-    p : float, two-sided
+    p : float
+        two-sided
     """
     rng = rng or np.random.RandomState(0)
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -47,14 +53,18 @@ def paired_interval(x, y, n_bootstraps=10_000, level=0.95, rng=None):
 
     Parameters
     ----------
-    x, y : (N,) values of two methods for the same clips; a pair with a NaN is left out
-    n_bootstraps : resamples
-    level : coverage
+    x, y : arrays, (N,)
+        values of two methods for the same clips; a pair with a NaN is left out
+    n_bootstraps : int
+        resamples
+    level : float
+        coverage
     rng : np.random.Generator
 
     Returns
     -------
-    mean, low, high : float, of x - y
+    mean, low, high : float
+        of x - y
     """
     rng = rng or np.random.default_rng(0)
     difference = np.asarray(x, np.float64) - np.asarray(y, np.float64)
@@ -78,15 +88,21 @@ def stars(p):
 def get_parser():
     parser = cli.make_parser(__doc__)
     parser.add_argument("values", nargs=2, metavar="X.npy", help="per-clip values of the two methods")
-    parser.add_argument("--n_bootstraps", type=int, default=100, help="of the released test")
+    parser.add_argument("--n_bootstraps", type=cli.one_or_more, default=100, help="number of bootstrap means in the released test")
     return parser
 
 
 def main(args):
     x, y = (load_array(path, shape=(None,), finite=False) for path in args.values)
     if len(x) != len(y):
-        raise UserError(args.values[1], f"{len(x)} values, as in {args.values[0]}", len(y), "score the same clips with both")
+        raise UserError(f"{args.values[0]} has {len(x)} values, {args.values[1]} {len(y)}; score the same clips with both")
+    cards = [read_json(card_path(path)) if card_path(path).exists() else {} for path in args.values]
+    found = ["clips"] if all(cards) and cards[0].get("rows") != cards[1].get("rows") else []
+    if found or all("scored" in card for card in cards) and (found := differing(*(card["scored"] for card in cards), ignore=("clips",))):
+        raise UserError(f"{args.values[0]} and {args.values[1]} were not scored alike (other {', '.join(found)}); score both alike")
     both = ~(np.isnan(x) | np.isnan(y))
+    if not both.any():
+        raise UserError(f"{args.values[0]} and {args.values[1]} have no clip with a value in both; score the same clips with both")
     statistic, p = bootstrap_wilcoxon(x[both], y[both], args.n_bootstraps, np.random.RandomState(args.seed))
     mean, low, high = paired_interval(x, y, rng=np.random.default_rng(args.seed))
     print(f"{both.sum()} of {len(x)} clips have a value on both sides")

@@ -1,9 +1,11 @@
 """Compare two evaluated methods clip by clip.
 
-Reads    two folders that evaluate.py wrote, of the same clips under the same protocol; their clips for the pictures
+Both must have been scored on the same subject against the same truth, by the same protocol and models.
+
+Reads    two folders that evaluate.py wrote; their clips for the pictures
 Writes   comparison.md, comparison.csv   per metric: means, paired difference with its 95 % bootstrap interval, released test
          differences.csv                 A - B of every clip
-         gallery.html                    per metric the clips where they differ most, ground truth and both
+         gallery.html, strips/           the same to look at, and per metric the clips where they differ most, ground truth and both
          all below --out
 
     python Evaluation_Metrics/compare.py outputs/phantom/metrics/sub1/full outputs/phantom/metrics/sub1/control
@@ -12,55 +14,64 @@ Writes   comparison.md, comparison.csv   per metric: means, paired difference wi
 A few seconds.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from common import cli, pages
-from common.files import UserError, atomic_path, load_npz, read_json, write_text
-from common.readers import format_clips, open_clips, resize_frames
+from common import cli
+from common.clip_frames import clip_times
+from common.datasets import DATASETS
+from common.files import UserError, write_text
+from common.pages.comparison import build_comparison
+from common.pages.gallery import note_of
+from common.readers import format_clips, open_clips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
-from Evaluation_Metrics.evaluate import LOWER_IS_BETTER
-from Evaluation_Metrics.per_clip import write_csv
+from Evaluation_Metrics.results import LOWER_IS_BETTER, align, differing, read_result, write_csv, write_dicts
 
-STRIP_FRAME = 96  # pixels of a frame in the gallery
-
-
-def read_result(folder):
-    """metrics.json and per-clip values of an evaluation.
-
-    Returns
-    -------
-    facts : dict
-    clips : (N,) int
-    columns : {name: (N,)}
-    """
-    folder = Path(folder)
-    facts = read_json(folder / "metrics.json")
-    path = folder / "per_clip.npz"
-    if "protocol" not in facts or not path.exists():
-        raise UserError(folder, "a folder that evaluate.py finished", "another one", "run Evaluation_Metrics/evaluate.py first")
-    columns = load_npz(path, "run Evaluation_Metrics/evaluate.py again with --overwrite")
-    return facts, columns.pop("clip"), columns
+NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # results that differ in one of these don't compare at all
 
 
-def align(a, b):
-    """Values of two methods for the clips that both have.
+# ---------------------------------------------------------------------------------------------- may they be compared?
+
+
+def check_comparable(a, b, folders, allow_differences):
+    """In what two results differ, in words, "" for nothing.
 
     Parameters
     ----------
-    a, b : (clips, columns) each
+    a, b : dict
+        of their metrics.json
+    folders : sequence of Path
+        theirs, for the error line
+    allow_differences : bool
+        other subjects, truths and models are no error
 
-    Returns
-    -------
-    clips : (N,) int
-    pairs : {column: (values of A, values of B)}
+    Raises
+    ------
+    UserError
+        they don't compare
     """
-    clips, rows_a, rows_b = np.intersect1d(a[0], b[0], return_indices=True)
-    return clips, {column: (a[1][column][rows_a], b[1][column][rows_b]) for column in a[1] if column in b[1]}
+    found = differing(a, b, ignore=("clips",))
+    refused = [what for what in found if what in NEVER or not allow_differences]
+    if refused:
+        described = "; ".join(f"{what} {found[what][0]} and {found[what][1]}" for what in refused)
+        hint = "score both alike" if any(what in NEVER for what in refused) else "score both alike, or say --allow_differences"
+        raise UserError(f"{folders[0]} and {folders[1]} were not scored alike ({described}); {hint}")
+    return "; ".join(f"other {what}: A {x}, B {y}" for what, (x, y) in found.items())
+
+
+def common_clips(results, folders):
+    """Clips that both results have, their values, and a note on those that are left out, "" for none."""
+    clips, pairs = align(*(result[1:] for result in results))
+    every = [format_clips(result[1]) for result in results]
+    if not len(clips):
+        raise UserError(f"{folders[0]} has clips {every[0]}, {folders[1]} clips {every[1]}, none in common; score the same clips")
+    alone = [len(result[1]) - len(clips) for result in results]
+    note = f"{len(clips)} clips in common; {alone[0]} in A alone, {alone[1]} in B alone are left out" if any(alone) else ""
+    return clips, pairs, note
+
+
+# ---------------------------------------------------------------------------------------------- the numbers
 
 
 def compare_columns(pairs, seed):
@@ -68,12 +79,14 @@ def compare_columns(pairs, seed):
 
     Parameters
     ----------
-    pairs : {column: (values of A, values of B)}
+    pairs : dict
+        column -> (values of A, values of B)
     seed : int
 
     Returns
     -------
-    list of dict: metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0)
+    list of dict
+        metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0)
     """
     table = []
     for column, (x, y) in pairs.items():
@@ -92,62 +105,33 @@ def compare_columns(pairs, seed):
 
 def markdown(title, names, table):
     """The comparison as Markdown."""
-    lines = [f"### {title}", "", f"A: {names[0]}; B: {names[1]}", ""]
-    lines += ["| metric | clips | A | B | A - B | 95 % interval | better | released test p |", "| --- " * 8 + "|"]
+    heads = ["metric", "clips", "A", "B", "A - B", "95 % interval", "better", "released test p"]
+    with_notes = any(row.get("note") for row in table)
+    heads += ["note"] * with_notes
+    lines = [f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in table:
         metric = row["metric"] + (" ↓" if row["metric"] in LOWER_IS_BETTER else "")
         p = "–" if row["p"] is None else f"{row['p']:.2g} {stars(row['p'])}"
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         cells = [metric, row["clips"], f"{row['a']:.4f}", f"{row['b']:.4f}", f"{row['difference']:.4f}", interval, row["better"] or "–", p]
+        cells += [row["note"]] * with_notes
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number."
     return "\n".join([*lines, "", note])
 
 
-# ---------------------------------------------------------------------------------------------- gallery
+# ---------------------------------------------------------------------------------------------- pages
 
 
-def strip(clip):
-    """A clip's frames in a row, small, as a PNG's bytes."""
-    row = np.concatenate(list(resize_frames(clip, STRIP_FRAME)), axis=1)  # h (f w) c
-    buffer = io.BytesIO()
-    Image.fromarray(row).save(buffer, "png")
-    return buffer.getvalue()
-
-
-def most_different(values, n):
-    """Indices of the clips where two methods differ most, largest first; clips without a value are left out."""
-    gap = np.abs(values[0] - values[1])
-    order = np.argsort(-np.nan_to_num(gap, nan=-1.0), kind="stable")
-    return [int(i) for i in order[:n] if not np.isnan(gap[i])]
-
-
-def open_method(facts, path):
+def open_method(facts, path=None):
     """Readers of a method's clips and of the truth, as its evaluation read them; None where they are gone."""
-    reads = facts["reads"]
-    form = {key: reads["form"][key] for key in ("n_frames", "size")} | {"resize": True}
+    reads, dataset = facts["reads"], DATASETS.get(facts["dataset"])
+    form = {key: reads["form"][key] for key in ("n_frames", "size")} | {"resize": True, "times": dataset and clip_times(dataset)}
     recons, truth = Path(path or reads["recons"]), Path(reads["gt"])
     if not recons.exists() or not truth.exists():
         return None
     pred = open_clips(recons, reads["layout"], **form)
     return pred, pred.other_side() if truth == recons else open_clips(truth, **form)
-
-
-def gallery(title, names, clips, pairs, methods, n_clips, phantom):
-    """A page with, per metric, the clips where the methods differ most."""
-    sections = []
-    for column, values in pairs.items():
-        cards = []
-        for i in most_different(values, n_clips):
-            number = int(clips[i])
-            rows = (("ground truth", methods[0][1]), (f"A, {names[0]}", methods[0][0]), (f"B, {names[1]}", methods[1][0]))
-            pictures = [pages.figure(pages.embedded(strip(reader.read(number))), what, alt=what, width="100%") for what, reader in rows]
-            words = pages.facts({"A": float(values[0][i]), "B": float(values[1][i]), "A - B": float(values[0][i] - values[1][i])})
-            cards.append(pages.card(pages.tag("h3", f"Clip {number}"), *pictures, words))
-        if cards:
-            direction = " (lower is better)" if column in LOWER_IS_BETTER else ""
-            sections.append(pages.section(f"{column}{direction}: clips that differ most", pages.grid(cards, least="30rem")))
-    return pages.page(title, sections, subtitle=f"A: {names[0]}. B: {names[1]}.", phantom=phantom)
 
 
 # ---------------------------------------------------------------------------------------------- script
@@ -158,47 +142,47 @@ def get_parser():
     group = parser.add_argument_group("comparison")
     group.add_argument("results", nargs=2, type=Path, metavar="FOLDER", help="A and B: folders that evaluate.py wrote")
     group.add_argument("--out", type=Path, help="folder for the results; default: compare_{B} in A")
-    group.add_argument("--metrics", nargs="+", help="in the gallery; default: all")
-    group.add_argument("--n_clips", type=int, default=4, help="clips per metric in the gallery")
-    group.add_argument("--recons_dirs", nargs=2, type=Path, metavar=("A", "B"), help="where the clips are, if they have moved")
+    group.add_argument("--allow_differences", action="store_true", help="permission for other subjects, truths, models; every row says so")
+    group.add_argument("--metrics", nargs="+", help="metrics in the gallery; default: all")
+    group.add_argument("--n_clips", type=cli.one_or_more, default=4, help="clips per metric in the gallery")
+    group.add_argument("--recons_dirs", nargs=2, type=Path, metavar=("A", "B"), help="folders of the clips, if they have moved")
     return parser
 
 
 def main(args):
     results = [read_result(folder) for folder in args.results]
-    protocols = [facts["protocol"] for facts, _, _ in results]
-    if protocols[0] != protocols[1]:
-        raise UserError(args.results[1], f"protocol {protocols[0]}, as in {args.results[0]}", protocols[1], "score both by one protocol")
-    names = [facts["method"] for facts, _, _ in results]
-    names = names if names[0] != names[1] else [folder.as_posix() for folder in args.results]
-    clips, pairs = align(*(result[1:] for result in results))
-    if not len(clips):
-        raise UserError(args.results[1], f"clips {format_clips(results[0][1])}", format_clips(results[1][1]), "score the same clips")
-    alone = [len(result[1]) - len(clips) for result in results]
-    if any(alone):
-        print(f"{len(clips)} clips in common; {alone[0]} in A alone, {alone[1]} in B alone are left out")
-    unknown = sorted(set(args.metrics or ()) - set(pairs))
-    if unknown:
-        raise UserError("--metrics", f"among {', '.join(pairs)}", ", ".join(unknown), "mend the flag")
-
-    phantom = any(facts["phantom"] for facts, _, _ in results)
-    title = f"{'Phantom: ' if phantom else ''}{names[0]} against {names[1]}, protocol {protocols[0]}"
-    out = args.out or args.results[0] / f"compare_{args.results[1].name}"
+    facts = [result[0] for result in results]
+    notes = [check_comparable(*facts, args.results, args.allow_differences)]
+    clips, pairs, note = common_clips(results, args.results)
+    if note:
+        print(note)
+    if unknown := sorted(set(args.metrics or ()) - set(pairs)):
+        raise UserError(f"--metrics {' '.join(unknown)}: no values of both; choose from {', '.join(pairs)}")
     table = compare_columns(pairs, args.seed)
+    if not table:
+        raise UserError(
+            f"{args.results[0]} and {args.results[1]} have no metric with values of the same clips; score both by the same metrics"
+        )
+    table = [row | {"note": "; ".join(filter(None, [*notes, note]))} for row in table]
+
+    names = [of["method"] for of in facts]
+    names = names if names[0] != names[1] else [folder.as_posix() for folder in args.results]
+    whose = f"{facts[0]['dataset']} subject {facts[0].get('subject', '–')}"
+    title = f"{whose}: {names[0]} against {names[1]}, protocol {facts[0]['protocol']}"
+    out = args.out or args.results[0] / f"compare_{args.results[1].name}"
     text = markdown(title, names, table)
     print(text)
     write_text(out / "comparison.md", text + "\n")
-    with atomic_path(out / "comparison.csv") as temporary, open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
+    write_dicts(out / "comparison.csv", table)
     write_csv(out / "differences.csv", clips, {column: a - b for column, (a, b) in pairs.items()})
-    methods = [open_method(result[0], path) for result, path in zip(results, args.recons_dirs or (None, None), strict=True)]
+    methods = [open_method(of, path) for of, path in zip(facts, args.recons_dirs or (None, None), strict=True)]
     if None in methods:
-        print("no gallery: the clips are not where the evaluation read them; name them by --recons_dirs")
+        print("no gallery: the clips are not where the evaluation read them; name them with --recons_dirs")
     else:
         shown = {column: values for column, values in pairs.items() if column in (args.metrics or pairs)}
-        write_text(out / "gallery.html", gallery(title, names, clips, shown, methods, args.n_clips, phantom))
+        readers = {"truth": methods[0][1], "A": methods[0][0], "B": methods[1][0]}
+        note = note_of(facts[0]) or note_of(facts[1])
+        build_comparison(out, title, names, table, clips, shown, readers, n_clips=args.n_clips, lower_is_better=LOWER_IS_BETTER, note=note)
     print(f"wrote {out}")
 
 

@@ -1,13 +1,14 @@
 """Score a folder of reconstructed clips by every metric of a protocol, beside free baselines, in one command.
 
-Each clip is decoded once. Metrics whose model is not named show a dash. A run that stops goes on where it was.
+Each clip is decoded once. Metrics whose model is not at hand show a dash. Work that was stopped goes on where it was.
 
 Reads    a folder or zip of reconstructed clips (--recons_dir), the true ones (--gt), the models of the flags
 Writes   per_clip.csv, per_clip.npz     values of every clip
-         metrics.json                   mean, std, standard error, number of clips, chance, for the method and baselines
+         metrics.json                   mean, std, standard error, number of clips, chance, for the method and baselines;
+                                        what was scored: data set, subject, truth, models with their SHA-256, protocol, clips
          table.md, distributions.png    the same to look at
          baselines/{name}.npz           per-clip values of the baselines
-         args.json                      what was run
+         args.json                      arguments and versions
          all below --out (default: metrics/sub{ID}/{name}, protocols other than the first in a folder of theirs)
 
     python Evaluation_Metrics/evaluate.py --dataset phantom --subj_ID 1
@@ -17,8 +18,7 @@ Writes   per_clip.csv, per_clip.npz     values of every clip
 Without models about 2 s per clip of 8 frames of 512 x 512 and method on one core; half a minute in all on the phantom.
 """
 
-import json
-import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,78 +26,35 @@ import numpy as np
 from common import cli
 from common.datasets import get_dataset
 from common.files import atomic_path, write_text
-from common.pages.gallery import build_gallery
 from common.layout import Layout, part
+from common.pages.gallery import build_gallery
+from common.pairs import Pairs
 from common.readers import format_clips
-from common.records import Record
-from Evaluation_Metrics import EPE, PSNR, SSIM, CLIP_consist, VIFI_score, baselines, hue_pcc, n_way, per_clip
-from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
+from Evaluation_Metrics import baselines
+from Evaluation_Metrics.metric_script import add_clip_flags, kinds_of, method_name, open_pairs, scoring, what_decides
+from Evaluation_Metrics.per_clip import score_pairs
+from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_models
+from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, note_gaps, save_per_clip, scored_facts, summarise
+from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, source_at_hand
 
-log = logging.getLogger(__name__)
-
-PROTOCOLS = json.loads((Path(__file__).parent / "protocols.json").read_text())
-METRICS = {  # what a protocol's row may call
-    "ssim": SSIM.metric,
-    "psnr": PSNR.metric,
-    "hue_pcc": hue_pcc.metric,
-    "epe": EPE.metric,
-    "clip_pcc": CLIP_consist.metric,
-    "vifi_score": VIFI_score.metric,
-    "n_way_frames": n_way.metric_of_frames,
-    "n_way_clips": n_way.metric_of_clips,
-}
-LOWER_IS_BETTER = {"EPE", "angular-error"}
-
-
-# ---------------------------------------------------------------------------------------------- protocol
-
-
-def protocol_metrics(protocol):
-    """Metrics of a protocol's row."""
-    metrics = []
-    for entry in PROTOCOLS[protocol]["metrics"]:
-        options = {key: value for key, value in entry.items() if key != "metric"}
-        metrics.append(METRICS[entry["metric"]](**options))
-    return metrics
-
-
-def protocol_form(protocol, dataset):
-    """How a protocol reads clips: keywords of per_clip.open_pairs. No frame is larger than the data set's."""
-    row = PROTOCOLS[protocol]
-    form = {key: row[key] for key in ("layout", "borders", "n_frames", "size", "resize")}
-    return form | {"size": min(row["size"], dataset.frame_size)}
-
-
-def split_by_models(metrics, towers):
-    """Metrics that can be computed, and why the others cannot: {column: reason}."""
-    able, unable = [], {}
-    for metric in metrics:
-        absent = [KINDS[kind][0] for kind in dict(metric.needs) if kind not in towers]
-        if absent:
-            unable |= {column: "no " + ", ".join(f"--{flag}" for flag in absent) for column in metric.columns}
-        else:
-            able.append(metric)
-    return able, unable
-
+FILES = ("per_clip.npz", "per_clip.csv", "table.md", "distributions.png")  # besides metrics.json
 
 # ---------------------------------------------------------------------------------------------- what comes out
 
 
-def save_per_clip(path, numbers, columns):
-    """Write per-clip values as .npz: `clip` and one array per column."""
-    with atomic_path(path) as temporary:
-        np.savez(temporary, clip=np.array(numbers), **columns)
-
-
-def markdown_table(title, columns, rows, chance):
+def markdown_table(title, columns, rows, chance, note):
     """The summaries as Markdown.
 
     Parameters
     ----------
     title : str
-    columns : names
-    rows : {method: {column: summary}}
-    chance : {column: level}
+    columns : list of str
+    rows : dict
+        method -> {column: summary}
+    chance : dict
+        column -> level
+    note : str
+        below the table: subject, clips
     """
 
     def cell(summary):
@@ -108,7 +65,15 @@ def markdown_table(title, columns, rows, chance):
     lines += ["| " + " | ".join([method, *(cell(row.get(column)) for column in columns)]) + " |" for method, row in rows.items()]
     if chance:
         lines.append("| " + " | ".join(["chance", *(f"{chance[c]:.3f}" if c in chance else "–" for c in columns)]) + " |")
-    return "\n".join([*lines, "", "Mean ± standard deviation over clips."])
+    return "\n".join([*lines, "", note])
+
+
+def histogram_bins(values):
+    """Edges of up to 30 bins; values that hardly differ stand in one of five bins around them."""
+    low, high = values.min(), values.max()
+    if high - low < 1e-6 * max(1, abs(low), abs(high)):
+        return np.linspace(low - 0.5, high + 0.5, 6)
+    return np.linspace(low, high, min(30, max(5, len(values) // 4)) + 1)
 
 
 def draw_distributions(path, title, values, rows, chance):
@@ -116,22 +81,26 @@ def draw_distributions(path, title, values, rows, chance):
 
     Parameters
     ----------
-    path : of the PNG
+    path : Path
+        of the PNG
     title : str
-    values : {column: (N,)} of the method
-    rows : {method: {column: summary}}, the method first
-    chance : {column: level}
+    values : dict
+        column -> values of the method, (N,)
+    rows : dict
+        method -> {column: summary}, the method first
+    chance : dict
+        column -> level
     """
     from matplotlib.figure import Figure
 
-    shown = {column: v[~np.isnan(v)] for column, v in values.items() if not np.isnan(v).all()}
-    n_columns = min(4, len(shown))
-    n_rows = -(-len(shown) // n_columns)
+    shown = {column: v[np.isfinite(v)] for column, v in values.items() if np.isfinite(v).any()}
+    n_columns = max(1, min(4, len(shown)))
+    n_rows = max(1, -(-len(shown) // n_columns))
     fig = Figure(figsize=(3.6 * n_columns, 2.7 * n_rows + 0.6), layout="constrained")
     axes = np.atleast_1d(fig.subplots(n_rows, n_columns)).ravel()
     method, *others = rows
     for axis, (column, v) in zip(axes, shown.items(), strict=False):
-        axis.hist(v, bins=min(30, max(5, len(v) // 4)), color="0.8")
+        axis.hist(v, bins=histogram_bins(v), color="0.8")
         axis.axvline(v.mean(), color="black", linewidth=2, label=method)
         for colour, other in enumerate(others):
             if rows[other].get(column, {}).get("n"):
@@ -149,103 +118,132 @@ def draw_distributions(path, title, values, rows, chance):
         fig.savefig(temporary, dpi=110)
 
 
+def print_values(columns, summaries, n_wanted, chance, unable, absent, lost):
+    """One line per column, then the baselines and the clips that are not there.
+
+    Parameters
+    ----------
+    columns : list of str
+    summaries : dict
+        column -> summary
+    n_wanted : int
+        clips that should be there
+    chance : dict
+        column -> level
+    unable, absent : dict
+        column, baseline -> why there is none
+    lost : list of int
+        clips that were not scored
+    """
+    for column in columns:
+        print(f"{column}: – ({unable[column]})" if column in unable else describe(column, summaries[column], n_wanted, chance.get(column)))
+    for name, reason in absent.items():
+        print(f"no baseline '{name}': {reason}")
+    if lost:
+        print(f"{len(lost)} of {n_wanted} clips missing or unreadable: {format_clips(lost)}")
+
+
 # ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, subject=True)
-    per_clip.add_clip_flags(parser)
+    add_clip_flags(parser)
     add_model_flags(parser, *KINDS)
-    parser.add_argument("--sd_path", help="Stable Diffusion, folder or hub id, whose VAE gives the ceiling; the phantom's own for its data")
+    parser.add_argument(
+        "--sd_path", help="Stable Diffusion, folder or hub id, whose VAE gives the ceiling; default: the data set's own, if any"
+    )
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--protocol", choices=list(PROTOCOLS), default="paper", help="definitions, see docs and protocols.json")
-    group.add_argument("--baselines", choices=["all", "none"], default="all", help="the free baselines beside the method")
-    group.add_argument("--cache", type=Path, help="folder for finished blocks and features; default: metrics/cache, or cache below --out")
+    group.add_argument(
+        "--protocol", choices=list(PROTOCOLS), default="paper", help="definitions of the metrics, see docs and protocols.json"
+    )
+    group.add_argument("--baselines", choices=["all", "none"], default="all", help="free baselines beside the method")
+    group.add_argument(
+        "--cache",
+        type=Path,
+        changes_result=False,
+        help="folder for finished blocks and features; default: metrics/cache, or cache below --out",
+    )
     return parser
 
 
-def main(args):
-    dataset, place = get_dataset(args.dataset), Layout.of(args)
-    dataset.check_subject(args.subj_ID)
-    form = protocol_form(args.protocol, dataset)
-    pairs = per_clip.open_pairs(args, **form)
-    towers = Towers.of(args, dataset.is_phantom)
-    metrics, unable = split_by_models(protocol_metrics(args.protocol), towers)
-    own = cli.PROJECT / "phantom" / "models" / "sd"
-    sd_path = args.sd_path or (own if dataset.is_phantom and (own / "vae").is_dir() else None)
+def score_baselines(args, dataset, pairs, scored, form, score):
+    """Values of the free baselines on the clips that the method was scored on.
 
+    Parameters
+    ----------
+    args : argparse.Namespace
+    dataset : Dataset
+    pairs : Pairs
+    scored : list of int
+    form : dict
+        of protocol_form
+    score : function
+        of Pairs and a name -> columns, lost
+
+    Returns
+    -------
+    values : dict
+        baseline -> {column: values}
+    made_of, absent : dict
+        baseline -> what it was made of, or why it was not made
+    """
+    if args.baselines == "none":
+        return {}, {}, {}
+    frames = Layout.of(args).root / "stimuli_frames" / part("train")
+    training = baselines.training_clips(frames, dataset.clip_names("train"), form["n_frames"], form["size"], form["times"])
+    sd_path = source_at_hand(args, "sd_path", "sd")
+    made, absent = baselines.make_baselines(pairs, scored, training, args.seed, sd_path, cli.choose_device(args.device))
+    values = {name: score(Pairs(reader, pairs.truth(), numbers=scored), desc=name)[0] for name, reader in made.items()}
+    return values, {name: reader.path for name, reader in made.items()}, absent
+
+
+def main(args):
+    dataset, place, method = get_dataset(args.dataset), Layout.of(args), method_name(args)
+    form = protocol_form(args.protocol, dataset)
+    pairs, towers, wanted = open_pairs(args, **form), Towers.of(args), protocol_metrics(args.protocol)
+    metrics, unable = split_by_models(wanted, towers)
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
-    identity = per_clip.run_identity(pairs, metrics, towers)
-    record = Record(out, args, neutral=("batch_size", "cache"))
-    if per_clip.is_done(record, args, identity):
-        return
-    record.start()
-
-    title = f"{dataset.name} subject {args.subj_ID}, {args.name}, protocol {args.protocol}"
-    print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
-    options = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
-    columns, lost = per_clip.score_pairs(pairs, metrics, towers, desc=args.name, **options)
-    values = {args.name: columns}
-    made, absent = {}, {}
-    if args.baselines == "all":
+    identity = what_decides(pairs, metrics, towers)
+    with scoring(out, args, identity, [out / name for name in FILES]) as record:
+        if record is None:
+            return
+        title = f"{dataset.name} subject {args.subj_ID}, {method}, protocol {args.protocol}"
+        print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
+        how = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
+        score = partial(score_pairs, metrics=metrics, towers=towers, **how)
+        own, lost = score(pairs, desc=method)
         scored = [number for number in pairs.wanted if number not in set(lost)]
-        names = dataset.clip_names("train") if hasattr(dataset, "clip_names") else None
-        training = baselines.training_clips(place.root / "stimuli_frames" / part("train"), names, form["n_frames"], form["size"])
-        made, absent = baselines.make_baselines(pairs, scored, training, args.seed, sd_path, cli.choose_device(args.device))
-        for name, reader in made.items():
-            against = per_clip.Pairs(reader, pairs.truth(), numbers=scored)
-            values[name], _ = per_clip.score_pairs(against, metrics, towers, desc=name, **options)
-            save_per_clip(out / "baselines" / f"{name.replace(' ', '_')}.npz", scored, values[name])
-            per_clip.write_csv(out / "baselines" / f"{name.replace(' ', '_')}.csv", scored, values[name])
+        free, made_of, absent = score_baselines(args, dataset, pairs, scored, form, score)
 
-    # -- tables
-    names = [column for metric in protocol_metrics(args.protocol) for column in metric.columns]
-    chance = {column: level for metric in protocol_metrics(args.protocol) for column, level in metric.chance.items()}
-    rows = {method: {column: per_clip.summarise(v) for column, v in table.items()} for method, table in values.items()}
-    undefined = {column: sorted(set(per_clip.gaps(pairs.wanted, v)) - set(lost)) for column, v in columns.items()}
-    undefined = {column: numbers for column, numbers in undefined.items() if numbers}
-    for column, numbers in undefined.items():
-        print(f"{column}: undefined for {len(numbers)} clips, left out: {format_clips(numbers)}")
-    for column in names:
-        if column in unable:
-            print(f"{column}: – ({unable[column]})")
-        else:
-            print(per_clip.describe(column, rows[args.name][column], len(pairs.wanted), chance.get(column)))
-    for name, reason in absent.items():
-        print(f"no baseline '{name}': {reason}")
-    if lost:
-        print(f"{len(lost)} of {len(pairs.wanted)} clips missing or unreadable: {format_clips(lost)}")
-    table = markdown_table(title, names, rows, chance)
-    print(f"\n{table}\n")
-
-    save_per_clip(out / "per_clip.npz", pairs.wanted, columns)
-    per_clip.write_csv(out / "per_clip.csv", pairs.wanted, columns)
-    write_text(out / "table.md", table + "\n")
-    draw_distributions(out / "distributions.png", title, columns, rows, chance)
-    record.finish(
-        identity=identity,
-        title=title,
-        protocol=args.protocol,
-        dataset=dataset.name,
-        phantom=dataset.is_phantom,
-        subject=args.subj_ID,
-        method=args.name,
-        columns=names,
-        reads={"recons": pairs.pred.path, "layout": pairs.pred.layout, "gt": pairs.truth().path, "form": form},
-        rows=rows,
-        chance=chance,
-        clips={"wanted": len(pairs.wanted), "scored": len(pairs.wanted) - len(lost), "missing": lost},
-        undefined=undefined,
-        not_scored=unable,
-        baselines_made_of={name: reader.path for name, reader in made.items()},
-        baselines_not_made=absent,
-    )
-    recons = place.recons(args.subj_ID, args.name)
-    if args.protocol == "paper" and (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
-        build_gallery(recons, out)  # now with each clip's values
-    print(f"wrote {out}")
+        columns = [column for metric in wanted for column in metric.columns]
+        chance = {column: level for metric in wanted for column, level in metric.chance.items()}
+        rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in {method: own, **free}.items()}
+        undefined = note_gaps(pairs.wanted, own, lost)
+        print_values(columns, rows[method], len(pairs.wanted), chance, unable, absent, lost)
+        save_per_clip(out / "per_clip", pairs.wanted, own)
+        for name, values in free.items():
+            save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
+        note = f"Mean ± standard deviation over {len(scored)} clips of subject {args.subj_ID}."
+        table = markdown_table(title, columns, rows, chance, note)
+        print(f"\n{table}\n")
+        write_text(out / "table.md", table + "\n")
+        reads = {"recons": pairs.pred.path, "layout": getattr(pairs.pred, "layout", None), "gt": pairs.truth().path}
+        reads["form"] = {key: form[key] for key in ("n_frames", "size")}
+        facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
+        facts |= {"protocol": args.protocol, "protocol_version": PROTOCOLS[args.protocol]["version"]}
+        record.finish(
+            identity=identity, title=title, **facts, **scored_facts(pairs, lost, towers, kinds_of(metrics)), columns=columns,
+            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, undefined=undefined, not_scored=unable,
+            reads=reads, baselines_made_of=made_of, baselines_not_made=absent,
+        )  # fmt: skip
+        draw_distributions(out / "distributions.png", title, own, rows, chance)
+        recons = place.recons(args.subj_ID, args.name)
+        if args.out is None and args.protocol == "paper" and (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
+            build_gallery(recons, out)  # now with each clip's values
+        print(f"wrote {out}")
 
 
 if __name__ == "__main__":

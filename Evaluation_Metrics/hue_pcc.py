@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from common import cli
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 
 RELEASED_FRAMES = 6  # of eight, in the released script
 MODES = ("released", "pearson")
@@ -79,13 +79,13 @@ def metric(columns=("Hue-pcc",), mode="released", n_frames=None):
 
 
 def get_parser():
-    parser = per_clip.metric_parser(__doc__)
+    parser = metric_script.metric_parser(__doc__)
     parser.add_argument("--hue", choices=MODES, default="released", help="cosine as released, or Pearson correlation")
     return parser
 
 
 def main(args):
-    per_clip.score(args, [metric(mode=args.hue)])
+    metric_script.score(args, [metric(mode=args.hue)])
 
 
 if __name__ == "__main__":

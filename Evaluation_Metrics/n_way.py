@@ -15,12 +15,12 @@ About 1 s per clip on one CPU core with the ViT-B classifiers, 0.02 s on a GPU.
 from functools import partial
 
 import numpy as np
-from scipy.special import gammaln
+from einops import rearrange
+from scipy.stats import hypergeom
 
 from common import cli
-from common.datasets import get_dataset
 from common.files import UserError
-from Evaluation_Metrics import per_clip
+from Evaluation_Metrics import metric_script, per_clip
 from Evaluation_Metrics.towers import Towers
 
 N_TRUE = 3  # classes of the true picture that count as right, as released
@@ -41,38 +41,40 @@ def chance_level(n_way, top_k=1, n_true=N_TRUE):
     return 1 - float(np.prod([(others - j) / (others + n_true - j) for j in range(top_k)]))
 
 
-def _log_choose(n, k):
-    """log C(n, k), -inf where that is no choice."""
-    with np.errstate(invalid="ignore"):
-        value = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
-    return np.where((k >= 0) & (k <= n), value, -np.inf)
-
-
 def n_way_accuracy(pred_prob, gt_class_ids, n_way, top_k=1, exact=True, n_trials=100, rng=None):
     """Accuracy of the best true class among itself and n_way - 1 others drawn without replacement; a tie is lost.
 
     Parameters
     ----------
-    pred_prob : (N, M) scores of the classes for the reconstruction, probabilities or logits
-    gt_class_ids : (N, G) int, classes of the truth
-    n_way : classes that compete
-    top_k : rank that passes
-    exact : the probability to pass, else the share of passes in random draws
-    n_trials : draws per row when not exact
-    rng : np.random.RandomState for the draws
+    pred_prob : array, (N, M)
+        scores of the classes for the reconstruction, probabilities or logits
+    gt_class_ids : array, (N, G) int
+        classes of the truth
+    n_way : int
+        classes that compete
+    top_k : int
+        rank that passes
+    exact : bool
+        the probability to pass, else the share of passes in random draws
+    n_trials : int
+        draws per row when not exact
+    rng : np.random.RandomState
+        for the draws
 
     Returns
     -------
-    (N,) float64 in 0..1
+    array, (N,) float64
+        in 0..1
 
     Raises
     ------
-    ValueError : NaN in the scores, ids outside the classes, or fewer than n_way - 1 other classes
+    ValueError
+        NaN in the scores, ids outside the classes, or fewer than n_way - 1 other classes
 
     References
     ----------
     With L of T other classes strictly below the best true one, passing at top 1 has the probability
-    C(L, n - 1) / C(T, n - 1); at top k the hypergeometric probabilities of 0 .. k - 1 classes above it add up.
+    C(L, n - 1) / C(T, n - 1); at top k the number of classes above it among n - 1 drawn ones is hypergeometric.
     """
     scores, true_ids = np.asarray(pred_prob), np.asarray(gt_class_ids)
     true_ids = true_ids.reshape(len(true_ids), -1)
@@ -92,9 +94,7 @@ def n_way_accuracy(pred_prob, gt_class_ids, n_way, top_k=1, exact=True, n_trials
     if not exact:
         return _sampled(scores, is_true, best, n_way, top_k, n_trials, rng or np.random.RandomState(0))
     below = ((scores < best[:, None]) & ~is_true).sum(1)
-    total = _log_choose(n_others, n_way - 1)
-    terms = [np.exp(_log_choose(n_others - below, j) + _log_choose(below, n_way - 1 - j) - total) for j in range(min(top_k, n_way))]
-    return np.clip(np.sum(terms, axis=0), 0, 1)
+    return hypergeom.cdf(top_k - 1, n_others, n_others - below, n_way - 1)
 
 
 def _sampled(scores, is_true, best, n_way, top_k, n_trials, rng):
@@ -112,12 +112,13 @@ def true_classes(scores, n_true=N_TRUE):
 
     Parameters
     ----------
-    scores : (..., M)
-    n_true : classes to take
+    scores : array, (..., M)
+    n_true : int
+        classes to take
 
     Returns
     -------
-    (..., n_true) int
+    array, (..., n_true) int
     """
     left, classes = np.array(scores, np.float64), []
     for _ in range(n_true):
@@ -131,17 +132,17 @@ def clip_accuracy(pred_scores, true_ids, **options):
 
     Parameters
     ----------
-    pred_scores : (N, F, M)
-    true_ids : (N, F, G)
-    **options : of n_way_accuracy
+    pred_scores : array, (N, F, M)
+    true_ids : array, (N, F, G) int
+    **options
+        of n_way_accuracy
 
     Returns
     -------
-    (N,) float64
+    array, (N,) float64
     """
-    n, f = pred_scores.shape[:2]
-    flat = n_way_accuracy(pred_scores.reshape(n * f, -1), true_ids.reshape(n * f, -1), **options)  # (clips frames)
-    return flat.reshape(n, f).mean(1)
+    flat = n_way_accuracy(rearrange(pred_scores, "n f m -> (n f) m"), rearrange(true_ids, "n f g -> (n f) g"), **options)
+    return rearrange(flat, "(n f) -> n f", n=len(pred_scores)).mean(1)
 
 
 # ---------------------------------------------------------------------------------------------- columns
@@ -150,7 +151,7 @@ def clip_accuracy(pred_scores, true_ids, **options):
 def _check_classes(scores, n_way):
     largest = scores.shape[-1] - N_TRUE + 1
     if n_way > largest:
-        raise UserError("--n_way", f"at most {largest}, for a classifier of {scores.shape[-1]} classes", n_way, "choose fewer")
+        raise UserError(f"--n_way {n_way} is too many for a classifier of {scores.shape[-1]} classes; use a number from 2 to {largest}")
 
 
 def _of_frames(pred, gt, seed, **options):
@@ -179,26 +180,24 @@ def metric_of_clips(columns=("2-way-V",), n_way=2, top_k=1, exact=True, n_trials
 
 
 def get_parser():
-    parser = per_clip.metric_parser(__doc__, "image", "video")
+    parser = metric_script.metric_parser(__doc__, "image", "video")
     group = parser.add_argument_group("accuracy")
-    group.add_argument("--n_way", type=cli.between(2), nargs="+", default=[2, 50], help="classes that compete")
+    group.add_argument("--n_way", type=cli.whole(2), nargs="+", default=[2, 50], help="numbers of classes that compete")
     group.add_argument("--top_k", type=cli.one_or_more, default=1, help="rank that passes")
-    group.add_argument("--sampled", action="store_true", help="count random draws instead of computing the probability")
-    group.add_argument("--n_trials", type=int, nargs=2, default=[20, 100], metavar=("FRAME", "CLIP"), help="draws, as released")
+    group.add_argument("--sampled", action="store_true", help="random draws are counted instead of computing the probability")
+    group.add_argument("--n_trials", type=cli.one_or_more, nargs=2, default=[20, 100], metavar=("FRAME", "CLIP"), help="draws, as released")
     return parser
 
 
 def main(args):
-    is_phantom = get_dataset(args.dataset).is_phantom
-    towers = Towers.of(args, is_phantom)
-    metrics = []
+    towers, metrics = Towers.of(args), []
     for kind, make, letter, n_trials in zip(("image", "video"), (metric_of_frames, metric_of_clips), "IV", args.n_trials, strict=True):
         if kind in towers:
             form = {"top_k": args.top_k, "exact": not args.sampled, "n_trials": n_trials, "seed": args.seed}
             metrics += [make((f"{n}-way-{letter}",), n, **form) for n in args.n_way]
     if not metrics:
-        raise UserError("--image_classifier, --clip_classifier", "one of them", "neither", "name a folder or a hub id")
-    per_clip.score(args, metrics, title="n_way")
+        raise UserError("--image_classifier or --clip_classifier is needed; name a folder or a hub id")
+    metric_script.score(args, metrics, title="n_way")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
-from common.cli import PROJECT, choose_device, one_or_more
-from common.files import UserError, missing
-from common.model_sources import load_clip
+from common.cli import choose_device, one_line, one_or_more
+from common.files import UserError, fingerprint, missing, sha256
+from common.model_sources import load_clip, model_path
 
 # ---------------------------------------------------------------------------------------------- CLIP
 
@@ -23,9 +24,11 @@ class ClipTower:
 
     Parameters
     ----------
-    source : open_clip folder, "hf-hub:..." or name:weights such as "ViT-B-32:openai"
-    device : torch device
-    batch_size : frames per call
+    source : str
+        open_clip folder, "hf-hub:..." or name:weights such as "ViT-B-32:openai"
+    device : torch.device
+    batch_size : int
+        frames per call
     """
 
     def __init__(self, source, device="cpu", batch_size=64):
@@ -39,12 +42,12 @@ class ClipTower:
 
     def __call__(self, clips):
         """Features of every frame, (N, F, D) float32."""
-        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        frames = rearrange(clips, "n f h w c -> (n f) h w c")
         found = []
         for i in range(0, len(frames), self.batch_size):
             inputs = self.torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames[i : i + self.batch_size]])
             found.append(self.encode(self.model, inputs).cpu().numpy())
-        return np.concatenate(found).reshape(*clips.shape[:2], -1)
+        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
 
 
 # ---------------------------------------------------------------------------------------------- ViFi-CLIP
@@ -59,7 +62,8 @@ def read_vifi_checkpoint(path):
 
     Parameters
     ----------
-    path : .pth with `module.image_encoder.*` entries, bare or below "model"
+    path : str or Path
+        .pth with `module.image_encoder.*` entries, bare or below "model"
 
     Returns
     -------
@@ -67,25 +71,27 @@ def read_vifi_checkpoint(path):
 
     Raises
     ------
-    UserError : missing, broken, holding objects other than arrays and settings, or without such entries
+    UserError
+        missing, broken, holding objects other than arrays and settings, or without such entries
     """
     import torch
 
     path = Path(path)
     if not path.is_file():
-        raise missing(path, "the ViFi-CLIP checkpoint", "download k400_seed1_vifi_clip_base2novel.pth, or check --vifi_path")
+        raise missing(path, "download k400_seed1_vifi_clip_base2novel.pth, or check --vifi_path")
     try:
         # the training settings that lie in the file become plain dictionaries: nothing of theirs is run
         with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         reason = reason[reason.find("WeightsUnpickler error:") :] if "WeightsUnpickler error:" in reason else reason
-        raise UserError(path, "a checkpoint of arrays and settings alone", reason[:160], "download it again") from None
+        raise UserError(f"{path} is not a checkpoint of arrays and settings alone ({reason[:160]}); download it again") from None
     content = content.get("model", content) if isinstance(content, dict) else {}
     state = {name.removeprefix(PREFIX): value.float() for name, value in content.items() if name.startswith(PREFIX)}
     if not state:
-        raise UserError(path, f"entries {PREFIX}*", f"{', '.join(list(content)[:3]) or 'none'}", "give a ViFi-CLIP checkpoint")
+        entries = ", ".join(map(str, list(content)[:3])) or "none"
+        raise UserError(f"{path} has no entries {PREFIX}* (but {entries}); give a ViFi-CLIP checkpoint")
     return state
 
 
@@ -94,12 +100,15 @@ def build_vifi_tower(state, path):
 
     Parameters
     ----------
-    state : dict of tensors, of read_vifi_checkpoint
-    path : where it comes from, for the error line
+    state : dict
+        of tensors, of read_vifi_checkpoint
+    path : str or Path
+        where it comes from, for the error line
 
     Raises
     ------
-    UserError : entries are missing, left over or misshapen
+    UserError
+        entries are missing, left over or of another shape
     """
     from open_clip.transformer import QuickGELU, VisionTransformer
 
@@ -117,8 +126,9 @@ def build_vifi_tower(state, path):
         )
         tower.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(path, "the entries of a CLIP image tower", reason, "give the checkpoint as it was published") from None
+        raise UserError(
+            f"{path} is not a whole CLIP image tower ({one_line(error)[:200]}); give the checkpoint as it was published"
+        ) from None
     return tower.eval()
 
 
@@ -127,17 +137,19 @@ def vifi_inputs(frames, size=224):
 
     Parameters
     ----------
-    frames : (F, H, W, 3) uint8 RGB
-    size : pixels of the tower's input; the steps before scale with it
+    frames : array, (F, H, W, 3) uint8
+        RGB
+    size : int
+        pixels of the tower's input; the steps before scale with it
 
     Returns
     -------
-    (F, 3, size, size) float32
+    array, (F, 3, size, size) float32
     """
     side, edge = size * 8 // 7, size // 14  # 256 and 16 for 224
     scaled = np.stack([cv2.resize(cv2.resize(frame, (512, 512)), (side, side)) for frame in frames])
     cut = scaled[:, edge : edge + size, edge : edge + size].astype(np.float32)
-    return ((cut - np.float32(MEAN)) / np.float32(STD)).transpose(0, 3, 1, 2)
+    return rearrange((cut - np.float32(MEAN)) / np.float32(STD), "f h w c -> f c h w")
 
 
 class VifiTower:
@@ -145,9 +157,11 @@ class VifiTower:
 
     Parameters
     ----------
-    source : released checkpoint
-    device : torch device
-    batch_size : frames per call
+    source : str or Path
+        released checkpoint
+    device : torch.device
+    batch_size : int
+        frames per call
     """
 
     def __init__(self, source, device="cpu", batch_size=64):
@@ -158,13 +172,13 @@ class VifiTower:
 
     def __call__(self, clips):
         """Features of every frame, (N, F, D) float32."""
-        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        frames = rearrange(clips, "n f h w c -> (n f) h w c")
         found = []
         with self.torch.inference_mode():
             for i in range(0, len(frames), self.batch_size):
                 inputs = self.torch.from_numpy(vifi_inputs(frames[i : i + self.batch_size], self.model.image_size[0]))
                 found.append(self.model(inputs.to(self.device)).float().cpu().numpy())
-        return np.concatenate(found).reshape(*clips.shape[:2], -1)
+        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
 
 
 def load_vifi(source, device="cpu", batch_size=64):
@@ -180,8 +194,8 @@ def _pretrained(loader, source, flag, **options):
     try:
         return loader.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{flag} {source}", f"a folder or hub id that {loader.__name__} loads", f"'{reason}'", "give another") from None
+        reason = one_line(error)[:200]
+        raise UserError(f"{flag} {source} is no folder or hub id that {loader.__name__} can load ({reason}); give another") from None
 
 
 class ImageClassifier:
@@ -189,9 +203,11 @@ class ImageClassifier:
 
     Parameters
     ----------
-    source : folder or hub id
-    device : torch device
-    batch_size : frames per call
+    source : str
+        folder or hub id
+    device : torch.device
+    batch_size : int
+        frames per call
     """
 
     def __init__(self, source, device="cpu", batch_size=64):
@@ -204,13 +220,13 @@ class ImageClassifier:
 
     def __call__(self, clips):
         """Scores of every frame, (N, F, M) float32."""
-        frames = clips.reshape(-1, *clips.shape[2:])  # (clips frames) h w c
+        frames = rearrange(clips, "n f h w c -> (n f) h w c")
         scores = []
         with self.torch.inference_mode():
             for i in range(0, len(frames), self.batch_size):
                 inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
                 scores.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
-        return np.concatenate(scores).reshape(*clips.shape[:2], -1)
+        return rearrange(np.concatenate(scores), "(n f) m -> n f m", n=len(clips))
 
 
 class ClipClassifier:
@@ -220,9 +236,11 @@ class ClipClassifier:
 
     Parameters
     ----------
-    source : folder or hub id
-    device : torch device
-    batch_size : frames per call
+    source : str
+        folder or hub id
+    device : torch.device
+    batch_size : int
+        frames per call
     """
 
     def __init__(self, source, device="cpu", batch_size=64):
@@ -253,47 +271,56 @@ class ClipClassifier:
 
 # ---------------------------------------------------------------------------------------------- which of them are at hand
 
-# what a metric asks for: its flag, and the folder of the phantom's own below phantom/models/
-KINDS = {
+KINDS = {  # what a metric asks for: its flag, and its name among a data set's models
     "clip": ("clip_path", "clip"),
-    "vifi": ("vifi_path", "clip"),
+    "vifi": ("vifi_path", "vifi"),
     "image": ("image_classifier", "image_classifier"),
     "video": ("clip_classifier", "clip_classifier"),
 }
 HELP = {
     "clip_path": "CLIP for CLIP-pcc: open_clip folder or name:weights (ViT-B-32:openai in the paper)",
     "vifi_path": "ViFi-CLIP checkpoint for the VIFI-score (k400_seed1_vifi_clip_base2novel.pth in the paper)",
-    "image_classifier": "folder or hub id of the frames' classifier (google/vit-base-patch16-224 in the paper)",
-    "clip_classifier": "folder or hub id of the clips' classifier (MCG-NJU/videomae-base-finetuned-kinetics in the paper)",
+    "image_classifier": "classifier of frames, folder or hub id (google/vit-base-patch16-224 in the paper)",
+    "clip_classifier": "classifier of clips, folder or hub id (MCG-NJU/videomae-base-finetuned-kinetics in the paper)",
 }
 
 
 def add_model_flags(parser, *kinds):
-    """Flags of the models that metrics of these kinds need; the phantom's are their defaults for --dataset phantom."""
+    """Flags of the models that metrics of these kinds need."""
     group = parser.add_argument_group("models")
     for kind in kinds:
         flag = KINDS[kind][0]
-        group.add_argument(f"--{flag}", metavar="MODEL", help=f"{HELP[flag]}; the phantom's own for --dataset phantom")
-    group.add_argument("--batch_size", type=one_or_more, default=64, help="frames per call of a model")
-    group.add_argument("--device", default="auto", help="auto, cpu or cuda")
+        group.add_argument(f"--{flag}", metavar="MODEL", help=f"{HELP[flag]}; default: the data set's own, if it comes with one")
+    group.add_argument("--batch_size", type=one_or_more, default=64, changes_result=False, help="frames per call of a model")
+    group.add_argument("--device", default="auto", changes_result=False, help="computing device: auto, cpu or cuda")
     return group
 
 
-def source_identity(source):
-    """A model's source and, when it is on disk, its files' sizes and times."""
+def source_at_hand(args, flag, name):
+    """A model's source: what its flag names, or the data set's own when that lies on this disk; str or None."""
+    source = model_path(args, name)
+    return source if getattr(args, flag, None) or (source and Path(source).exists()) else None
+
+
+def source_sha256(source):
+    """SHA-256 of a model's file, or of the list of its folder's files with theirs; None for a hub id."""
     path = Path(source)
-    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
-    return [str(source), [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]]
+    if path.is_file():
+        return sha256(path)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    return fingerprint([[file.relative_to(path).as_posix(), sha256(file)] for file in files]) if files else None
 
 
 class Towers:
-    """The models that the flags name, loaded when first asked for.
+    """The models that metrics look through, loaded when first asked for.
 
     Parameters
     ----------
-    sources : {kind: folder, file or hub id}; kinds without a source are left out
-    device : torch device or its name
-    batch_size : frames per call
+    sources : dict
+        kind -> folder, file or hub id; kinds without a source are left out
+    device : torch.device or str
+    batch_size : int
+        frames per call
     """
 
     LOADERS = {"clip": ClipTower, "vifi": load_vifi, "image": ImageClassifier, "video": ClipClassifier}
@@ -303,12 +330,9 @@ class Towers:
         self.device, self.batch_size, self._loaded = device, batch_size, {}
 
     @classmethod
-    def of(cls, args, is_phantom):
-        """As a script's flags say."""
-        sources = {}
-        for kind, (flag, folder) in KINDS.items():
-            own = PROJECT / "phantom" / "models" / folder
-            sources[kind] = getattr(args, flag, None) or (own if is_phantom and own.is_dir() else None)
+    def of(cls, args):
+        """As a script's flags say, else the data set's own."""
+        sources = {kind: source_at_hand(args, flag, name) for kind, (flag, name) in KINDS.items()}
         return cls(sources, getattr(args, "device", "cpu"), getattr(args, "batch_size", 64))
 
     def __contains__(self, kind):
@@ -323,6 +347,11 @@ class Towers:
         """The kind whose model serves for this one: CLIP's where the same folder stands in for ViFi-CLIP."""
         return "clip" if kind == "vifi" and self.sources.get("clip") == self.sources[kind] else kind
 
+    def facts(self, kind):
+        """Source of a model and, when it is on disk, its SHA-256."""
+        return {"source": self.sources[kind], "sha256": source_sha256(self.sources[kind])}
+
     def identity(self, kind):
         """What tells one model from another."""
-        return [kind, *source_identity(self.sources[kind])]
+        facts = self.facts(kind)
+        return [kind, facts["sha256"] or facts["source"]]

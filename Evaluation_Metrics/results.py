@@ -1,0 +1,195 @@
+"""What an evaluation leaves on disk, and whether two of them may stand side by side."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from common.files import UserError, atomic_path, load_npz, read_json
+from common.readers import format_clips
+
+LOWER_IS_BETTER = {"EPE", "angular-error"}
+_AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
+_COMPARED = {  # entries of metrics.json that two results must share
+    "dataset": "data set",
+    "phantom": "phantom",
+    "subject": "subject",
+    "protocol": "protocol",
+    "protocol_version": "version of the protocol",
+}
+
+
+# ---------------------------------------------------------------------------------------------- summaries
+
+
+def summarise(values):
+    """Mean, standard deviation, standard error and number of the values that are not NaN."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    n = len(values)
+    if n == 0:
+        return {"mean": None, "std": None, "se": None, "n": 0}
+    return {"mean": values.mean(), "std": values.std(), "se": values.std(ddof=1) / np.sqrt(n) if n > 1 else None, "n": n}
+
+
+def gaps(numbers, values):
+    """Numbers of the clips that have no value."""
+    return [number for number, value in zip(numbers, values, strict=True) if np.isnan(value)]
+
+
+def describe(column, summary, n_wanted, chance=None):
+    """One line: mean ± std over clips, standard error, number of clips, chance level."""
+    if not summary["n"]:
+        return f"{column}: no clip has a value"
+    by_chance = "" if chance is None else f", chance {chance:.3f}"
+    error = "" if summary["se"] is None else f", se {summary['se']:.4f}"
+    return f"{column}: {summary['mean']:.4f} ± {summary['std']:.4f} (std over clips{error}, {summary['n']} of {n_wanted} clips{by_chance})"
+
+
+def note_gaps(numbers, columns, lost):
+    """{column: clips that were scored and have no value}, of those columns that have such clips; each is printed.
+
+    Parameters
+    ----------
+    numbers : list of int
+        of the rows
+    columns : dict
+        name -> values, (N,)
+    lost : list of int
+        clips that were not scored
+    """
+    undefined = {column: sorted(set(gaps(numbers, values)) - set(lost)) for column, values in columns.items()}
+    undefined = {column: clips for column, clips in undefined.items() if clips}
+    for column, clips in undefined.items():
+        print(f"{column}: undefined for {len(clips)} clips, left out: {format_clips(clips)}")
+    return undefined
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def write_csv(path, numbers, columns):
+    """Write per-clip values, one row per clip, an empty field where there is none.
+
+    Parameters
+    ----------
+    path : str or Path
+    numbers : sequence of int, (N,)
+    columns : dict
+        name -> values, (N,)
+    """
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["clip", *columns])
+        for i, number in enumerate(numbers):
+            writer.writerow([number, *("" if np.isnan(values[i]) else repr(float(values[i])) for values in columns.values())])
+
+
+def save_per_clip(path, numbers, columns):
+    """Write per-clip values as path.npz, `clip` and one array per column, and as path.csv."""
+    with atomic_path(path.with_suffix(".npz")) as temporary:
+        np.savez(temporary, clip=np.array(numbers), **columns)
+    write_csv(path.with_suffix(".csv"), numbers, columns)
+
+
+def write_dicts(path, rows):
+    """Write dictionaries of the same keys as CSV."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.DictWriter(handle, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_per_clip(path):
+    """Clip numbers, (N,) int, and {column: (N,)} of a file of save_per_clip."""
+    columns = load_npz(path, _AGAIN)
+    if "clip" not in columns or any(values.shape != columns["clip"].shape for values in columns.values()):
+        raise UserError(f"{path} does not hold one value per clip; {_AGAIN}")
+    return columns.pop("clip"), columns
+
+
+def read_result(folder):
+    """metrics.json and per-clip values of an evaluation.
+
+    Returns
+    -------
+    facts : dict
+    clips : array, (N,) int
+    columns : dict
+        name -> values, (N,)
+    """
+    folder = Path(folder)
+    facts = read_json(folder / "metrics.json")
+    if "protocol" not in facts or not (folder / "per_clip.npz").exists():
+        raise UserError(f"{folder} is no finished evaluation; run Evaluation_Metrics/evaluate.py first")
+    return facts, *read_per_clip(folder / "per_clip.npz")
+
+
+def align(a, b):
+    """Values of two methods for the clips that both have.
+
+    Parameters
+    ----------
+    a, b : tuples of clips and columns, as of read_per_clip
+
+    Returns
+    -------
+    clips : array, (N,) int
+    pairs : dict
+        column -> (values of A, values of B)
+    """
+    clips, rows_a, rows_b = np.intersect1d(a[0], b[0], return_indices=True)
+    return clips, {column: (a[1][column][rows_a], b[1][column][rows_b]) for column in a[1] if column in b[1]}
+
+
+# ---------------------------------------------------------------------------------------------- what was scored
+
+
+def scored_facts(pairs, lost, towers, kinds):
+    """What decides the values besides the protocol, as metrics.json holds it: truth, models, clips.
+
+    Parameters
+    ----------
+    pairs : Pairs
+    lost : list of int
+        clips that could not be scored
+    towers : Towers
+    kinds : iterable of str
+        models that were used
+    """
+    truth, scored = pairs.truth(), [number for number in pairs.wanted if number not in set(lost)]
+    return {
+        "truth": {"path": truth.path, "sha256": truth.sha256(pairs.numbers)},
+        "models": {kind: towers.facts(kind) for kind in sorted(kinds)},
+        "clips": {"wanted": len(pairs.wanted), "scored": len(scored), "missing": sorted(lost), "numbers": format_clips(scored)},
+    }
+
+
+def differing(a, b, ignore=()):
+    """In what two results differ besides the method that was scored.
+
+    Parameters
+    ----------
+    a, b : dict
+        of their metrics.json
+    ignore : iterable of str
+        entries of metrics.json that may differ
+
+    Returns
+    -------
+    dict
+        what -> (how it is in a, how it is in b)
+    """
+    found = {words: (a.get(key), b.get(key)) for key, words in _COMPARED.items() if key not in ignore}
+    truths, models = [facts.get("truth") or {} for facts in (a, b)], [facts.get("models") or {} for facts in (a, b)]
+    if "truth" not in ignore and truths[0].get("sha256") != truths[1].get("sha256"):
+        found["ground truth"] = tuple(truth.get("path") for truth in truths)
+        if found["ground truth"][0] == found["ground truth"][1]:
+            found["ground truth"] = tuple(str(truth.get("sha256"))[:12] for truth in truths)
+    for kind in models[0].keys() & models[1].keys():
+        x, y = (of[kind] for of in models)
+        if (x.get("sha256") or x.get("source")) != (y.get("sha256") or y.get("source")):
+            found[f"{kind} model"] = (x.get("source"), y.get("source")) if x.get("source") != y.get("source") else ("older", "newer")
+    if "clips" not in ignore:
+        found["clips"] = tuple((facts.get("clips") or {}).get("numbers") for facts in (a, b))
+    return {what: values for what, values in found.items() if values[0] != values[1]}

@@ -1,0 +1,158 @@
+"""Tables of methods and metrics as Markdown, CSV and LaTeX: best bold, second underlined, stars."""
+
+import csv
+import re
+from dataclasses import dataclass, field
+
+from common.files import atomic_path, write_text
+from Evaluation_Metrics.results import LOWER_IS_BETTER
+
+
+@dataclass
+class Row:
+    """One line of a table.
+
+    Attributes
+    ----------
+    method, subject, clips : str
+        what stands on the left; clips is the number of clips, "" where it is not known
+    values : dict
+        column -> number
+    spread : dict
+        column -> standard deviation
+    source : dict
+        column -> tag of the publication; empty for ours
+    marks : dict
+        column -> stars
+    ranked : bool
+        takes part in best and second
+    key : str
+        the method's name alone, of rows that are ours
+    """
+
+    method: str
+    subject: str = ""
+    clips: str = ""
+    values: dict = field(default_factory=dict)
+    spread: dict = field(default_factory=dict)
+    source: dict = field(default_factory=dict)
+    marks: dict = field(default_factory=dict)
+    ranked: bool = True
+    key: str = ""
+
+
+@dataclass
+class Table:
+    """A table, the name of its files, and the decimals of its numbers."""
+
+    file: str
+    title: str
+    columns: list
+    rows: list
+    notes: list
+    digits: int = 3
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a format writes the best, the second best, a missing value, a deviation and stars."""
+
+    best: str
+    second: str
+    dash: str
+    plus_minus: str
+    star: str
+    around_stars: str = "{}"
+
+
+MARKDOWN = Style("**{}**", "<u>{}</u>", "–", " ± ", "\\*")
+LATEX = Style(r"\textbf{{{}}}", r"\underline{{{}}}", "--", r"$\pm$", "*", "$^{{{}}}$")
+
+
+def places(table, column):
+    """Indices of the best and the second best ranked rows in a column, as rounded."""
+    ranked = [(round(row.values[column], table.digits), i) for i, row in enumerate(table.rows) if row.ranked and column in row.values]
+    levels = sorted({value for value, _ in ranked}, reverse=column not in LOWER_IS_BETTER)
+    best, second = ([i for value, i in ranked if value == level] for level in [*levels, None, None][:2])
+    return (best, second) if len(ranked) > 1 else ([], [])
+
+
+def styled(table, style):
+    """Cells of a table as text, one list per row."""
+    cells = [[style.dash] * len(table.columns) for _ in table.rows]
+    for j, column in enumerate(table.columns):
+        best, second = places(table, column)
+        for i, row in enumerate(table.rows):
+            if column in row.values:
+                template = style.best if i in best else style.second if i in second else "{}"
+                spread = f"{style.plus_minus}{row.spread[column]:.{table.digits}f}" if column in row.spread else ""
+                stars = style.star * len(row.marks.get(column, ""))
+                cells[i][j] = (
+                    template.format(f"{row.values[column]:.{table.digits}f}") + spread + (style.around_stars.format(stars) if stars else "")
+                )
+    return cells
+
+
+def _heads(table):
+    return ["method", "subject", "clips", *(column + (" ↓" if column in LOWER_IS_BETTER else "") for column in table.columns)]
+
+
+def to_markdown(table):
+    """A table as Markdown."""
+    heads = [*_heads(table), "source"]
+    lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for row, cells in zip(table.rows, styled(table, MARKDOWN), strict=True):
+        source = ", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "")
+        lines.append("| " + " | ".join([row.method, row.subject, row.clips, *cells, source]) + " |")
+    return "\n".join([*lines, "", *(note.replace("*", r"\*") + "  " for note in table.notes)])
+
+
+def escape(text):
+    """Plain text for LaTeX."""
+    text = re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
+    for plain, written in (
+        ("~", r"\textasciitilde{}"),
+        ("^", r"\textasciicircum{}"),
+        ("↓", r"$\downarrow$"),
+        ("±", r"$\pm$"),
+        ("–", "--"),
+        ("<", "$<$"),
+        ("×", r"$\times$"),
+    ):
+        text = text.replace(plain, written)
+    return text
+
+
+def to_latex(table):
+    """A table as LaTeX; the document needs the package booktabs."""
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{escape(' '.join([table.title + '.', *table.notes]))}}}",
+        rf"\label{{tab:{table.file}}}",
+    ]
+    lines += [
+        rf"\begin{{tabular}}{{lll{'c' * len(table.columns)}}}",
+        r"\toprule",
+        " & ".join(map(escape, _heads(table))) + r" \\",
+        r"\midrule",
+    ]
+    for row, cells in zip(table.rows, styled(table, LATEX), strict=True):
+        lines.append(" & ".join([escape(row.method), escape(row.subject), escape(row.clips), *cells]) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def write_table(folder, table):
+    """Write a table as Markdown, CSV and LaTeX and print it."""
+    text = to_markdown(table)
+    print(text + "\n")
+    write_text(folder / f"{table.file}.md", text + "\n")
+    write_text(folder / f"{table.file}.tex", to_latex(table) + "\n")
+    with atomic_path(folder / f"{table.file}.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["method", "subject", "clips", "metric", "value", "std", "source", "stars"])
+        for row in table.rows:
+            for column in table.columns:
+                source = row.source.get(column, "ours" if column in row.values else "")
+                numbers = [row.values.get(column, ""), row.spread.get(column, "")]
+                writer.writerow([row.method, row.subject, row.clips, column, *numbers, source, row.marks.get(column, "")])
