@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
+from common.cli import one_line
 from common.files import UserError
 from common.randomness import numpy_generator
 
@@ -26,7 +27,8 @@ class Captioner:
 
         Parameters
         ----------
-        frames : list of (H, W, 3) uint8 RGB
+        frames : list of arrays, shape (H, W, 3), uint8
+            RGB
         prompt : str
 
         Returns
@@ -49,14 +51,22 @@ def load_captioner(source, revision=None, dtype=torch.float32, device="cpu"):
 
     Parameters
     ----------
-    source : hub id or folder
-    revision : str, branch, tag or commit on the hub, optional
-    dtype : torch dtype of the weights
-    device : torch device
+    source : str or Path
+        hub id or folder
+    revision : str, optional
+        branch, tag or commit on the hub
+    dtype : torch.dtype
+        of the weights
+    device : torch.device
+
+    Returns
+    -------
+    Captioner
 
     Raises
     ------
-    UserError : the model is not to be had
+    UserError
+        the model cannot be loaded
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -64,9 +74,10 @@ def load_captioner(source, revision=None, dtype=torch.float32, device="cpu"):
         processor = AutoProcessor.from_pretrained(source, revision=revision)
         model = AutoModelForImageTextToText.from_pretrained(source, revision=revision, dtype=dtype)
     except Exception as error:  # transformers raises almost any kind for a missing or broken file
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        wanted = "an image-to-text model, in a folder or on the hub"
-        raise UserError(f"--caption_model {source}", wanted, f"'{reason}'", "give another one, or ready captions") from None
+        raise UserError(
+            f"--caption_model {source} cannot be loaded as an image-to-text model ({one_line(error)}); "
+            "give a folder, a hub id, or ready captions"
+        ) from None
     return Captioner(model.to(device).eval(), processor)
 
 
@@ -76,12 +87,15 @@ def choose_caption(captions, cosines, *key):
     Parameters
     ----------
     captions : pair of str
-    cosines : pair of float, CLIP cosine of each caption with the middle frame
-    *key : numbers and words (seed, split, clip) that fix the choice at random
+    cosines : pair of float
+        CLIP cosine of each caption with the middle frame
+    *key
+        numbers and words (seed, split, clip) that fix the choice at random
 
     Returns
     -------
-    str : where the cosines differ by at most 0.05 one of the two at random, else both joined by ', and then '
+    str
+        where the cosines differ by at most 0.05 one of the two at random, else both joined by ', and then '
     """
     if abs(cosines[0] - cosines[1]) <= CLOSE:
         return captions[int(numpy_generator(*key, "caption").integers(2))]

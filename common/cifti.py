@@ -102,6 +102,14 @@ def _unreadable(path, reason):
     return UserError(f"{path} is not a readable CIFTI series ({one_line(reason)}); {_ADVICE}")
 
 
+def find_series(path):
+    """A series' path, or that of the same compressed (.gz); a UserError where neither is there."""
+    found = next((candidate for candidate in (Path(path), Path(f"{path}.gz")) if candidate.is_file()), None)
+    if found is None:
+        raise missing(path, "copy it, or check --data_root with Data_preprocess/check_data.py")
+    return found
+
+
 def open_series(path):
     """Read and check the header of a dense series.
 

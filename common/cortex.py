@@ -39,15 +39,18 @@ def area_vertices(areas):
 
     Parameters
     ----------
-    areas : iterable of str without side, such as ('V1', 'MT')
+    areas : iterable of str
+        without side, such as ("V1", "MT")
 
     Returns
     -------
-    int array, ascending, in 0..59411
+    array, int
+        ascending, in 0..59411
 
     Raises
     ------
-    ValueError : an area that the parcellation lacks
+    ValueError
+        an area that the parcellation lacks
     """
     labels = area_labels()
     wanted = [f"{side}_{area}" for area in areas for side in "LR"]

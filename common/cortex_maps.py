@@ -27,12 +27,15 @@ def onto_mesh(values, fill=np.nan):
 
     Parameters
     ----------
-    values : (59412,) float, or longer: what follows the cortex is left out
-    fill : float, for the medial wall
+    values : array, shape (59412,) or longer
+        what follows the cortex is left out
+    fill : float
+        for the medial wall
 
     Returns
     -------
-    dict 'left' and 'right' -> (32492,) float
+    dict
+        "left" and "right" -> (32492,) float
     """
     left, right = mesh_vertices()
     meshes = {side: np.full(N_MESH, fill, dtype=float) for side in ("left", "right")}
@@ -40,17 +43,25 @@ def onto_mesh(values, fill=np.nan):
     return meshes
 
 
-def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", vmin=None, vmax=None):
+def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", vmin=None, vmax=None, note=""):
     """Draw values on the inflated cortex: both hemispheres from both sides, with a colour bar.
 
     Parameters
     ----------
-    path : path of the picture; its ending says which kind
-    values : (59412,) float; NaN is left blank
-    title, label : str, above the figure and at the colour bar
-    threshold : float, values whose size is below it are left blank, optional
-    cmap : str, matplotlib colour map
-    vmin, vmax : float, ends of the colour map; default the values' own
+    path : str or Path
+        of the picture; its ending says which kind
+    values : array, shape (59412,)
+        NaN is left blank
+    title, label : str
+        above the figure and at the colour bar
+    threshold : float, optional
+        values whose size is below it are left blank
+    cmap : str
+        matplotlib colour map
+    vmin, vmax : float, optional
+        ends of the colour map; the values' own by default
+    note : str
+        a line below the figure
     """
     import matplotlib
 
@@ -73,6 +84,8 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
     scale = plt.cm.ScalarMappable(plt.Normalize(vmin, vmax), cmap)
     figure.colorbar(scale, ax=axes, fraction=0.012, pad=0.01, label=label)
     figure.suptitle(title)
+    if note:
+        figure.text(0.5, 0, note, ha="center", fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
     plt.close(figure)

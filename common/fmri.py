@@ -3,10 +3,12 @@
 Everything is vectorised over vertices and computed in double precision.
 """
 
+import warnings
+
 import numpy as np
 from scipy import stats
 
-from common.files import load_array, save_array
+from common.files import load_array
 
 BLOCK = 256  # vertices whose series are worked on together, so that they stay in a core's cache
 SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below which it is rounding error
@@ -164,18 +166,19 @@ def t_test(correlations):
 
     Parameters
     ----------
-    correlations : (S, V) float, per segment and vertex
+    correlations : array, shape (S, V)
+        per segment and vertex
 
     Returns
     -------
-    t, p : (V,) float64; NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
+    t, p : array, shape (V,)
+        NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
     """
     z = np.arctanh(np.asarray(correlations, dtype=np.float64))
-    if len(z) < 2:
-        return np.full(z.shape[1], np.nan), np.full(z.shape[1], np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        t = z.mean(axis=0) / (z.std(axis=0, ddof=1) / np.sqrt(len(z)))
-    return t, 2 * stats.t.sf(np.abs(t), len(z) - 1)
+    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+        warnings.simplefilter("ignore")  # too few segments, segments that agree exactly
+        t, p = stats.ttest_1samp(z, 0)
+    return np.asarray(t), np.asarray(p)
 
 
 def repetition_reliability(pairs):
@@ -280,8 +283,8 @@ def scale(rows, mean, std):
     return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
 
 
-def standardise(train, test, test_norm="own"):
-    """Standardise the rows of both splits per voxel; a voxel without variance becomes 0.
+def scales(train, test, test_norm="own"):
+    """What standardises the rows of both splits.
 
     Parameters
     ----------
@@ -291,31 +294,10 @@ def standardise(train, test, test_norm="own"):
 
     Returns
     -------
-    train, test : array, shape (clips, V), float32
+    dict
+        split -> (mean, std), each (V,) float64
     """
-    of_train, of_test = statistics(train), statistics(test if test_norm == "own" else train)
-    return scale(train, *of_train), scale(test, *of_test)
-
-
-def save_statistics(path, train, test, test_norm, *, made_by, **facts):
-    """Write what `standardise` scaled the rows of both splits by.
-
-    Parameters
-    ----------
-    path : Path
-        common.layout's `statistics`
-    train, test, test_norm
-        as for `standardise`
-    made_by : str
-        script
-    **facts
-        more entries of the data card
-    """
-    of_train, of_test = statistics(train), statistics(test if test_norm == "own" else train)
-    save_array(
-        path, np.stack([*of_train, *of_test]), rows="mean and std that scaled the training rows, mean and std that scaled the test rows",
-        units="of the rows before they were standardised", made_by=made_by, test_norm=test_norm, **facts,
-    )  # fmt: skip
+    return {"train": statistics(train), "test": statistics(test if test_norm == "own" else train)}
 
 
 def load_statistics(path, split="train", n_vertices=None):

@@ -1,0 +1,224 @@
+"""The end that every fMRI step shares: masks, standardised arrays with their statistics, report, figures, summary."""
+
+import numpy as np
+
+from common import cortex, fmri
+from common.cortex import N_CORTEX
+from common.files import UserError, card_path, load_mask, read_json, save_array
+
+CORTEX_ROWS = f"{N_CORTEX} cortical vertices, left then right"
+NORMS = ("own", "train")
+
+
+def add_norm_flag(group):
+    group.add_argument("--test_norm", choices=NORMS, default="own", help="rows whose mean and std scale the test rows; released: own")
+
+
+# ---------------------------------------------------------------------------------------------- from series to arrays
+
+
+def file_facts(path):
+    """Name, size and time of a file, by which it is known again, dict."""
+    stat = path.stat()
+    return {"file": path.name, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def is_made(path, how):
+    """True when an array is there and its data card says that it was made in this way.
+
+    Parameters
+    ----------
+    path : Path
+    how : dict
+        entries of the data card, as JSON holds them
+    """
+    if not (path.exists() and card_path(path).exists()):
+        return False
+    card = read_json(card_path(path))
+    return {key: card.get(key) for key in how} == how
+
+
+def check_signal(path, not_finite, constant, what):
+    """Raise a UserError for a series without a signal in any vertex.
+
+    Parameters
+    ----------
+    path : Path
+    not_finite, constant : array, shape (V,), bool
+    what : str
+        "vertex" or "voxel"
+    """
+    if (not_finite | constant).all():
+        found = "NaN or infinite values" if not_finite.any() else "constant values"
+        raise UserError(f"{path} has {found} in every {what}; copy or download the file again")
+
+
+# ---------------------------------------------------------------------------------------------- masks
+
+
+def mask_of_file(path, n):
+    """A mask that a file holds, (n,) bool, and in words what it is."""
+    return load_mask(path, n), f"taken from {path.name}"
+
+
+def mask_of_areas(areas, n):
+    """Mask of MMP areas of both sides, (n,) bool with the cortex first, and in words what it is."""
+    mask = np.zeros(n, bool)
+    try:
+        mask[cortex.area_vertices(areas)] = True
+    except ValueError as error:
+        raise UserError(f"--roi: {error}; use names of MMP areas, such as V1 or MT") from None
+    return mask, f"MMP areas {' '.join(areas)}, both sides"
+
+
+# ---------------------------------------------------------------------------------------------- writing
+
+
+def output_paths(layout, subject, numbers):
+    """Files that a finished fMRI step leaves for the decoders, list of Path.
+
+    Parameters
+    ----------
+    layout : common.layout.Layout
+    subject : int or str
+    numbers : list of int
+        selected vertices, as the files' names have them
+    """
+    of_number = [
+        path for n in numbers for path in (*(layout.masked_fmri(subject, split, n) for split in ("train", "test")), layout.statistics(subject, n))
+    ]
+    return [*of_number, layout.mask(subject), layout.fmri_report(subject)]
+
+
+def save_maps(layout, subject, maps, units, *, rows, made_by):
+    """Write one array per vertex map beside the masks.
+
+    Parameters
+    ----------
+    layout : common.layout.Layout
+    subject : int or str
+    maps : dict
+        name -> (V,) array
+    units : dict
+        name -> unit; maps without one are not written
+    rows, made_by : str
+        for the data cards
+    """
+    for key in units.keys() & maps.keys():
+        save_array(layout.mask(subject).parent / f"{key}.npy", maps[key], rows=rows, units=units[key], made_by=made_by)
+
+
+def save_mask(path, mask, *, rows, how, made_by):
+    """Write a mask as zeros and ones.
+
+    Parameters
+    ----------
+    path : Path
+    mask : array, shape (V,), bool
+    rows, made_by : str
+        for the data card
+    how : str
+        how its vertices were chosen
+    """
+    save_array(path, mask.astype(np.uint8), rows=rows, units="1 where selected", made_by=made_by, selection=how)
+
+
+def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made_by, **facts):
+    """Scale the rows of both splits and write them, with what scaled them.
+
+    Parameters
+    ----------
+    layout : common.layout.Layout
+    dataset : common.datasets.Dataset
+    subject : int or str
+    rows : dict
+        split -> (clips, V) array, not yet scaled
+    scales : dict
+        split -> what is subtracted and what is divided by, each (V,); common.fmri.scales
+    n_vertices : int
+        for the files' names
+    units : str
+        of the scaled rows
+    made_by : str
+        script
+    **facts
+        more entries of the data cards: selection, vertices, ...
+
+    Returns
+    -------
+    dict
+        name of a file -> shape
+    """
+    shapes, facts = {}, {"made_by": made_by, "dataset": dataset.name, "subject": subject, **facts}
+    for split, values in rows.items():
+        path, names = layout.masked_fmri(subject, split, n_vertices), dataset.clip_names(split)
+        save_array(path, fmri.scale(values, *scales[split]), rows=f"clips in the data set's order, {names[0]} to {names[-1]}", units=units, **facts)
+        shapes[path.name] = list(values.shape)
+    save_array(
+        layout.statistics(subject, n_vertices), np.stack([*scales["train"], *scales["test"]]),
+        rows="mean and std that scaled the training rows, mean and std that scaled the test rows", units="of the rows before", **facts,
+    )  # fmt: skip
+    return shapes
+
+
+def save_standardised(layout, dataset, subject, train, test, test_norm, **facts):
+    """Standardise the rows of both splits per vertex and write them; `facts` are the named arguments of `save_rows`.
+
+    Parameters
+    ----------
+    layout, dataset, subject
+        as for `save_rows`
+    train, test : array, shape (clips, V)
+    test_norm : str
+        "own" scales the test rows by their own mean and std, "train" by those of the training rows
+
+    Returns
+    -------
+    dict
+        name of a file -> shape
+    """
+    units = f"z per vertex, by the mean and std of the {'training' if test_norm == 'train' else 'own'} rows"
+    rows, scales = {"train": train, "test": test}, fmri.scales(train, test, test_norm)
+    return save_rows(layout, dataset, subject, rows, scales, units=units, test_norm=test_norm, **facts)
+
+
+# ---------------------------------------------------------------------------------------------- report
+
+
+def describe_arrays(dataset, subject, shapes, *, n_vertices, selected, how):
+    """What the report of every fMRI step says, dict.
+
+    Parameters
+    ----------
+    dataset : common.datasets.Dataset
+    subject : int or str
+    shapes : dict
+        name of a file -> shape
+    n_vertices : int
+        that there are
+    selected : list of int
+        vertices of each mask
+    how : str
+        how they were chosen
+    """
+    return {
+        "dataset": dataset.name,
+        "phantom": dataset.simulated,
+        "subject": subject,
+        "vertices": {"all": n_vertices, "selected": selected},
+        "shapes": shapes,
+        "expected": {split: dataset.n_clips(split) for split in ("train", "test")},
+        "selection": {"how": how},
+    }
+
+
+def summarise_map(values, mask):
+    """Mean and quartiles of a vertex map over all and over the selected vertices, dict."""
+    return {"all": fmri.summarise(values), "selected": fmri.summarise(values[mask])}
+
+
+def print_arrays(report, what):
+    """Print the shapes of the arrays and the clips expected; `what` is "vertices" or "voxels"."""
+    for name, shape in report["shapes"].items():
+        expected = report["expected"]["train" if "trn" in name else "test"]
+        print(f"  {name}: {shape[0]} clips x {shape[1]} {what}, {expected} clips expected")
