@@ -54,6 +54,7 @@ from common.released import ReleasedTree
 from models.checkpoints import statistics_path
 from models.decoding import Decoded, check_fit, decode_fmri, load_decoders
 from models.pipeline import as_frames, encode_prompts, render
+from models.released import find_checkpoint
 from Reconstruction.outputs import FORMATS, Outputs, read_log, write_clip, write_manifest
 from Reconstruction.sources import DatasetClips, RecordingClips, ReleasedClips, describe_models, mean_first_latent
 from Reconstruction.stage1_arrays import count_clips, load_stage1, save_stage1, stage1_files
@@ -211,7 +212,7 @@ def checkpoint_path(args, dataset, layout, tree, decoder, token_dim):
         return Path(str(given).replace("{}", str(args.subj_ID)))
     epoch = args.ckpt or dataset.epochs[decoder]
     if tree:
-        return tree.checkpoint(decoder, epoch, token_dim)
+        return find_checkpoint(**tree.checkpoints(decoder), epoch=epoch, token_dim=token_dim)
     stem = f"epoch_{epoch}" if isinstance(epoch, int) else epoch
     return layout.checkpoints(args.subj_ID, arm_name(args.arm, training_seed(args)), decoder) / f"{stem}.safetensors"
 

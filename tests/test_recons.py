@@ -24,6 +24,7 @@ from common.files import UserError, save_array
 from common.layout import Layout
 from common.randomness import torch_generator
 from common.released import ReleasedTree
+from models.released import find_checkpoint
 from Reconstruction.stage2 import load_pipeline, make_scheduler
 from common.video import write_mp4
 from models.checkpoints import save_checkpoint
@@ -591,7 +592,7 @@ def test_patch_cmg(world, tmp_path):
 def released(world, tmp_path, monkeypatch):
     """A tree of the authors' shape with the made world's weights and fMRI."""
     monkeypatch.setitem(
-        datasets.DATASETS, "CC2017", replace(TINY, name="CC2017", is_phantom=False, epochs={"semantic": 30, "structure": 75, "CMG": 70})
+        datasets.DATASETS, "CC2017", replace(TINY, name="CC2017", note="", released_names=("cc2017",), epochs={"semantic": 30, "structure": 75, "CMG": 70})
     )
     root = tmp_path / "Mind_Animator_data"
     test_set = root / "Testset_of_Preprocessed_datasets" / "CC2017"
@@ -629,8 +630,8 @@ def test_reconstruction_from_the_authors_folder(world, full, released, tmp_path,
         video_recons.main(cli.parse(video_recons.get_parser, [str(flag) for flag in flags], "video_recons"))
     folder = out / "CC2017" / "recons" / "sub1" / "full"
     assert np.array_equal(all_frames(folder), all_frames(full))  # same weights, same fMRI, same noise
-    assert "semantic decoder of subject 1: Model_checkpoints/Reconstruction_task/sub1/semantic_decoder_epoch30.pth" in caplog.text
-    assert "structure decoder of subject 1: Model_checkpoints/Reconstruction_task/structure_sub1_75.pth" in caplog.text
+    assert "Reconstruction_task/sub1/semantic_decoder_epoch30.pth" in caplog.text
+    assert "Reconstruction_task/structure_sub1_75.pth" in caplog.text
     strip = np.asarray(Image.open(folder / "strips" / "test5.png")).astype(int)
     expected = random_clips(6)[4].mean((1, 2)).astype(int)  # (F, 3)
     assert np.abs(strip[SIZE // 2, SIZE // 2 :: SIZE + 1, :3] - expected).max() <= 6
@@ -642,13 +643,13 @@ def test_reconstruction_from_the_authors_folder(world, full, released, tmp_path,
 def test_released_tree_refuses_to_guess(released, tmp_path):
     dataset = datasets.DATASETS["CC2017"]
     tree = ReleasedTree(released, dataset, 1)
-    assert tree.checkpoint("semantic", 50, WIDTH).name == "semantic_decoder_epoch50.pth"
+    assert find_checkpoint(**tree.checkpoints("semantic"), epoch=50, token_dim=WIDTH).name == "semantic_decoder_epoch50.pth"
     with pytest.raises(
-        UserError, match="one semantic decoder of subject 1, found .*epoch30.pth, .*epoch50.pth; name it by --semantic_model_path"
+        UserError, match="several semantic decoders of subject 1 .*epoch30.pth, .*epoch50.pth.*--semantic_model_path"
     ):
-        tree.checkpoint("semantic", 40, WIDTH)
-    with pytest.raises(UserError, match="one CMG decoder of subject 3, found none"):
-        ReleasedTree(released, dataset, 3).checkpoint("CMG", 70, WIDTH)
+        find_checkpoint(**tree.checkpoints("semantic"), epoch=40, token_dim=WIDTH)
+    with pytest.raises(UserError, match="no CMG decoder of subject 3"):
+        find_checkpoint(**ReleasedTree(released, dataset, 3).checkpoints("CMG"), epoch=70, token_dim=WIDTH)
     with pytest.raises(UserError, match="Mind_Animator_data"):
         ReleasedTree(tmp_path / "nowhere", dataset, 1)
 
