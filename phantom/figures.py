@@ -1,0 +1,99 @@
+"""Figures of the phantom's claims, one a claim."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.files import atomic_path
+from Evaluation_Metrics.n_way import chance_level
+from phantom.checks import standard_error
+from phantom.world import DIRECTIONS, IMAGE_FACTORS
+
+ARM_COLOURS = {
+    "full": "#2457a6",
+    "control": "#b0b7c0",
+    "oracle": "#1a7f47",
+    "still": "#d98c2b",
+    "mean frame": "#8a6fb0",
+    "truth": "#444444",
+}
+
+
+def save(figure, path):
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+
+
+def bars(ax, values, ylabel, chance=None):
+    """Bars of means over clips with their standard errors; `values` {arm: (N,)}."""
+    names = list(values)
+    ax.bar(
+        names,
+        [np.mean(values[name]) for name in names],
+        yerr=[standard_error(values[name]) for name in names],
+        color=[ARM_COLOURS[name] for name in names],
+        capsize=3,
+    )
+    ax.set_ylabel(ylabel)
+    ax.tick_params(axis="x", rotation=20)
+    if chance is not None:
+        ax.axhline(chance, color="grey", ls="--")
+
+
+def draw_alignment(path, rows):
+    """Share of factors right over lags; `rows` of phantom.checks.alignment."""
+    figure = Figure(figsize=(5, 3))
+    ax = figure.subplots()
+    for row in rows:
+        ax.plot(row["lags"], row["accuracy"], "o-", label=row["statement"].split(":")[0])
+    ax.axhline(rows[0]["chance"], color="grey", ls="--", label="chance")
+    ax.set(xlabel="volumes from the documented offset", ylabel="share of factors right", title="phantom: alignment", xticks=rows[0]["lags"])
+    ax.legend(frameon=False)
+    save(figure, path)
+
+
+def draw_bars(path, title, panels):
+    """Panels of bars side by side.
+
+    Parameters
+    ----------
+    path : Path
+    title : str
+    panels : list of tuple
+        {arm: (N,)}, label of the axis, and chance or None
+    """
+    figure = Figure(figsize=(3.1 * len(panels), 3), layout="constrained")
+    for ax, (values, label, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        bars(ax, values, label, chance)
+    figure.suptitle(f"phantom: {title}")
+    save(figure, path)
+
+
+def draw(folder, rows, measured=None):
+    """One figure a claim.
+
+    Parameters
+    ----------
+    folder : Path
+    rows : list of dict
+        of phantom.checks
+    measured : phantom.measures.Measured, optional
+    """
+    draw_alignment(folder / "alignment.png", [row for row in rows if row["claim"] == "alignment"])
+    if measured is None:
+        return
+    hits = {arm: ranks <= 10 for arm, ranks in measured.ranks.items()}
+    panels = {
+        "semantics": [(hits, "own caption in the top 10", 10 / measured.n_gallery), (measured.two_way, "2-way-I", chance_level(2))],
+        "structure": [
+            (values, f"{metric} of the first frame{' (dB)' * (metric == 'PSNR')}", None) for metric, values in measured.structure.items()
+        ],
+        "motion": [
+            (measured.before, "EPE before stage 2 (pixels)", None),
+            (measured.after, "EPE after stage 2 (pixels)", None),
+            (measured.right, "direction right", 1 / len(DIRECTIONS)),
+        ],
+        "legible": [(values, f"{factor} read right", 1 / len(IMAGE_FACTORS[factor])) for factor, values in measured.read.items()],
+    }
+    where = {"structure": ", before stage 2", "legible": ", after stage 2"}
+    for name, these in panels.items():
+        draw_bars(folder / f"{name}.png", f"{name}{where.get(name, '')}", [panel for panel in these if panel[0]])

@@ -1,0 +1,193 @@
+"""What is measured on the phantom's results, clip by clip: factors decoded from the series, ranks, directions, what a classifier reads."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import softmax
+
+from Evaluation_Metrics.EPE import flows
+from phantom.world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
+
+FACTORS = {
+    "shape": SHAPES,
+    "colour": tuple(COLOURS),
+    "background": tuple(BACKGROUNDS),
+    "size": tuple(SIZES),
+    "column": (0, 1, 2),
+    "row": (0, 1, 2),
+    "direction": tuple(DIRECTIONS),
+    "speed": SPEEDS,
+}
+RIDGE = 1e3
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is measured on reconstructions of test clips.
+
+    Attributes
+    ----------
+    ranks : dict
+        arm -> (N,) ranks of the own captions, of all test clips
+    n_gallery : int
+        distinct captions
+    two_way : dict
+        arm -> (n,) 2-way accuracy, of the reconstructed clips like all that follows
+    structure : dict
+        "PSNR" and "SSIM" -> {arm or "mean frame": (n,)}, of the first frame before stage 2
+    before, after : dict
+        arm or "still" -> (n,) end-point error before and after stage 2
+    right_before, right : dict
+        arm -> (n,) whether the direction of the mean flow is right, before and after stage 2
+    read : dict
+        factor -> {arm or "truth": (n,) whether the image classifier reads it right}
+    """
+
+    ranks: dict
+    n_gallery: int
+    two_way: dict
+    structure: dict
+    before: dict
+    after: dict
+    right_before: dict
+    right: dict
+    read: dict
+
+
+# ---------------------------------------------------------------------------------------------- from series to factors
+
+
+def one_hot(scenes):
+    """All factors of scenes, each one-hot.
+
+    Parameters
+    ----------
+    scenes : list of phantom.world.Scene
+
+    Returns
+    -------
+    ndarray, (N, 27)
+    dict
+        factor -> slice of its columns
+    """
+    columns, blocks, start = {}, [], 0
+    for name, values in FACTORS.items():
+        blocks.append([[float(getattr(scene, name) == value) for value in values] for scene in scenes])
+        columns[name] = slice(start, start + len(values))
+        start += len(values)
+    return np.concatenate(blocks, axis=1), columns
+
+
+def ridge(x, y):
+    """Dual ridge regression on centred data: a function from rows like x's to rows like y's."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    dual = np.linalg.solve((x - x_mean) @ (x - x_mean).T + RIDGE * np.eye(len(x)), y - y_mean)
+    weights = (x - x_mean).T @ dual
+    return lambda new: (new - x_mean) @ weights + y_mean
+
+
+def decode_factors(train, test, *, scenes):
+    """Share of the eight factors that ridge regression decodes right, clip by clip.
+
+    Parameters
+    ----------
+    train : ndarray, (N, V)
+        series at one lag; a clip whose volume lies outside its run is NaN and left out
+    test : ndarray, (M, V)
+        likewise
+    scenes : dict
+        "train" and "test" -> list of N and M scenes
+
+    Returns
+    -------
+    ndarray, (M,)
+        NaN for the clips left out
+    """
+    wanted, columns = one_hot(scenes["train"])
+    actual, _ = one_hot(scenes["test"])
+    known, seen = np.isfinite(train).all(1), np.isfinite(test).all(1)
+    predicted = ridge(train[known], wanted[known])(test[seen])
+    right = [predicted[:, block].argmax(1) == actual[seen][:, block].argmax(1) for block in columns.values()]
+    shares = np.full(len(test), np.nan)
+    shares[seen] = np.mean(right, axis=0)
+    return shares
+
+
+def commonest_share(scenes):
+    """Chance level of decode_factors: share of the commonest value, averaged over the factors."""
+    wanted, columns = one_hot(scenes)
+    return float(np.mean([wanted[:, block].sum(0).max() / len(wanted) for block in columns.values()]))
+
+
+# ---------------------------------------------------------------------------------------------- semantics
+
+
+def caption_ranks(embedding, text, captions):
+    """Rank of each clip's own caption among the distinct captions by cosine, from 1.
+
+    Parameters
+    ----------
+    embedding : ndarray, (N, D)
+        decoded from fMRI
+    text : ndarray, (N, D)
+        CLIP text features of the captions
+    captions : list of N str
+        equal ones count once
+
+    Returns
+    -------
+    ndarray, (N,) int
+    int
+        number of distinct captions
+    """
+    _, first, own = np.unique(captions, return_index=True, return_inverse=True)
+    gallery = text[first] / np.linalg.norm(text[first], axis=1, keepdims=True)
+    similarity = embedding / np.linalg.norm(embedding, axis=1, keepdims=True) @ gallery.T
+    return 1 + (similarity > similarity[np.arange(len(own)), own][:, None]).sum(1), len(gallery)
+
+
+# ---------------------------------------------------------------------------------------------- frames
+
+
+def directions(clips):
+    """Direction of each clip's mean flow, (N,) names."""
+    names = list(DIRECTIONS)
+    unit = np.array([DIRECTIONS[name] for name in names])
+    return np.array([names[int((unit @ flows(clip, "rgb").mean((0, 1, 2))).argmax())] for clip in clips])
+
+
+def read_factors(scores):
+    """What a classifier reads in clips: the most probable value of each factor, the others summed out, frames averaged.
+
+    Parameters
+    ----------
+    scores : ndarray, (N, F, 96)
+        logits of the classes of phantom.world.IMAGE_FACTORS
+
+    Returns
+    -------
+    dict
+        factor -> (N,) int, numbers of the values
+    """
+    joint = softmax(scores, axis=-1).mean(1).reshape(-1, *map(len, IMAGE_FACTORS.values()))  # n (shape colour background)
+    axes = {name: axis for axis, name in enumerate(IMAGE_FACTORS, 1)}
+    return {name: joint.sum(tuple(set(axes.values()) - {axis})).argmax(1) for name, axis in axes.items()}
+
+
+def read_right(scores, scenes):
+    """Whether a classifier reads each factor right.
+
+    Parameters
+    ----------
+    scores : dict
+        name of the clips -> (N, F, 96) logits
+    scenes : list of N scenes
+
+    Returns
+    -------
+    dict
+        factor -> {name: (N,) float, 0 or 1}
+    """
+    actual = dict(zip(IMAGE_FACTORS, factor_numbers(scenes, IMAGE_FACTORS).T, strict=True))
+    read = {name: read_factors(values) for name, values in scores.items()}
+    return {factor: {name: (values[factor] == actual[factor]).astype(float) for name, values in read.items()} for factor in actual}
