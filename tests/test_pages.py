@@ -312,7 +312,7 @@ def test_verdict_comes_first_and_is_seen_on_a_telephone(run):
     rows = [row for row in source[: source.index("</table>")].split("<tr>")[2:] if "<td" in row]
     assert len(rows) == 3 and all('class="badge' in row[row.index("<td") : row.index("</td>")] for row in rows)
     narrow = page.source[page.source.index("@media (max-width: 44rem)") :]
-    assert "table.claims, .claims tbody, .claims tr, .claims td, .claims th { display: block;" in narrow
+    assert "table.claims, .claims caption, .claims tbody, .claims tr, .claims th, .claims td { display: block;" in narrow
     assert all(label in source for label in ('data-label="value"', 'data-label="compared with"', 'data-label="bar"'))
 
 
@@ -331,7 +331,7 @@ def test_claims_say_what_they_compare_with(run):
         "9.5 SE",
         "40",
     ]
-    assert page.words[start + 10 :][:6] == ["missed", "direction right", "0.5", "0.25", ">= 0.6", "0.25"]  # with what is not said
+    assert page.words[start + 10 :][:6] == ["missed", "direction right", "0.5", "0.25", "≥ 0.6", "0.25"]  # with what is not said
     assert page.text.count("Still:") == 1 and "metrics/sub1/phantom_checks/motion.png" in page.addresses
     assert "control" not in [words.lower() for words in page.words[start:][:20]]
 

@@ -43,7 +43,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
     names : (str, str)
         methods A and B
     table : list of dict
-        metric, clips, a, b, difference, low, high, better
+        metric, clips, a, b, difference, low, high, better; a `note` says how the two sides differ
     clips : (N,) int
         clip numbers
     pairs : {metric: (values of A, values of B)}
@@ -84,6 +84,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         note=note,
         docs=("evaluation",),
         table=table,
+        remarks=list(dict.fromkeys(row["note"] for row in table if row.get("note"))),
         lower_is_better=lower_is_better,
         metrics=[(metric, [card(i, *pairs[metric]) for i in indices]) for metric, indices in shown.items() if indices],
         files=[(name, name) for name in ("comparison.md", "comparison.csv", "differences.csv") if (out / name).exists()],

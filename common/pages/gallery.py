@@ -241,6 +241,11 @@ def _settings(manifest):
     return [*settings.items(), ("seconds per clip", f"{seconds:.2f}" if seconds else None)]
 
 
+def is_small(clip):
+    """Whether a clip's pictures are to be enlarged without smoothing."""
+    return clip.get("size", SMALL) < SMALL
+
+
 def _card(folder, page, manifest, number, clip, values):
     """One clip, as the template shows it; pictures that are not there are left out."""
     folders = manifest["folders"]
@@ -252,7 +257,7 @@ def _card(folder, page, manifest, number, clip, values):
     return {
         "number": number,
         "what": clip.get("caption") or f"clip {number}",
-        "small": clip["size"] < SMALL,
+        "small": is_small(clip),
         "pair": address("with_gt", clip.get("pair") and f"{clip['pair']}.gif"),
         "movie": address("recons", f"{clip['stem']}.gif"),
         "strip": address("strips", f"{clip['stem']}.png"),

@@ -1,11 +1,12 @@
 """The report of a subject and the overview of a data set: static, they open from disk, made from the files that the stages left."""
 
+import json
 from pathlib import Path
 
 from common.files import read_json
 from common.layout import DEFAULT_SEED, reconstruction_name
 from common.pages import DOCS, relative, render
-from common.pages.gallery import ARMS, SMALL, about, build_gallery, read_clip_values, result_files, typical_clips
+from common.pages.gallery import ARMS, about, build_gallery, is_small, read_clip_values, result_files, typical_clips
 
 HEADLINES = 6  # metrics on the overview's card of a subject
 
@@ -94,20 +95,27 @@ def _cards(layout, dataset, found, subject, page):
             score = values.get(number, {}).get(metric)
             words = f"{dataset.label}clip {number}" + (f", {metric} {score:.3g}" if score is not None else "")
             if path.is_file():
-                strips.append((relative(path, page), words, clips[number]["size"] < SMALL))
+                strips.append((relative(path, page), words, is_small(clips[number])))
         link = relative(folder / "gallery.html", page)
         cards.append({"name": folder.name, "link": link, "about": " ".join([*about(manifest), f"{len(clips)} clips."]), "strips": strips})
     rows = "True frames above, reconstructed frames below. " if any(m["folders"].get("with_gt") for _, m in found) else ""
     which = f"the best, the median and the worst clip of {first} by {metric}" if metric else "the first clips"
-    return cards, f"{rows}Shown for every reconstruction: {which}. Its name leads to the gallery of all clips." if cards else ""
+    return cards, f"{rows}Shown for every reconstruction: {which}. Names lead to the galleries of all clips." if cards else ""
+
+
+def _how_scored(facts):
+    """What results must share to stand in one table."""
+    truth, clips = facts.get("truth") or {}, facts.get("clips") or {}
+    models = {kind: model.get("sha256") or model.get("source") for kind, model in (facts.get("models") or {}).items()}
+    shared = [facts.get(name) for name in ("dataset", "phantom", "subject", "protocol", "protocol_version", "columns")]
+    return json.dumps([*shared, truth.get("sha256"), models, clips.get("numbers", clips.get("wanted"))], sort_keys=True)
 
 
 def _tables(evaluations):
     """Tables of metrics; what was scored on the same clips in the same way stands in one."""
     groups = {}
     for _, facts in evaluations:
-        key = (facts.get("protocol"), *facts["columns"], str(facts.get("clips", {}).get("wanted")))
-        groups.setdefault(key, []).append(facts)
+        groups.setdefault(_how_scored(facts), []).append(facts)
     tables = []
     for members in groups.values():
         first, rows, skipped = members[0], {}, {}
@@ -238,7 +246,7 @@ def _subject_card(layout, dataset, subject, page):
         path = number and folder / manifest["folders"]["strips"] / f"{clips[number]['stem']}.png"
         if path and path.is_file():
             words = f"{dataset.label}clip {number} of {folder.name}" + (f": {chosen[number]}" if metric else "")
-            card["strip"] = (relative(path, page), words, clips[number]["size"] < SMALL)
+            card["strip"] = (relative(path, page), words, is_small(clips[number]))
     return card
 
 
