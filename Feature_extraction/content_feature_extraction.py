@@ -1,7 +1,7 @@
-"""Extract the VAE latents of eight frames a clip: what the structure decoder and the CMG learn.
+"""Extract the VAE latents of eight frames per clip: what the structure decoder and the CMG learn.
 
-Reads    stimuli_frames/{split}/{clip}/
-Writes   features/{split}_contents.npy                    (N, 4, 8, 64, 64), scaled by 0.18215
+Reads    stimuli_frames/{split}/{clip}/                   frames 0, 8, ..., 56 of N clips
+Writes   features/{split}_contents.npy                    (N, 4, 8, 64, 64), channels before frames, scaled by 0.18215
          features/test_groundtruth.npy                    (N, 8, H, W, 3) uint8, the eight frames
          features/records/content_feature_extraction_{split}/
 
@@ -13,15 +13,17 @@ A frame of 512 x 512 takes 15 s on one CPU thread, so CC2017 needs a GPU; memory
 
 import numpy as np
 import torch
+from einops import rearrange
 
 from common import cli
 from common.datasets import get_dataset
-from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
 from common.files import UserError
+from common.frames import read_clip
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
 from common.randomness import torch_generator
-from common.frames import read_clip
+from common.records import working
+from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
 
 SCRIPT = "content_feature_extraction"
 
@@ -38,17 +40,20 @@ def encode_frames(vae, frames, noise=None):
     Parameters
     ----------
     vae : diffusers.AutoencoderKL
-    frames : (B, F, H, W, 3) uint8
-    noise : (B, F, C, h, w) tensor to sample the posterior with; None takes its mode
+    frames : array, shape (B, F, H, W, 3), uint8
+    noise : tensor, shape (B, F, C, h, w), optional
+        to sample the posterior with; without it, its mode is taken
 
     Returns
     -------
-    (B, C, F, h, w) float32 array
+    array, shape (B, C, F, h, w), float32
     """
-    pixels = torch.from_numpy(frames).flatten(0, 1).permute(0, 3, 1, 2) / 127.5 - 1  # (b f) c h w
+    pixels = rearrange(torch.from_numpy(frames), "b f h w c -> (b f) c h w") / 127.5 - 1
     posterior = vae.encode(pixels.to(vae.device)).latent_dist
-    latents = posterior.mean if noise is None else posterior.mean + posterior.std * noise.flatten(0, 1).to(vae.device)
-    latents = latents.unflatten(0, frames.shape[:2]).transpose(1, 2)  # b c f h w
+    latents = posterior.mean
+    if noise is not None:
+        latents = latents + posterior.std * rearrange(noise, "b f c h w -> (b f) c h w").to(vae.device)
+    latents = rearrange(latents, "(b f) c h w -> b c f h w", b=len(frames))
     return (latents * vae.config.scaling_factor).cpu().numpy()
 
 
@@ -56,55 +61,74 @@ def latent_shape(vae, n_frames, size):
     """(channels, frames, height, width) of a clip's latents; a UserError when the VAE cannot halve the size so often."""
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if size % factor:
-        raise UserError("--sd_path", f"a VAE whose factor divides frames of {size} pixels", f"factor {factor}", "choose another model")
+        raise UserError(f"--sd_path: the VAE reduces frames by a factor of {factor}, which does not divide {size} pixels; use another model")
     return vae.config.latent_channels, n_frames, size // factor, size // factor
 
 
-def outputs(layout, split):
-    return [layout.contents(split)] + ([layout.ground_truth] if split == "test" else [])
+def extract(layout, dataset, split, paths, source, record, *, latents, dtype, seed, device, batch_size):
+    """Fill the arrays of one split.
 
-
-def extract(args, split, source, record):
-    """Fill the arrays of one split."""
-    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    Parameters
+    ----------
+    layout : common.layout.Layout
+    dataset : common.datasets.Dataset
+    split : str
+    paths : list of Path
+        of the arrays: latents and, in the test split, true frames
+    source : str
+        folder or hub id of Stable Diffusion
+    record : common.records.Record
+    latents : str
+        "sample" draws from the VAE's posterior, "mean" takes its mode
+    dtype : str
+        of the stored latents
+    seed : int
+    device : str
+    batch_size : int
+        clips at a time
+    """
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     size, indices = dataset.frame_size, dataset.frame_indices
-    vae = load_sd_part(source, "vae").to(cli.choose_device(args.device), memory_format=torch.channels_last)
+    vae = load_sd_part(source, "vae").to(cli.choose_device(device), memory_format=torch.channels_last)
     shape = channels, n_frames, *hw = latent_shape(vae, len(indices), size)
 
     def compute(rows):
-        frames = np.stack([read_clip(folders[i], indices, size) for i in rows])
+        frames = np.stack([read_clip(folders[i], indices, size) for i in rows])  # (B, F, H, W, 3)
         noise = None
-        if args.latents == "sample":
-            noise = torch.stack([posterior_noise((n_frames, channels, *hw), args.seed, split, i) for i in rows])
+        if latents == "sample":
+            noise = torch.stack([posterior_noise((n_frames, channels, *hw), seed, split, i) for i in rows])  # (B, F, C, h, w)
         return [encode_frames(vae, frames, noise), frames]
 
     card = {"rows": ROWS, "made_by": SCRIPT, "model": source, "frames": list(indices)}
     units = (f"VAE latent x {vae.config.scaling_factor}", "RGB, 0 to 255")
-    kinds = ((shape, args.dtype), ((n_frames, size, size, 3), "uint8"))
-    arrays = [
-        (path, *kind, {**card, "units": unit})
-        for path, kind, unit in zip(outputs(layout, split), kinds, units, strict=False)  # the second in the test split alone
-    ]
-    fill_arrays(arrays, compute, len(folders), args.batch_size, record, f"{split} clips")
-    record.finish(clips=len(folders))
+    kinds = ((shape, dtype), ((n_frames, size, size, 3), "uint8"))
+    arrays = [(path, *kind, {**card, "units": unit}) for path, kind, unit in zip(paths, kinds, units, strict=False)]
+    fill_arrays(arrays, compute, len(folders), batch_size, record, f"{split} clips")
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "sd")
-    parser.add_argument("--batch_size", type=cli.one_or_more, default=2, help="clips at a time, eight frames each")
-    parser.add_argument("--latents", choices=["sample", "mean"], default="sample", help="draw from the VAE's posterior, or take its mode")
+    parser.add_argument("--batch_size", type=cli.one_or_more, default=2, changes_result=False, help="clips at a time, eight frames each")
+    parser.add_argument("--latents", choices=["sample", "mean"], default="sample", help="draw from the VAE's posterior, or its mode")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of the stored latents")
     return parser
 
 
 def main(args):
-    layout, source = Layout.of(args), model_path(args, "sd")
-    inputs = model_files(source, "vae")
-    for split, record in pending_splits(args, SCRIPT, lambda split: inputs, lambda split: outputs(layout, split)):
-        extract(args, split, source, record)
+    dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
+    for split in args.split:
+        inputs = [*frame_sums(layout, dataset, split), *model_files(source, "vae")]
+        paths = [layout.contents(split)] + ([layout.ground_truth] if split == "test" else [])
+        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
+            if record is None:
+                continue
+            extract(
+                layout, dataset, split, paths, source, record, latents=args.latents, dtype=args.dtype, seed=args.seed,
+                device=args.device, batch_size=args.batch_size,
+            )  # fmt: skip
+            record.finish(clips=dataset.n_clips(split))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Extract CLIP features of the captions and of the clips' middle frames: the targets of contrastive learning.
 
-Reads    captions/{split}_captions_new.h5, stimuli_frames/{split}/{clip}/
+Reads    captions/{split}_captions_new.h5                 N captions
+         stimuli_frames/{split}/{clip}/                   one frame of each of N clips (frame 24 on CC2017)
 Writes   features/{split}_text_embeddings_CLIP_512.npy    (N, 512) float32, not normalised
          features/{split}_img_embeddings_CLIP_512.npy     (N, 512) float32, not normalised
          features/records/contrastive_target_extraction_{split}/
@@ -17,59 +18,68 @@ from PIL import Image
 from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
-from models.encoders import encode_clip_images, encode_clip_text
-from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
+from common.frames import read_frame
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_clip, model_files, model_path
-from common.frames import read_frame
+from common.records import working
+from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
+from models.encoders import encode_clip_images, encode_clip_text
 
 SCRIPT = "contrastive_target_extraction"
 
 
-def outputs(layout, split):
-    return [layout.text_embeddings_clip(split), layout.image_embeddings_clip(split)]
+def extract(layout, dataset, split, paths, source, record, *, device, batch_size):
+    """Fill the two arrays of one split.
 
-
-def extract(args, split, source, record):
-    """Fill the two arrays of one split."""
-    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    Parameters
+    ----------
+    layout : common.layout.Layout
+    dataset : common.datasets.Dataset
+    split : str
+    paths : list of Path
+        of the arrays: text, image
+    source : str
+        of CLIP
+    record : common.records.Record
+    device : str
+    batch_size : int
+        captions or frames at a time
+    """
     captions = read_captions(layout.captions(split), dataset.n_clips(split))
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     model, preprocess, tokenizer = load_clip(source)
-    model = model.to(cli.choose_device(args.device))
+    model = model.to(cli.choose_device(device))
 
     def compute(rows):
         frames = [read_frame(folders[i], dataset.middle_frame, dataset.frame_size) for i in rows]
-        pixels = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])
-        text = encode_clip_text(model, tokenizer, captions[rows.start : rows.stop])
+        pixels = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])  # (B, 3, 224, 224)
+        text = encode_clip_text(model, tokenizer, captions[rows.start : rows.stop])  # (B, 512)
         return [text.cpu().numpy(), encode_clip_images(model, pixels).cpu().numpy()]
 
     card = {"rows": ROWS, "made_by": SCRIPT, "model": source}
-    units = ("CLIP feature of the caption", f"CLIP feature of film frame {dataset.middle_frame}")
-    arrays = [
-        (path, (model.visual.output_dim,), "float32", {**card, "units": unit})
-        for path, unit in zip(outputs(layout, split), units, strict=True)
-    ]
-    fill_arrays(arrays, compute, len(captions), args.batch_size, record, f"{split} captions and frames")
-    record.finish(clips=len(captions))
+    units = ("CLIP feature of the caption", f"CLIP feature of frame {dataset.middle_frame}")
+    arrays = [(path, (model.visual.output_dim,), "float32", {**card, "units": unit}) for path, unit in zip(paths, units, strict=True)]
+    fill_arrays(arrays, compute, len(captions), batch_size, record, f"{split} captions and frames")
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "clip")
-    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, help="captions or frames at a time")
+    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, changes_result=False, help="captions or frames at a time")
     return parser
 
 
 def main(args):
-    layout, source = Layout.of(args), model_path(args, "clip")
-
-    def inputs(split):
-        return [layout.captions(split), *model_files(source)]
-
-    for split, record in pending_splits(args, SCRIPT, inputs, lambda split: outputs(layout, split)):
-        extract(args, split, source, record)
+    dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "clip")
+    for split in args.split:
+        inputs = [layout.captions(split), *frame_sums(layout, dataset, split), *model_files(source)]
+        paths = [layout.text_embeddings_clip(split), layout.image_embeddings_clip(split)]
+        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
+            if record is None:
+                continue
+            extract(layout, dataset, split, paths, source, record, device=args.device, batch_size=args.batch_size)
+            record.finish(clips=dataset.n_clips(split))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Extract Stable Diffusion's text tokens of the captions: the condition that the semantic decoder learns.
 
-Reads    captions/{split}_captions_new.h5
+Reads    captions/{split}_captions_new.h5                 N captions
 Writes   features/{split}_text_embeddings_SD.npy          (N, 20, 768) float32, last hidden state of the text encoder
          features/records/semantic_feature_extraction_{split}/
 
@@ -13,46 +13,63 @@ Seconds on a GPU, minutes on a CPU for CC2017.
 from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
-from models.encoders import N_TOKENS, encode_sd_text
-from Feature_extraction.extraction import ROWS, fill_arrays, pending_splits
 from common.layout import Layout
 from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
+from common.records import working
+from Feature_extraction.extraction import ROWS, fill_arrays, record_folder
+from models.encoders import N_TOKENS, encode_sd_text
 
 SCRIPT = "semantic_feature_extraction"
 
 
-def extract(args, split, source, record):
-    """Fill the array of one split."""
-    dataset, layout = get_dataset(args.dataset), Layout.of(args)
-    captions = read_captions(layout.captions(split), dataset.n_clips(split))
+def extract(captions, path, source, record, *, device, batch_size, what):
+    """Fill the array of one split.
+
+    Parameters
+    ----------
+    captions : list of str
+    path : Path
+        of the array
+    source : str
+        folder or hub id of Stable Diffusion
+    record : common.records.Record
+    device : str
+    batch_size : int
+        captions at a time
+    what : str
+        for the progress bar
+    """
     tokenizer = load_sd_part(source, "tokenizer")
-    text_encoder = load_sd_part(source, "text_encoder").to(cli.choose_device(args.device))
+    text_encoder = load_sd_part(source, "text_encoder").to(cli.choose_device(device))
 
     def compute(rows):
-        return [encode_sd_text(text_encoder, tokenizer, captions[rows.start : rows.stop]).cpu().numpy()]
+        tokens = encode_sd_text(text_encoder, tokenizer, captions[rows.start : rows.stop])  # (B, 20, 768)
+        return [tokens.cpu().numpy()]
 
     card = {"rows": ROWS, "units": "hidden state of Stable Diffusion's text encoder", "made_by": SCRIPT, "model": source}
-    arrays = [(layout.text_embeddings_sd(split), (N_TOKENS, text_encoder.config.hidden_size), "float32", card)]
-    fill_arrays(arrays, compute, len(captions), args.batch_size, record, f"{split} captions")
-    record.finish(clips=len(captions))
+    arrays = [(path, (N_TOKENS, text_encoder.config.hidden_size), "float32", card)]
+    fill_arrays(arrays, compute, len(captions), batch_size, record, what)
 
 
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "sd")
-    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, help="captions at a time")
+    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, changes_result=False, help="captions at a time")
     return parser
 
 
 def main(args):
-    layout, source = Layout.of(args), model_path(args, "sd")
-
-    def inputs(split):
-        return [layout.captions(split), *model_files(source, "text_encoder", "tokenizer")]
-
-    for split, record in pending_splits(args, SCRIPT, inputs, lambda split: [layout.text_embeddings_sd(split)]):
-        extract(args, split, source, record)
+    dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
+    for split in args.split:
+        inputs = [layout.captions(split), *model_files(source, "text_encoder", "tokenizer")]
+        path = layout.text_embeddings_sd(split)
+        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=[path]) as record:
+            if record is None:
+                continue
+            captions = read_captions(layout.captions(split), dataset.n_clips(split))
+            extract(captions, path, source, record, device=args.device, batch_size=args.batch_size, what=f"{split} captions")
+            record.finish(clips=len(captions))
 
 
 if __name__ == "__main__":
