@@ -1,21 +1,25 @@
-"""Run the whole chain, or some of its stages, in order.
+"""Run the whole chain, or some of its stages, in order, for one participant or for several.
 
-Each stage calls the mains of its scripts with the flags that they know; what is done is skipped, the first failure
-stops the chain with the script's own message. Scripts that don't depend on each other run at the same time.
+Each stage calls its scripts with the flags that they know, the pipeline's own and any others that are given here; what
+is done is skipped, and the first failure stops the chain with the script's own message. Scripts that don't depend on
+each other run at the same time.
+
+Writes   {out_root}/{dataset}/report.html, report_sub{ID}.html, timings_sub{ID}.json and logs/sub{ID}/**/*.log, besides
+         what the scripts write
 
     python run_pipeline.py --dataset phantom --data_root data --out_root outputs
-    python run_pipeline.py --dataset CC2017 --data_root DATA --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5 --subj_ID 1
+    python run_pipeline.py --dataset CC2017 --data_root DATA --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5 --subj_ID 1 2 3
+    python run_pipeline.py --dataset phantom --stages train,reconstruct --epoch 10 --out_root outputs_short
     python run_pipeline.py --dataset phantom --stages report
-
-Writes   {out_root}/{dataset}/logs/*.log, timings.json and report.html, besides what the scripts write.
 """
 
 import contextlib
 import errno
-import importlib.util
+import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 from dataclasses import dataclass, field
@@ -25,64 +29,81 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import OwnDataset, get_dataset
+from common.arms import ARMS
+from common.datasets import get_dataset
 from common.files import UserError, full_disk, read_json, write_json
-from common.layout import Layout
-from common.layout import reconstruction_name
+from common.layout import Layout, reconstruction_name
+from common.pages.report import build_overview, build_report
+from common.workers import n_cores
 
-ARMS = ("full", "control", "oracle")  # the last two on the phantom only
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
-DECODERS = ("train_semantic_decoder", "train_structure_decoder", "train_CMG")
+EXTRACTIONS = ("content_feature_extraction", "contrastive_target_extraction", "semantic_feature_extraction")
+DECODERS = ("train_CMG", "train_structure_decoder", "train_semantic_decoder")  # the longest first
 
 
 @dataclass
 class Task:
-    """One call of a script's main.
+    """One call of a script.
 
-    alone : the script itself uses all cores
-    profile : the pipeline's --config is for it too
+    Attributes
+    ----------
+    stage : str
+    script : str
+        path below the project
+    flags : list
+        that this call sets itself
+    alone : bool
+        whether the script uses all cores
+    profile : bool
+        whether it takes --config and the flags that are not the pipeline's own
     """
 
     stage: str
-    script: str  # path below the project
+    script: str
     flags: list = field(default_factory=list)
     alone: bool = False
     profile: bool = True
 
     @property
     def name(self):
-        words = [str(flag).lstrip("-") for flag in self.flags if not str(flag).endswith((".yaml", ".json"))]
-        return " ".join([Path(self.script).stem, *words])
+        """Script and flags, such as 'Feature_decoding/train_CMG arm full': no two calls have the same."""
+        return " ".join([self.script.removesuffix(".py"), *(str(flag).lstrip("-") for flag in self.flags)])
+
+    @property
+    def log(self):
+        """Path of the log below the folder of logs."""
+        return Path(re.sub(r"[^\w/.-]", "_", self.name) + ".log")
+
+    @property
+    def module(self):
+        return importlib.import_module(self.script.removesuffix(".py").replace("/", "."))
+
+    @property
+    def options(self):
+        """Flags that the script knows, {option: argparse action}."""
+        return {option: action for action in self.module.get_parser()._actions for option in action.option_strings}
 
 
 # ---------------------------------------------------------------------------------------------- the stages
 
 
-def phantom_stage(args):
-    return [
-        [Task("phantom", "Data_preprocess/Phantom/step1_make_stimuli.py", alone=True)],
-        [Task("phantom", "Data_preprocess/Phantom/step2_make_fmri.py", alone=True)],
-    ]
+def phantom_stage(dataset, args):
+    return [[Task("phantom", script, alone=True)] for script in dataset.making]
 
 
-def preprocess_stage(args):
-    first, last = "CC2017/step1_cut_video_clips", "CC2017/step4_fMRI_preparation"
-    if isinstance(get_dataset(args.dataset), OwnDataset):
-        first, last = "Own/step1_cut_event_clips", "Own/step4_convert_event_fMRI"
-    steps = (first, "CC2017/step2_get_video_frames", "CC2017/step3_video_captioning", last)
-    return [[Task("preprocess", f"Data_preprocess/{step}.py", alone=True)] for step in steps]
+def preprocess_stage(dataset, args):
+    return [[Task("preprocess", script, alone=True)] for script in dataset.preparation]
 
 
-def extract_stage(args):
-    scripts = ("content_feature_extraction", "contrastive_target_extraction", "semantic_feature_extraction")
-    return [[Task("extract", f"Feature_extraction/{script}.py") for script in scripts]]
+def extract_stage(dataset, args):
+    return [[Task("extract", f"Feature_extraction/{script}.py") for script in EXTRACTIONS]]
 
 
-def train_stage(args):
-    return [[Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in reversed(DECODERS) for arm in args.arms]]
+def train_stage(dataset, args):
+    return [[Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]]
 
 
-def reconstruct_stage(args):
+def reconstruct_stage(dataset, args):
     script = "Reconstruction/video_recons.py"
     tasks = [Task("reconstruct", script, ["--arm", arm]) for arm in args.arms]
     if "full" in args.arms:
@@ -94,24 +115,17 @@ def reconstruct_stage(args):
     return [tasks]
 
 
-def evaluate_stage(args):
-    return [
-        [
-            Task(
-                "evaluate",
-                "Evaluation_Metrics/evaluate.py",
-                ["--name", reconstruction_name(arm, seed=args.seed), "--baselines", "all" if arm == args.arms[0] else "none"],
-                alone=True,
-            )
-            for arm in args.arms
-        ]
-    ]
+def evaluate_stage(dataset, args):
+    def task(arm):
+        baselines = "all" if arm == args.arms[0] else "none"
+        flags = ["--name", reconstruction_name(arm, seed=args.seed), "--baselines", baselines]
+        return Task("evaluate", "Evaluation_Metrics/evaluate.py", flags, alone=True)
+
+    return [[task(arm) for arm in args.arms]]
 
 
-def report_stage(args):
-    if get_dataset(args.dataset).is_phantom:
-        return [[Task("report", "phantom/phantom_checks.py")]]
-    return []
+def report_stage(dataset, args):
+    return [[Task("report", script)] for script in dataset.checks]
 
 
 STAGES = {
@@ -125,45 +139,83 @@ STAGES = {
 }
 
 
-# ---------------------------------------------------------------------------------------------- running scripts
+def choose_stages(dataset, text):
+    """Names of the stages that --stages asks for, in running order."""
+    offered = [name for name in STAGES if (name != "phantom" or dataset.making) and (name != "preprocess" or dataset.preparation)]
+    chosen = offered if text == "all" else text.split(",")
+    for name in chosen:
+        if name not in offered:
+            raise UserError(f"--stages: there is no stage {name!r} for {dataset.name}; choose from {', '.join(offered)}")
+    return [name for name in offered if name in chosen]
 
 
-def load_script(path):
-    """Import a script by its path below the project."""
-    name = Path(path).stem
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, cli.PROJECT / path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+# ---------------------------------------------------------------------------------------------- command lines
+
+
+def given_flags(words):
+    """Flags that the pipeline does not know itself, list of (option, [words])."""
+    flags = []
+    for word in words:
+        if word.startswith("--"):
+            option, equals, _ = word.partition("=")
+            flags.append((option, [word] if equals else [option]))
+        elif flags:
+            flags[-1][1].append(word)
+        else:
+            raise UserError(f"{word!r} belongs to no flag; see run_pipeline.py --help")
+    return flags
+
+
+def own_flags(task, args):
+    """Values of the pipeline's own flags for a script that knows them, list of words."""
+    words, options = [], task.options
+    for action in get_parser()._actions:
+        option = next((option for option in action.option_strings if option in options), None)
+        value = getattr(args, action.dest, None)
+        if option in (None, *task.flags) or value in (None, False):
+            continue
+        if (action.dest == "workers" and not task.alone) or (action.dest == "config" and not task.profile):
+            continue
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        words += [option, *map(str, values[:1] if options[option].nargs is None else values)]
+    return words
 
 
 def command_line(task, args):
-    """Flags for a task: those of the pipeline that the script knows, then its own."""
-    known = {option for action in load_script(task.script).get_parser()._actions for option in action.option_strings}
-    flags = []
-    for name in PASSED_ON:
-        value = getattr(args, name)
-        if (
-            f"--{name}" not in known
-            or value is None
-            or value is False
-            or f"--{name}" in task.flags
-            or (name == "config" and not task.profile)
-        ):
-            continue
-        flags += [f"--{name}"] if value is True else [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return flags + [str(flag) for flag in task.flags]
+    """Flags for a script: the pipeline's own and the others that it knows, then those that this call sets, list of str."""
+    others = given_flags(args.others) if task.profile else []
+    known = [word for option, words in others if option in task.options and option not in task.flags for word in words]
+    return own_flags(task, args) + known + list(map(str, task.flags))
 
 
-PASSED_ON = ("config", "dataset", "data_root", "out_root", "subj_ID", "seed", "device", "sd_path", "clip_path", "overwrite", "debug")
+def check_flags(tasks, args):
+    """Parse every script's command line before the first is called; a UserError for a flag that none of them takes."""
+    for option, _ in given_flags(args.others):
+        if not any(task.profile and option in task.options and option not in task.flags for task in tasks):
+            raise UserError(f"no script of these stages takes {option} from the pipeline; see --help of the scripts")
+    for task in tasks:
+
+        def get_script_parser(task=task):
+            parser = task.module.get_parser()
+            parser.prog = task.script
+            return parser
+
+        cli.parse(get_script_parser, command_line(task, args), task.script.removesuffix(".py"))
+
+
+def takes_one_subject(task):
+    """Whether a script works for one participant, so that it is called for each of them."""
+    action = task.options.get("--subj_ID")
+    return action is not None and action.nargs is None
+
+
+# ---------------------------------------------------------------------------------------------- running scripts
 
 
 def start(task, argv, log_path, one_thread):
     """Run a script's main in a child process; its output goes to a log file. Returns the process number."""
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    module = load_script(task.script)
+    module = task.module
     sys.stdout.flush()
     pid = os.fork()  # everything heavy is already imported here, so that a child starts at once
     if pid:
@@ -173,6 +225,7 @@ def start(task, argv, log_path, one_thread):
         handle = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))
         logging.basicConfig(level=logging.INFO, format="%(message)s", force=True, stream=sys.stderr)
         if one_thread:
             threadpool_limits(1)
@@ -196,25 +249,34 @@ def start(task, argv, log_path, one_thread):
             os._exit(status)
 
 
-def last_line(log_path):
-    """What a running script last said, progress bars included."""
+def said_lines(log_path):
+    """Lines of a log, progress bars included, list of str."""
     text = log_path.read_text(errors="replace") if log_path.exists() else ""
-    lines = [line for line in re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n").split("\n") if line.strip()]
-    return lines[-1].strip() if lines else ""
+    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
 
 
-def run_wave(tasks, args, logs, timings, bar):
+def failure(task, code, log_path):
+    """The error of a script that failed, as a UserError of one sentence."""
+    lines = said_lines(log_path) or ["it said nothing"]
+    words = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+    if code < 0:
+        words = f"the process was ended by {signal.Signals(-code).name}"
+    return UserError(f"{Path(task.script).stem} failed: {words} (log: {log_path})")
+
+
+def run_wave(tasks, args, layout, timings, bar):
     """Run tasks side by side, at most --workers at once; stop all at the first failure."""
     waiting, running = list(tasks), {}
+    limit = 1 if any(task.alone for task in tasks) else args.workers
     try:
         while waiting or running:
-            limit = 1 if any(task.alone for task in tasks) else args.workers
             while waiting and len(running) < limit:
                 task = waiting.pop(0)
-                argv = command_line(task, args)
-                log_path = logs / f"{task.stage}_{task.name.replace(' ', '_').replace('/', '_')}.log"
-                running[start(task, argv, log_path, one_thread=limit > 1)] = (task, log_path, time.time())
-            bar.set_postfix_str(" | ".join(f"{task.name}: {last_line(log)[-60:]}" for task, log, _ in running.values()))
+                log_path = layout.logs(args.subj_ID[0]) / task.log
+                running[start(task, command_line(task, args), log_path, one_thread=limit > 1)] = (task, log_path, time.time())
+            shown = [f"{Path(task.script).stem}: {''.join(said_lines(log_path)[-1:])[-60:]}" for task, log_path, _ in running.values()]
+            bar.set_postfix_str(" | ".join(shown))
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:
                 time.sleep(0.2)
@@ -224,24 +286,19 @@ def run_wave(tasks, args, logs, timings, bar):
             if code == FULL_DISK:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_path))
             if code:
-                raise UserError(
-                    task.script,
-                    "exit status 0",
-                    f"{code} from '{task.name}', whose last words were: {last_line(log_path)}",
-                    f"see {log_path}",
-                )
-            if "already done" not in log_path.read_text(errors="replace") or task.name not in timings:
+                raise failure(task, code, log_path)
+            if task.name not in timings or not any("already done" in line for line in said_lines(log_path)):
                 timings[task.name] = {
                     "stage": task.stage,
                     "seconds": round(time.time() - began, 1),
                     "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
                     "peak_GB": round(usage.ru_maxrss / 1e6, 2),
                 }
-                write_json(logs.parent / "timings.json", timings)
+                write_json(layout.timings(args.subj_ID[0]), timings)
             bar.update()
     finally:
         for pid in running:
-            os.kill(pid, 15)
+            os.kill(pid, signal.SIGTERM)
         for pid in running:
             os.waitpid(pid, 0)
 
@@ -251,49 +308,54 @@ def run_wave(tasks, args, logs, timings, bar):
 
 def get_parser():
     parser = cli.make_parser(__doc__)
-    cli.add_data_flags(parser, subject=True, device=True)
+    cli.add_data_flags(parser, subject="several", device=True)
     group = parser.add_argument_group("chain")
-    group.add_argument("--stages", default="all", help=f"all, or some of {','.join(STAGES)}, separated by commas")
-    group.add_argument("--workers", type=cli.one_or_more, default=os.cpu_count(), help="scripts that run at the same time, each on one core")
-    group.add_argument("--arms", nargs="+", choices=ARMS, help="training arms (default: all three on the phantom, else full)")
-    group = parser.add_argument_group("model")
-    group.add_argument("--sd_path", help="Stable Diffusion, hub id or folder")
-    group.add_argument("--clip_path", help="CLIP, open_clip name or folder")
+    stages = ",".join(STAGES)
+    group.add_argument(
+        "--stages", default="all", changes_result=False, help=f"stages to run: all, or some of {stages}, separated by commas"
+    )
+    group.add_argument(
+        "--workers", type=cli.one_or_more, default=n_cores(), changes_result=False,
+        help="scripts that run at the same time, one core each; processes of a script that runs alone",
+    )  # fmt: skip
+    group.add_argument("--arms", nargs="+", choices=list(ARMS), help="training arms (default: the data set's)")
+    group = parser.add_argument_group("models")
+    group.add_argument("--sd_path", metavar="SOURCE", help="Stable Diffusion, hub id or folder (default: the data set's)")
+    group.add_argument("--clip_path", metavar="SOURCE", help="CLIP, open_clip name or folder (default: the data set's)")
+    parser.set_defaults(others=[])  # flags of the scripts
     return parser
 
 
-def choose_stages(args):
-    dataset = get_dataset(args.dataset)
-    offered = [name for name in STAGES if name != "phantom" or dataset.is_phantom]
-    chosen = offered if args.stages == "all" else args.stages.split(",")
-    for name in chosen:
-        if name not in offered:
-            raise UserError("--stages", f"some of {','.join(offered)}", repr(name), "choose among these")
-    return [name for name in offered if name in chosen]
+def run_subject(waves, args, layout, first):
+    """Run what the first of --subj_ID needs, and what participants share if it is the first of all. Returns its timings."""
+    path = layout.timings(args.subj_ID[0])
+    timings = read_json(path) if path.exists() else {}
+    waves = [[task for task in wave if first or takes_one_subject(task)] for wave in waves]
+    with tqdm(total=sum(map(len, waves)), unit="script", desc=f"{args.dataset} {args.subj_ID[0]}") as bar:
+        for wave in waves:
+            run_wave(wave, args, layout, timings, bar)
+        bar.set_postfix_str("")
+    return timings
 
 
 def main(args):
-    dataset = get_dataset(args.dataset)
-    dataset.check_subject(args.subj_ID)
-    args.arms = args.arms or (list(ARMS) if dataset.is_phantom else ["full"])
-    if dataset.is_phantom and args.config is None:
-        args.config = cli.PROJECT / "configs" / "phantom.yaml"
-    stages = choose_stages(args)
+    dataset, layout = get_dataset(args.dataset), Layout.of(args)
+    args.arms = args.arms or list(dataset.arms)
+    if dataset.config and args.config is None:
+        args.config = cli.PROJECT / "configs" / dataset.config
+    stages = choose_stages(dataset, args.stages)
+    waves = [wave for stage in stages for wave in STAGES[stage](dataset, args)]
     os.environ["TQDM_MININTERVAL"] = "1"  # the scripts' bars go to log files
-    waves = [wave for stage in stages for wave in STAGES[stage](args)]
-    layout = Layout.of(args)
-    timings = read_json(layout.root / "timings.json") if (layout.root / "timings.json").exists() else {}
-    for task in (task for wave in waves for task in wave):
-        load_script(task.script)
-    began = time.time()
-    with tqdm(total=sum(map(len, waves)), unit="script", desc=args.dataset) as bar:
-        for wave in waves:
-            run_wave(wave, args, layout.root / "logs", timings, bar)
-        bar.set_postfix_str("")
+    check_flags([task for wave in waves for task in wave], args)
+    began, subjects = time.time(), args.subj_ID
+    for subject in subjects:
+        # scripts that take one participant get the first of the list
+        args.subj_ID = [subject, *(other for other in subjects if other != subject)]
+        timings = run_subject(waves, args, layout, first=subject == subjects[0])
+        if "report" in stages:
+            print(f"report: {build_report(layout, dataset, subject, args.seed, timings)}")
     if "report" in stages:
-        from common.pages.report import build_report
-
-        print(f"report: {build_report(layout, dataset, args, timings)}")
+        print(f"overview: {build_overview(layout, dataset)}")
     print(f"{args.dataset}: stages {', '.join(stages)} done in {(time.time() - began) / 60:.1f} min")
 
 

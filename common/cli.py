@@ -238,6 +238,8 @@ def _words(path, action, name, value):
 def parse(get_parser, argv, script):
     """Parse a command line; a --config file gives the defaults, the data set checks the participants.
 
+    Flags that the parser does not know are an error, or go to `others` where the parser has a default for it.
+
     Parameters
     ----------
     get_parser : function that returns the parser
@@ -260,7 +262,11 @@ def parse(get_parser, argv, script):
         parser.source = ""
         for action in required:
             action.required = True
-    args = parser.parse_args([*words, *argv])
+    args, others = parser.parse_known_args([*words, *argv])
+    if others and not hasattr(args, "others"):
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
+    if others:
+        args.others = others
     if getattr(args, "subj_ID", None) is not None and hasattr(args, "dataset"):
         from common.datasets import get_dataset
 

@@ -106,3 +106,10 @@ class Layout:
 
     def subject_report(self, subject):
         return self.root / f"report_sub{subject}.html"
+
+    def timings(self, subject):
+        return self.root / f"timings_sub{subject}.json"
+
+    def logs(self, subject):
+        """Folder of what the scripts that run_pipeline.py called have said."""
+        return self.root / "logs" / f"sub{subject}"

@@ -18,7 +18,7 @@ from test_house import SCRIPTS, relative
 
 N_TRAIN, N_TEST, N_VOXELS = 8, 6, 30  # clips of a run; vertices that are kept
 LIMITS = (16, 3001, 100_001)  # bytes a file may have; then all that are wanted
-GROWING = ("log.jsonl", "timings.json", "report_phantom_checks.log")  # from call to call
+GROWING = ("log.jsonl", "timings_sub1.json", "phantom_checks.log")  # from call to call
 DATA, OUT = ("--data_root", "DATA"), ("--dataset", "phantom", "--out_root", "OUT")
 TRAINING = (*OUT, *DATA, "--epoch", "2", "--batch_size", "8", "--n_val", "2", "--device", "cpu")
 SCORING = (*OUT, "--workers", "1", "--clips", "1-3")

@@ -528,17 +528,6 @@ def test_the_decoder_beats_its_control(whole_way):
     assert above["full"].mean() > 0.8 and abs(above["control"].mean() - 0.5) < 0.2
 
 
-def test_the_pipeline_takes_the_steps_of_own_data(tmp_path):
-    pipeline = load_script("run_pipeline.py")
-    for name, scripts in {
-        "mine": ["step1_cut_event_clips", "step2_get_video_frames", "step3_video_captioning", "step4_convert_event_fMRI"],
-        "phantom": ["step1_cut_video_clips", "step2_get_video_frames", "step3_video_captioning", "step4_fMRI_preparation"],
-    }.items():
-        args = pipeline.get_parser().parse_args(["--dataset", name, "--data_root", str(tmp_path)])
-        tasks = [task for wave in pipeline.STAGES["preprocess"](args) for task in wave]
-        assert [task.name for task in tasks] == scripts and all((ROOT / task.script).is_file() for task in tasks)
-
-
 def test_check_data(small, capsys):
     script, entry = load_script("Data_preprocess/check_data.py"), MINE
     for film, seconds in (("films/train.mp4", 120), ("films/test.mp4", 36)):

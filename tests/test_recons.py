@@ -4,38 +4,37 @@ import json
 import logging
 import math
 import shutil
-import sys
+import subprocess
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from PIL import Image
-from tiny import load_script
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from Reconstruction import outputs as reconstructions
 from common import cli, datasets
 from common.captions import write_captions
-from common.files import UserError, save_array
+from common.cortex import N_CORTEX
+from common.files import UserError, save_array, sha256
+from common.fmri import save_statistics, scale, statistics
 from common.layout import Layout
 from common.randomness import torch_generator
 from common.released import ReleasedTree
-from models.released import find_checkpoint
-from Reconstruction.stage2 import load_pipeline, make_scheduler
 from common.video import write_mp4
-from models.checkpoints import save_checkpoint
+from models.checkpoints import save_checkpoint, statistics_path
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.inflated_sd import inflate_unet
+from models.pipeline import make_scheduler
+from models.released import find_checkpoint
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "Reconstruction"))
-import video_recons  # noqa: E402  (a script, not a package)
+from Reconstruction import outputs as reconstructions
+from Reconstruction import video_recons
+from Reconstruction.stage2 import load_pipeline, pipeline_options, render_batches
 
 VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
 LATENT, SIZE, FRAMES = (4, 8, 8), 16, 8
@@ -134,12 +133,13 @@ def tiny_dataset(monkeypatch):
     torch.set_num_threads(1)
 
 
+def parse(*flags):
+    return cli.parse(video_recons.get_parser, list(map(str, flags)), "Reconstruction/video_recons")
+
+
 def run(world, out, *flags, steps=STEPS):
     """Run the script; `out` is the folder of the reconstruction."""
-    folders = ("--video_save_folder1", out / "results_recons", "--video_save_folder2", out / "results_recons_with_gt")
-    sources = ("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd")
-    args = cli.parse(video_recons.get_parser, [str(a) for a in (*sources, *folders, *steps, *flags)], "video_recons")
-    video_recons.main(args)
+    video_recons.main(parse("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", "--out", out, *steps, *flags))
     return out
 
 
@@ -249,13 +249,13 @@ def test_frames_follow_the_recipe(world, tmp_path, flags, options):
 def test_ablations_change_what_they_should(world, full, tmp_path):
     still = run(world, tmp_path / "motion", "--ablate", "motion", "--save_stage1", "--clips", "1-3")
     before, intact = all_frames(still, range(1, 4), "stage1"), all_frames(full, range(1, 4), "stage1")
-    assert np.array_equal(before, np.repeat(intact[:, :1], FRAMES, axis=1))
+    assert np.abs(before - np.repeat(intact[:, :1], FRAMES, axis=1)).max() <= 1  # three clips at once round unlike six
     assert np.abs(np.diff(intact, axis=1)).max() > 5
     mean = run(world, tmp_path / "structure", "--ablate", "structure", "--save_stage1", "--clips", "1-3")
     first = all_frames(mean, range(1, 4), "stage1")[:, 0]
-    assert np.array_equal(first[0], first[1]) and np.array_equal(first[0], first[2])
+    assert np.abs(first - first[0]).max() <= 1
     wordless = run(world, tmp_path / "semantic", "--ablate", "semantic", "--save_stage1", "--clips", "1-3")
-    assert np.array_equal(all_frames(wordless, range(1, 4), "stage1"), intact)
+    assert np.abs(all_frames(wordless, range(1, 4), "stage1") - intact).max() <= 1
     for out in (still, mean, wordless):
         assert np.abs(all_frames(out, range(1, 4)) - all_frames(full, range(1, 4))).max() > 1
 
@@ -276,7 +276,8 @@ def read_gif(path):
 
 def test_files_of_a_clip(full):
     names = {path.name for folder in ("results_recons", "results_recons_with_gt", "stage1", "strips") for path in (full / folder).iterdir()}
-    assert names == {name for i in range(1, 7) for name in (f"test{i}.gif", f"test{i}.npz", f"test_and_gt{i}.gif", f"test{i}.png")}
+    made = {name for i in range(1, 7) for name in (f"test{i}.gif", f"test{i}.npz", f"test_and_gt{i}.gif", f"test{i}.png")}
+    assert names == made | {"SHA256SUMS"}
     frames = frames_of(full, 2)
     assert frames.shape == (FRAMES, SIZE, SIZE, 3) and frames.dtype == np.uint8
     gif, times, loop = read_gif(full / "results_recons" / "test2.gif")
@@ -293,17 +294,27 @@ def test_files_of_a_clip(full):
     assert np.array_equal(strip[cell:-1, -cell:-1, :3], frames[-1])
 
 
-def test_a_still_keeps_its_eight_frames():
+def test_a_still_keeps_its_eight_frames(tmp_path):
     still = np.repeat(random_clips(1)[0, :1], FRAMES, axis=0)
-    frames, times, _ = read_gif(io_of(reconstructions.gif_bytes(still)))
+    (tmp_path / "still.gif").write_bytes(reconstructions.gif_bytes(still))
+    frames, times, _ = read_gif(tmp_path / "still.gif")
     assert len(frames) == FRAMES and times == [120] * FRAMES
     assert np.abs(frames.astype(int) - still).max() == 0  # 64 colours fit a palette
 
 
-def io_of(content):
-    import io
+def check_sums(folder):
+    """What sha256sum says of a folder."""
+    return subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder, capture_output=True, text=True)
 
-    return io.BytesIO(content)
+
+def test_checksums(full, tmp_path):
+    for name, n in (("results_recons", 12), ("results_recons_with_gt", 6), ("stage1", 6)):
+        assert len((full / name / "SHA256SUMS").read_text().splitlines()) == n
+        assert check_sums(full / name).returncode == 0
+    out = shutil.copytree(full / "results_recons", tmp_path / "copy")
+    path = out / "test2.gif"
+    path.write_bytes(path.read_bytes()[:-2] + b"\0;")
+    assert "test2.gif: FAILED" in check_sums(out).stdout
 
 
 def test_other_formats(world, full, tmp_path):
@@ -312,13 +323,16 @@ def test_other_formats(world, full, tmp_path):
     assert np.abs(pictures.astype(int) - frames_of(full, 2)).max() <= 1
     assert (tmp_path / "results_recons" / "test2.mp4").stat().st_size > 0
     assert not (tmp_path / "results_recons" / "test2.npz").exists()
+    run(world, tmp_path, "--format", "npz", "--clips", "2")  # adds to what is there
+    sums = (tmp_path / "results_recons" / "SHA256SUMS").read_text()
+    assert len(sums.splitlines()) == FRAMES + 2 and "  test2/7.png\n" in sums and check_sums(tmp_path / "results_recons").returncode == 0
 
 
 def test_manifest(world, full):
     manifest = json.loads((full / "manifest.json").read_text())
     assert manifest["phantom"] and manifest["seed"] == 42 and manifest["settings"]["guidance"] == 2
     path = Layout(world / "out" / "phantom").checkpoints(1, "full", "CMG") / "last.safetensors"
-    assert manifest["checkpoints"]["CMG"] == {"file": path.as_posix(), "sha256": video_recons.sha256(path), "epoch": 3}
+    assert manifest["checkpoints"]["CMG"] == {"file": path.as_posix(), "sha256": sha256(path), "epoch": 3}
     assert "stable_diffusion/unet/diffusion_pytorch_model.safetensors" in manifest["checkpoints"] and manifest["versions"]["diffusers"]
     assert list(manifest["clips"]) == [str(i) for i in range(1, 7)]
     assert len({clip["seed"] for clip in manifest["clips"].values()}) == 6
@@ -326,14 +340,18 @@ def test_manifest(world, full):
     assert json.loads((full / "metrics.json").read_text())["clips"] == 6
 
 
-def test_names():
-    assert reconstructions.reconstruction_name("full") == "full"
-    assert reconstructions.reconstruction_name("control", "motion") == "control_ablate_motion"
-    assert reconstructions.reconstruction_name("full", None, 1) == "full_seed1"
-    args = cli.parse(video_recons.get_parser, ["--dataset", "phantom", "--out_root", "o", "--ablate", "motion"], "video_recons")
-    outputs = video_recons.make_outputs(args, TINY, Layout.of(args), "full_ablate_motion")
-    assert outputs.recons == Path("o/phantom/recons/sub1/full_ablate_motion/results_recons")
-    assert outputs.with_gt == Path("o/phantom/recons/sub1/full_ablate_motion/results_recons_with_gt")
+def test_names(world):
+    def recons(*flags):
+        args = parse("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", *flags)
+        return video_recons.make_plan(args).outputs
+
+    below = world / "out" / "phantom" / "recons" / "sub1"
+    outputs = recons("--ablate", "motion", "--seed", "3", "--train_seed", "42")
+    assert outputs.recons == below / "full_ablate_motion_seed3" / "results_recons"
+    assert outputs.with_gt == below / "full_ablate_motion_seed3" / "results_recons_with_gt"
+    assert recons("--name", "mine").recons == below / "mine" / "results_recons"
+    released = recons("--video_save_folder1", "a/one", "--video_save_folder2", "a/two")
+    assert (released.recons, released.with_gt, released.root) == (Path("a/one"), Path("a/two"), Path("a"))
 
 
 # ---------------------------------------------------------------------------------------------- batches, shares, seeds
@@ -396,8 +414,7 @@ def test_both_solvers_invert_alike(world):
     latents, embeds = torch.randn(1, 4, 2, 8, 8), torch.randn(1, TOKENS, WIDTH)
     ours = []
     for name in ("ddim", "dpmsolver++"):
-        args = cli.parse(video_recons.get_parser, ["--scheduler", name], "video_recons")
-        pipe = load_pipeline(world / "sd", args, torch.device("cpu"))
+        pipe = load_pipeline(world / "sd", torch.device("cpu"), **pipeline_options(parse("--scheduler", name)))
         ours.append(pipe.invert(latents, embeds, 5))
     assert torch.equal(*ours)
 
@@ -440,7 +457,8 @@ def test_a_killed_run_goes_on(world, full, tmp_path, monkeypatch, inside):
             patch.setattr(video_recons, "write_clip", stop)
         with pytest.raises(Killed):
             run(world, tmp_path, "--batch_size", "4", "--save_stage1")
-    assert len(list((tmp_path / "results_recons").glob("*.npz"))) == 2 and not (tmp_path / "metrics.json").exists()
+    assert len(list((tmp_path / "results_recons").glob("*.npz"))) == 2
+    assert not {"metrics.json", "SHA256SUMS"} & {path.name for path in tmp_path.rglob("*")}  # nothing that looks whole
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "results_recons").glob("*.npz")}
     run(world, tmp_path, "--batch_size", "4", "--save_stage1")
     assert contents(tmp_path) == contents(full)
@@ -487,7 +505,8 @@ def test_another_checkpoint_is_refused(world, full, tmp_path):
 def test_overwrite_leaves_nothing_of_the_old_settings(world, full, tmp_path):
     out = shutil.copytree(full, tmp_path / "copy")
     run(world, out, "--guidance", "3", "--clips", "1-2", "--overwrite")
-    assert sorted(path.name for path in (out / "results_recons").iterdir()) == ["test1.gif", "test1.npz", "test2.gif", "test2.npz"]
+    left = ["SHA256SUMS", "test1.gif", "test1.npz", "test2.gif", "test2.npz"]
+    assert sorted(path.name for path in (out / "results_recons").iterdir()) == left and check_sums(out / "results_recons").returncode == 0
     assert list(json.loads((out / "manifest.json").read_text())["clips"]) == ["1", "2"]
     assert np.abs(frames_of(out, 1).astype(int) - frames_of(full, 1)).max() > 1
 
@@ -495,7 +514,7 @@ def test_overwrite_leaves_nothing_of_the_old_settings(world, full, tmp_path):
 def test_clips_without_a_record_are_not_ours(world, tmp_path):
     clips = run(world, tmp_path, "--clips", "1")
     (clips / "args.json").unlink()
-    with pytest.raises(UserError, match="without one"):
+    with pytest.raises(UserError, match="without a record"):
         run(world, tmp_path, "--clips", "1-2")
 
 
@@ -520,6 +539,39 @@ def test_a_failing_clip_costs_no_other(world, full, tmp_path, monkeypatch, capsy
     assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
 
 
+class Silent(Exception):
+    """An error without a message, as a failed assert is."""
+
+
+def test_nothing_works(world, tmp_path, monkeypatch, caplog):
+    """A cause that all clips share is told after the first batch, even where it has no words."""
+    tried = []
+
+    def fail(*args):
+        tried.append(args)
+        raise Silent
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"\(1-2\) could be reconstructed: Silent"):
+        patch.setattr(video_recons, "clip_noise", fail)
+        run(world, tmp_path, "--batch_size", "2", "--debug")
+    assert len(tried) == 3  # both, then one by one; not the clips 3 to 6
+    assert "Traceback" in caplog.text and "raise Silent" in caplog.text
+    assert not (tmp_path / "metrics.json").exists()
+    run(world, tmp_path, "--clips", "1")
+
+
+def test_a_clip_that_always_fails_does_not_stop_the_rest():
+    """Where clips were made before, a first batch that fails is an exception."""
+
+    def make(batch):
+        if batch == [2]:
+            raise Silent
+        return [(np.zeros(1), None)] * len(batch)
+
+    parts = list(render_batches([[2], [3]], make, worked=True))
+    assert [part[1:] for part in parts] == [({}, {2: "Silent"}), ({3: (np.zeros(1), None)}, {})]
+
+
 def one_line(flags, capsys):
     """Run the script as a command; its exit status and the line on stderr."""
     with pytest.raises(SystemExit) as stop:
@@ -532,42 +584,47 @@ def test_a_users_mistakes_are_one_line(world, tmp_path, capsys):
     save_checkpoint(tmp_path / "wide.safetensors", make_decoders(VERTICES + 1)["semantic"])
     save_checkpoint(tmp_path / "tokens.safetensors", make_decoders(token_dim=WIDTH + 1)["semantic"])
     save_checkpoint(tmp_path / "structure.safetensors", StructureDecoder(VERTICES, 16, 1, (4, 4, 4)))
+    save_checkpoint(tmp_path / "best.safetensors", make_decoders()["semantic"], epoch=3, finished=False)
     mistakes = {
-        ("--semantic_model_path", tmp_path / "wide.safetensors"): "a checkpoint for 20 vertices, as the fMRI has, found one for 21",
-        ("--semantic_model_path", tmp_path / "tokens.safetensors"): "tokens of width 12",
-        ("--structure_model_path", tmp_path / "structure.safetensors"): "latent frames of 64 numbers",
-        ("--CMG_model_path", tmp_path / "wide.safetensors"): "found a SemanticDecoder",
-        ("--ckpt", "8"): "epoch_8.safetensors: expected the semantic decoder's checkpoint, found nothing there",
-        ("--subj_ID", "7"): "expected one of 1, 2, 3 (phantom)",
-        ("--clips", "5-9"): "numbers up to 6",
+        ("--semantic_model_path", tmp_path / "wide.safetensors"): "decodes 21 vertices, but the fMRI has 20",
+        ("--semantic_model_path", tmp_path / "tokens.safetensors"): "tokens of width 13, but Stable Diffusion takes 12",
+        ("--structure_model_path", tmp_path / "structure.safetensors"): "latent frames of 256 numbers",
+        ("--semantic_model_path", tmp_path / "best.safetensors"): "not finished (epoch 3)",
+        ("--CMG_model_path", tmp_path / "wide.safetensors"): "is a SemanticDecoder, not a ConsistencyMotionGenerator or PatchCMG",
+        ("--ckpt", "8"): "file not found: ",
+        ("--seed", "7"): "full_seed7",
+        ("--subj_ID", "7"): "no subject 7",
+        ("--clips", "5-9"): "no clip 9",
         ("--sd_path", tmp_path): "Stable Diffusion",
         ("--batch_size", "0"): "--batch_size",
         ("--arm", "control"): "control",
-        ("--cpu_offload",): "a GPU",
+        ("--cpu_offload",): "no GPU",
+        ("--fmri", "x.npy"): "--fmri needs --out",
+        ("--gt", "x.npy"): "--gt goes with --fmri",
+        ("--stage1_from", tmp_path / "no"): "file not found: ",
     }
     for mistake, words in mistakes.items():
         code, line = one_line([*flags, *mistake], capsys)
-        assert code == 2 and line.count("\n") == 1 and words in line, (mistake, line)
+        assert code == 2 and line.count("\n") == 1 and words in line and "Traceback" not in line, (mistake, line)
 
 
-def test_checkpoint_paths(world):
-    layout = Layout(world / "out" / "phantom")
-    args = cli.parse(
-        video_recons.get_parser,
-        ["--dataset", "phantom", "--out_root", str(world / "out"), "--CMG_model_path", "models/sub{}/x.pth", "--subj_ID", "2"],
-        "video_recons",
-    )
-    assert (
-        video_recons.checkpoint_path(args, datasets.CC2017, layout, None, "semantic", 12)
-        == layout.checkpoints(2, "full", "semantic") / "epoch_30.safetensors"
-    )
-    assert (
-        video_recons.checkpoint_path(args, TINY, layout, None, "structure", 12)
-        == layout.checkpoints(2, "full", "structure") / "last.safetensors"
-    )
-    assert video_recons.checkpoint_path(args, TINY, layout, None, "CMG", 12) == Path("models/sub2/x.pth")
-    args.ckpt = 5
-    assert video_recons.checkpoint_path(args, TINY, layout, None, "structure", 12).name == "epoch_5.safetensors"
+def test_unfinished_checkpoints_are_taken_when_asked_for(world, tmp_path):
+    save_checkpoint(tmp_path / "best.safetensors", make_decoders()["semantic"], epoch=3, finished=False)
+    run(world, tmp_path / "out", "--semantic_model_path", tmp_path / "best.safetensors", "--allow_unfinished", "--clips", "1")
+
+
+def test_checkpoint_paths():
+    layout = Layout(Path("out"))
+
+    def path(decoder, *flags, dataset=TINY):
+        return video_recons.checkpoint_path(parse("--dataset", "phantom", "--subj_ID", "2", *flags), dataset, layout, None, decoder, 12)
+
+    assert path("semantic", dataset=datasets.CC2017) == layout.checkpoints(2, "full", "semantic") / "epoch_30.safetensors"
+    assert path("structure") == layout.checkpoints(2, "full", "structure") / "last.safetensors"
+    assert path("structure", "--ckpt", "5").name == "epoch_5.safetensors"
+    assert path("CMG", "--CMG_model_path", "models/sub{}/x.pth") == Path("models/sub2/x.pth")
+    assert path("CMG", "--seed", "1").parent == layout.checkpoints(2, "full_seed1", "CMG")
+    assert path("CMG", "--seed", "1", "--train_seed", "42").parent == layout.checkpoints(2, "full", "CMG")
 
 
 def test_patch_cmg(world, tmp_path):
@@ -592,7 +649,9 @@ def test_patch_cmg(world, tmp_path):
 def released(world, tmp_path, monkeypatch):
     """A tree of the authors' shape with the made world's weights and fMRI."""
     monkeypatch.setitem(
-        datasets.DATASETS, "CC2017", replace(TINY, name="CC2017", note="", released_names=("cc2017",), epochs={"semantic": 30, "structure": 75, "CMG": 70})
+        datasets.DATASETS,
+        "CC2017",
+        replace(TINY, name="CC2017", note="", released_names=("cc2017",), epochs={"semantic": 30, "structure": 75, "CMG": 70}),
     )
     root = tmp_path / "Mind_Animator_data"
     test_set = root / "Testset_of_Preprocessed_datasets" / "CC2017"
@@ -625,9 +684,8 @@ def released(world, tmp_path, monkeypatch):
 
 def test_reconstruction_from_the_authors_folder(world, full, released, tmp_path, caplog):
     out = tmp_path / "out"
-    flags = ["--released_root", released, "--out_root", out, *STEPS, "--save_stage1", "--batch_size", "4"]
     with caplog.at_level(logging.INFO):
-        video_recons.main(cli.parse(video_recons.get_parser, [str(flag) for flag in flags], "video_recons"))
+        video_recons.main(parse("--released_root", released, "--out_root", out, *STEPS, "--save_stage1", "--batch_size", "4"))
     folder = out / "CC2017" / "recons" / "sub1" / "full"
     assert np.array_equal(all_frames(folder), all_frames(full))  # same weights, same fMRI, same noise
     assert "Reconstruction_task/sub1/semantic_decoder_epoch30.pth" in caplog.text
@@ -644,9 +702,7 @@ def test_released_tree_refuses_to_guess(released, tmp_path):
     dataset = datasets.DATASETS["CC2017"]
     tree = ReleasedTree(released, dataset, 1)
     assert find_checkpoint(**tree.checkpoints("semantic"), epoch=50, token_dim=WIDTH).name == "semantic_decoder_epoch50.pth"
-    with pytest.raises(
-        UserError, match="several semantic decoders of subject 1 .*epoch30.pth, .*epoch50.pth.*--semantic_model_path"
-    ):
+    with pytest.raises(UserError, match="several semantic decoders of subject 1 .*epoch30.pth, .*epoch50.pth.*--semantic_model_path"):
         find_checkpoint(**tree.checkpoints("semantic"), epoch=40, token_dim=WIDTH)
     with pytest.raises(UserError, match="no CMG decoder of subject 3"):
         find_checkpoint(**ReleasedTree(released, dataset, 3).checkpoints("CMG"), epoch=70, token_dim=WIDTH)
@@ -659,6 +715,171 @@ def test_released_folder_has_no_training_data(released, tmp_path, capsys):
     for mistake, words in ((("--ablate", "structure"), "training data"), (("--arm", "control"), "--arm control")):
         code, line = one_line([*flags, *mistake], capsys)
         assert code == 2 and words in line and line.count("\n") == 1
+
+
+# ---------------------------------------------------------------------------------------------- other recordings
+
+
+def test_fmri(world):
+    return np.load(Layout(world / "out" / "phantom").masked_fmri(1, "test", VERTICES))
+
+
+test_fmri.__test__ = False
+
+
+def run_recording(world, out, path, *flags):
+    """Run the script on rows of a file, with the checkpoints of subject 1."""
+    np.save(out.parent / "rows.npy", path) if isinstance(path, np.ndarray) else None
+    return run(world, out, "--fmri", out.parent / "rows.npy", "--batch_size", "4", *flags)
+
+
+def test_rows_that_are_standardised_already(world, full, tmp_path):
+    out = run_recording(world, tmp_path / "out", test_fmri(world), "--fmri_norm", "none")
+    assert np.array_equal(all_frames(out), all_frames(full))  # the same batches
+    assert not (out / "results_recons_with_gt").exists()
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["dataset"] is None and manifest["folders"]["with_gt"] is None and "caption" not in manifest["clips"]["1"]
+    page = (out / "gallery.html").read_text()
+    assert "ground truth" not in page.lower() and page.count("results_recons/test6.gif") >= 1
+    strip = np.asarray(Image.open(out / "strips" / "test2.png"))
+    assert len(strip) == SIZE + 1  # the reconstruction alone
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_rows_with_their_ground_truth(world, full, tmp_path, folder):
+    gt = tmp_path / ("gt" if folder else "gt.npy")
+    if folder:
+        for clip, frames in enumerate(random_clips(6), 1):
+            reconstructions.write_npz(gt / f"test{clip}.npz", frames)
+    else:
+        np.save(gt, random_clips(6))
+    out = run_recording(world, tmp_path / "out", test_fmri(world), "--fmri_norm", "none", "--gt", gt)
+    for clip in range(1, 7):
+        name = f"results_recons_with_gt/test_and_gt{clip}.gif"
+        assert (out / name).read_bytes() == (full / name).read_bytes()
+
+
+def make_checkpoints(folder):
+    """Checkpoints in a folder of their own and the flags that name them."""
+    flags = []
+    for decoder, model in make_decoders().items():
+        save_checkpoint(folder / decoder / "last.safetensors", model)
+        flags += [f"--{decoder}_model_path", folder / decoder / "last.safetensors"]
+    return flags
+
+
+def test_raw_rows_are_standardised(world, full, tmp_path, caplog):
+    """By the statistics beside the checkpoints, where there are any; else, or when asked, by their own."""
+    rng = np.random.default_rng(5)
+    mean, std = rng.normal(5, 1, VERTICES), rng.uniform(1, 2, VERTICES)
+    raw = test_fmri(world) * std + mean
+    flags = make_checkpoints(tmp_path / "checkpoints")
+    train = rng.standard_normal((50, VERTICES))
+    train = (train - train.mean(0)) / train.std(0) * std + mean
+    with caplog.at_level(logging.INFO):
+        own = run_recording(world, tmp_path / "own", raw, *flags)
+        assert "--fmri_norm own" in caplog.text
+        for decoder in ("semantic", "structure", "CMG"):
+            path = statistics_path(tmp_path / "checkpoints" / decoder / "last.safetensors")
+            save_statistics(path, train, train, "own", made_by="test")
+        saved = run_recording(world, tmp_path / "saved", raw, *flags)
+        assert "fmri_statistics.npy (--fmri_norm saved)" in caplog.text
+    assert np.abs(all_frames(saved) - all_frames(full)).max() <= 1  # standardised and back: rounding
+    assert np.abs(all_frames(own) - all_frames(full)).max() > 1
+    again = run_recording(world, tmp_path / "again", scale(raw, *statistics(raw)), *flags, "--fmri_norm", "none")
+    assert np.abs(all_frames(again) - all_frames(own)).max() <= 1
+
+
+def test_rows_of_the_whole_cortex(world, full, tmp_path):
+    chosen = np.sort(np.random.default_rng(6).choice(N_CORTEX, VERTICES, replace=False))
+    rows, mask = np.zeros((6, N_CORTEX), np.float32), np.zeros(N_CORTEX, np.uint8)
+    rows[:, chosen], mask[chosen] = test_fmri(world), 1
+    np.save(tmp_path / "mask.npy", mask)
+    with pytest.raises(UserError, match="no mask was found; give --mask"):
+        run_recording(world, tmp_path / "out", rows)
+    out = run_recording(world, tmp_path / "out", None, "--mask", tmp_path / "mask.npy", "--fmri_norm", "none", "--clips", "1-4")
+    assert np.abs(all_frames(out, range(1, 5)) - all_frames(full, range(1, 5))).max() <= 1
+
+
+def test_rows_that_do_not_fit(world, tmp_path):
+    fmri = test_fmri(world)
+    for rows, flags, words in (
+        (fmri[:, :-1], (), "has 19 columns; give the 20 vertices"),
+        (fmri, ("--fmri_norm", "saved"), "needs the statistics"),
+        (fmri[:1], (), "one row"),
+        (fmri, ("--gt", tmp_path / "gt.npy"), "does not hold clips 1-6"),
+    ):
+        np.save(tmp_path / "gt.npy", random_clips(5))
+        with pytest.raises(UserError, match=words):
+            run_recording(world, tmp_path / "out", rows, *flags)
+
+
+# ---------------------------------------------------------------------------------------------- other decoders
+
+
+@pytest.fixture(scope="module")
+def arrays(world, tmp_path_factory):
+    """A reconstruction of three clips that leaves the arrays of all six."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets.DATASETS, "phantom", TINY)
+        out = run(world, tmp_path_factory.mktemp("arrays"), "--save_stage1_arrays", "--clips", "1-3")
+    return out / "stage1_arrays"
+
+
+def test_saved_arrays(world, arrays):
+    shapes = {"latents": (6, 4, FRAMES, 8, 8), "tokens": (6, TOKENS - 1, WIDTH), "embedding": (6, EMBEDDING)}
+    decoders, fmri = make_decoders(), torch.from_numpy(test_fmri(world))
+    with torch.no_grad():
+        embedding, tokens = decoders["semantic"](fmri)
+        latents = greedy_frames(decoders["CMG"], fmri, decoders["structure"](fmri), "released")
+    for (name, shape), expected in zip(shapes.items(), (latents, tokens, embedding), strict=True):
+        array = np.load(arrays / f"{name}.npy")
+        assert array.shape == shape and array.dtype == np.float32
+        assert np.abs(array - expected.numpy()).max() < 1e-4
+        assert json.loads((arrays / f"{name}.npy.json").read_text())["shape"] == list(shape)
+
+
+def test_arrays_go_through_stage_2(world, full, arrays, tmp_path):
+    out = run(world, tmp_path / "out", "--stage1_from", arrays, "--clips", "2,5", "--gt", world_gt(world))
+    assert np.abs(all_frames(out, (2, 5)) - all_frames(full, (2, 5))).max() <= 1
+    flags = ("--dataset", "phantom", "--out_root", tmp_path, "--sd_path", world / "sd", *STEPS)
+    shutil.copytree(world / "out" / "phantom" / "features", tmp_path / "phantom" / "features")
+    shutil.copytree(world / "out" / "phantom" / "captions", tmp_path / "phantom" / "captions")
+    own = shutil.copytree(arrays, tmp_path / "mine")
+    video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--ablate", "semantic"))  # neither fMRI nor checkpoints
+    manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "mine" / "manifest.json").read_text())
+    assert manifest["dataset"] == "phantom" and manifest["clips"]["2"]["nearest_caption"] in CAPTIONS
+    (own / "embedding.npy").unlink()  # optional
+    video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--name", "wordless"))
+    manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "wordless" / "manifest.json").read_text())
+    assert manifest["clips"]["2"]["caption"] == CAPTIONS[1] and "nearest_caption" not in manifest["clips"]["2"]
+
+
+def world_gt(world):
+    return Layout(world / "out" / "phantom").ground_truth
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("latents", lambda array: array[:, :3], r"latents.npy has shape .*write it as \(clips, 4, 8, height, width\)"),
+        ("latents", lambda array: array[:5], "latents.npy has shape .*for 6 clips"),
+        ("latents", lambda array: array * np.nan, "NaN"),
+        ("tokens", lambda array: array[:, :, 1:], "tokens.npy has shape .*12"),
+        ("tokens", lambda array: array[:5], "tokens.npy has shape"),
+        ("tokens", lambda array: array[:, :0], "has 0 tokens"),
+        ("embedding", lambda array: array[:5], "embedding.npy has shape"),
+    ],
+)
+def test_arrays_that_do_not_fit(world, arrays, tmp_path, name, change, words):
+    own = shutil.copytree(arrays, tmp_path / "mine")
+    for card in own.glob("*.json"):
+        card.unlink()
+    np.save(own / f"{name}.npy", change(np.load(own / f"{name}.npy")))
+    with pytest.raises(UserError, match=words):
+        video_recons.main(
+            parse("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", "--stage1_from", own, "--name", "no")
+        )
 
 
 # ---------------------------------------------------------------------------------------------- captions
@@ -677,10 +898,3 @@ def test_nearest_caption(world, full):
         ordered = sorted(similarity, key=similarity.get, reverse=True)
         clip = clips[str(i + 1)]
         assert clip["nearest_caption"] == ordered[0] and clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
-
-
-@pytest.mark.parametrize("seed, names", [(42, ["full", "control"]), (43, ["full_seed43", "control_seed43"])])
-def test_the_pipeline_scores_what_it_reconstructed(seed, names):
-    pipeline = load_script("run_pipeline.py")
-    (wave,) = pipeline.evaluate_stage(SimpleNamespace(arms=["full", "control"], seed=seed))
-    assert [task.flags[1] for task in wave] == names

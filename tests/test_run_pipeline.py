@@ -1,0 +1,203 @@
+"""The pipeline: which scripts it calls with which flags, for which participants, and what it says of a failure."""
+
+import json
+import sys
+import textwrap
+from dataclasses import replace
+
+import pytest
+from tiny import ROOT, fails, run_script
+
+import run_pipeline as pipeline
+from common import cli, datasets
+from run_pipeline import Task
+
+OWN = datasets.OwnDataset(
+    name="own", subjects=("anna", "ben"), n_train=8, n_test=4, tr=1.0, fps=10, clip_frames=10, frame_indices=tuple(range(8)),
+    middle_frame=4, frame_size=32, n_vertices=0,
+)  # fmt: skip
+SCRIPT = '''
+"""A script.
+
+    python FOLDER/step1_same.py
+"""
+import json
+from pathlib import Path
+
+from common import cli
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    SUBJECTS
+    parser.add_argument("--out_root", type=Path)
+    parser.add_argument("--dataset")
+    parser.add_argument("--FLAG", type=cli.whole(0), default=0)
+    parser.add_argument("--workers", type=int)
+    return parser
+
+
+def main(args):
+    with open(args.out_root / "FOLDER.txt", "a") as file:
+        subjects = getattr(args, "subj_ID", None)
+        file.write(json.dumps([subjects, args.FLAG, args.workers]) + "\\n")
+    END
+'''
+SUBJECTS = {
+    "none": "",
+    "one": 'parser.add_argument("--subj_ID")',
+    "several": 'parser.add_argument("--subj_ID", nargs="+")',
+}
+
+
+@pytest.fixture
+def scripts(tmp_path, monkeypatch):
+    """Function that makes a stage of scripts, all called step1_same.py: {folder: (which subjects, last line)}."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(**folders):
+        tasks = []
+        for folder, (subjects, end) in folders.items():
+            text = (
+                SCRIPT.replace("FOLDER", folder)
+                .replace("SUBJECTS", SUBJECTS[subjects])
+                .replace("FLAG", f"{folder}_flag")
+                .replace("END", end)
+            )
+            for module in (folder, f"{folder}.step1_same"):  # of another test
+                sys.modules.pop(module, None)
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / "step1_same.py").write_text(textwrap.dedent(text))
+            tasks.append([Task("made", f"{folder}/step1_same.py", alone=folder == "alone")])
+        monkeypatch.setattr(pipeline, "STAGES", {"made": lambda dataset, args: tasks})
+        return tmp_path
+
+    return make
+
+
+def calls(out, folder):
+    return [json.loads(line) for line in (out / f"{folder}.txt").read_text().splitlines()]
+
+
+# ---------------------------------------------------------------------------------------------- what is called
+
+
+def tasks_of(name, *flags):
+    args = cli.parse(pipeline.get_parser, ["--dataset", name, *flags], "run_pipeline")
+    dataset = datasets.get_dataset(name)
+    args.arms = args.arms or list(dataset.arms)
+    stages = pipeline.choose_stages(dataset, args.stages)
+    return args, [task for stage in stages for wave in pipeline.STAGES[stage](dataset, args) for task in wave]
+
+
+@pytest.mark.parametrize("name", [*datasets.DATASETS, "own", "another phantom"])
+def test_every_call_of_every_data_set_parses(name, monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
+    monkeypatch.setitem(datasets.DATASETS, "another phantom", replace(datasets.PHANTOM, name="another phantom"))
+    subject = str(datasets.DATASETS[name].subjects[-1])
+    args, tasks = tasks_of(name, "--subj_ID", subject)
+    pipeline.check_flags(tasks, args)
+    assert len({task.log for task in tasks}) == len(tasks) and all((ROOT / task.script).is_file() for task in tasks)
+    assert (tasks[0].stage == "phantom") == datasets.DATASETS[name].simulated
+    for task in tasks:
+        words = pipeline.command_line(task, args)
+        assert words[words.index("--dataset") + 1] == name
+        if "--subj_ID" in task.options:
+            assert words[words.index("--subj_ID") + 1] == subject
+
+
+def test_preparation_is_the_data_sets_own(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
+    steps = [task.script for task in tasks_of("own", "--subj_ID", "anna", "--stages", "preprocess")[1]]
+    assert [step.split("/")[1] for step in steps] == ["Own", "CC2017", "CC2017", "Own"]
+    steps = [task.script for task in tasks_of("phantom", "--stages", "preprocess")[1]]
+    assert steps == list(datasets.CC2017.preparation)
+
+
+@pytest.mark.parametrize("seed, names", [("42", ["full", "control"]), ("43", ["full_seed43", "control_seed43"])])
+def test_what_was_reconstructed_is_scored(seed, names):
+    _, tasks = tasks_of("CC2017", "--arms", "full", "control", "--seed", seed, "--stages", "evaluate")
+    assert [task.flags[1] for task in tasks] == names
+
+
+def test_flags_go_to_the_scripts_that_know_them():
+    flags = ("--epoch", "3", "--guidance=5", "--no_figures", "--workers", "7", "--n_voxels", "100", "200")
+    args, tasks = tasks_of("phantom", "--subj_ID", "2", "3", *flags)
+    pipeline.check_flags(tasks, args)
+    lines = {task.name: " ".join(pipeline.command_line(task, args)) for task in tasks}
+    assert [name for name, line in lines.items() if "--epoch 3" in line] == [name for name in lines if "train_" in name]
+    recons = [name for name in lines if "video_recons" in name]
+    assert [name for name in recons if "--guidance=5" in lines[name]] == [name for name in recons if "released_recipe" not in name]
+    step4 = lines["Data_preprocess/CC2017/step4_fMRI_preparation"]
+    assert "--no_figures" in step4 and "--n_voxels 100 200" in step4 and "--workers 7" in step4 and "--subj_ID 2 3" in step4
+    assert all("--workers" not in lines[task.name] for task in tasks if not task.alone)
+    assert all("--subj_ID 2" in line and "--subj_ID 2 3" not in line for name, line in lines.items() if "train_" in name)
+    assert lines["Feature_decoding/train_CMG arm control"].endswith("--arm control")
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--epochs", "3"), "--epochs"),
+        (("--arm", "full"), "--arm"),  # the pipeline sets it
+        (("--stages", "extract", "--epoch", "3"), "--epoch"),
+        (("stray",), "'stray'"),
+        (("--epoch", "0"), "Feature_decoding/train_CMG.py --help"),
+        (("--stages", "phantom"), "no stage 'phantom' for CC2017"),
+        (("--dataset", "HCP", "--subj_ID", "100610", "--stages", "preprocess"), "no stage 'preprocess' for HCP"),
+        (("--dataset", "HCP"), "HCP has no subject 1; choose from 100610"),
+    ],
+)
+def test_a_wrong_flag_is_said_before_anything_runs(flags, words, tmp_path, capsys):
+    fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path / "out", *flags)
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- running
+
+
+def test_participants_one_after_another(scripts, monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
+    out = scripts(shared=("none", ""), list=("several", ""), single=("one", ""), alone=("none", ""))
+    flags = ["--dataset", "own", "--out_root", out, "--subj_ID", "anna", "ben", "--workers", "3", "--single_flag", "4"]
+    run_script(pipeline, *flags)
+    assert calls(out, "shared") == [[None, 0, None]] and calls(out, "alone") == [[None, 0, 3]]
+    assert calls(out, "list") == [[["anna", "ben"], 0, None]]
+    assert calls(out, "single") == [["anna", 4, None], ["ben", 4, None]]
+    assert set(json.loads((out / "own/timings_subanna.json").read_text())) == {
+        f"{name}/step1_same" for name in ("shared", "list", "single", "alone")
+    }
+    assert list(json.loads((out / "own/timings_subben.json").read_text())) == ["single/step1_same"]
+    logs = sorted(path.relative_to(out / "own/logs").as_posix() for path in (out / "own/logs").rglob("*.log"))
+    assert logs == [*(f"subanna/{name}/step1_same.log" for name in ("alone", "list", "shared", "single")), "subben/single/step1_same.log"]
+
+
+@pytest.mark.parametrize(
+    "end, words",
+    [
+        (
+            "from common.files import UserError; print('working'); raise UserError('x.npy is not there; make it')",
+            "x.npy is not there; make it",
+        ),
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("raise ValueError", "ValueError"),
+        ("import os; os.kill(os.getpid(), 9)", "the process was ended by SIGKILL"),
+        ("raise SystemExit(3)", "it said nothing"),
+    ],
+)
+def test_a_failure_is_one_sentence(scripts, capsys, end, words):
+    out = scripts(first=("none", end), second=("none", ""))
+    fails(pipeline, "--dataset", "CC2017", "--out_root", out)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message == f"error: step1_same failed: {words} (log: {out / 'CC2017/logs/sub1/first/step1_same.log'})"
+    assert not (out / "second.txt").exists()
+
+
+def test_reports_are_a_participants_own(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
+    run_script(pipeline, "--dataset", "own", "--out_root", tmp_path, "--subj_ID", "anna", "ben", "--stages", "report")
+    printed = capsys.readouterr().out
+    for name in ("report_subanna.html", "report_subben.html", "report.html"):
+        assert name in printed and (tmp_path / "own" / name).is_file()
+    assert all(name in (tmp_path / "own/report.html").read_text() for name in ("report_subanna.html", "report_subben.html"))
