@@ -156,7 +156,7 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
         shapes[path.name] = list(values.shape)
     save_array(
         layout.statistics(subject, n_vertices), np.stack([*scales["train"], *scales["test"]]),
-        rows="mean and std that scaled the training rows, mean and std that scaled the test rows", units="of the rows before", **facts,
+        rows="mean and std that scaled the training rows, mean and std that scaled the test rows", units="of the rows before they were scaled", **facts,
     )  # fmt: skip
     return shapes
 

@@ -174,11 +174,15 @@ def t_test(correlations):
     t, p : array, shape (V,)
         NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
     """
-    z = np.arctanh(np.asarray(correlations, dtype=np.float64))
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore")  # too few segments, segments that agree exactly
-        t, p = stats.ttest_1samp(z, 0)
-    return np.asarray(t), np.asarray(p)
+    with np.errstate(divide="ignore"):
+        z = np.arctanh(np.asarray(correlations, dtype=np.float64))
+    t, p = np.full(z.shape[1], np.nan), np.full(z.shape[1], np.nan)
+    defined = np.isfinite(z).all(axis=0)  # scipy would take up the vertices one by one for the sake of a NaN
+    if len(z) > 1:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # segments that agree exactly
+            t[defined], p[defined] = stats.ttest_1samp(z[:, defined], 0)
+    return t, p
 
 
 def repetition_reliability(pairs):

@@ -111,7 +111,7 @@ def make_pairs(segments=18):
 def test_reliability_is_corrcoef_and_ttest():
     z = [[np.arctanh(np.corrcoef(a[:, v], b[:, v])[0, 1]) for v in range(V)] for a, b in make_pairs()]
     expected = stats.ttest_1samp(np.array(z), 0)
-    t, p = fmri.repetition_reliability(make_pairs())
+    t, p = fmri.repetition_reliability(make_pairs())  # np.corrcoef sums in another order
     assert relative(t, expected.statistic) < 1e-9
     np.testing.assert_allclose(p, expected.pvalue, rtol=1e-6)
     assert t.shape == p.shape == (V,) and t.dtype == p.dtype == np.float64
@@ -180,6 +180,23 @@ def test_explainable_variance_recovers_the_planted_share():
         assert abs(found.mean() - share) < 4 * found.std() / np.sqrt(500) + 0.003  # the share itself varies with the sample
     with pytest.raises(ValueError):
         fmri.explainable_variance(signal, 1)
+
+
+# ---------------------------------------------------------------------------------------------- rows of the decoders
+
+
+@pytest.mark.parametrize("norm", ["own", "train"])
+def test_rows_are_standardised_by_statistics_that_bring_other_rows_onto_their_scale(norm):
+    train, test = RNG.normal(3, 2, (50, 6)), RNG.normal(1, 4, (20, 6))
+    train[:, 4] = 0.7
+    scales = fmri.scales(train.astype(np.float32), test.astype(np.float32), norm)
+    made = fmri.scale(train, *scales["train"])
+    assert made.dtype == np.float32 and (made[:, 4] == 0).all()
+    good = [0, 1, 2, 3, 5]
+    np.testing.assert_allclose(made[:, good], stats.zscore(train)[:, good], atol=1e-5)
+    reference = test if norm == "own" else train
+    expected = (test - reference.mean(0))[:, good] / reference.std(0)[good]
+    np.testing.assert_allclose(fmri.scale(test, *scales["test"])[:, good], expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------------------------------------- sparsification
