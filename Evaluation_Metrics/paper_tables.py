@@ -48,7 +48,7 @@ def main_table(reference, ours, wanted=None):
     columns = ours.columns(wanted)
     chance = Row("chance", values=ours.facts["chance"], ranked=False)
     rows = [*published_rows(table), *ours.rows(columns), chance]
-    title = f"{ours.dataset.label}{table['title']}, ours by protocol {ours.protocol}"
+    title = f"{table['title']}, ours by protocol {ours.protocol}"
     return Table("main", title, columns, rows, notes_of(reference, rows, table.get("note"), *ours.notes()))
 
 

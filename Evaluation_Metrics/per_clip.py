@@ -108,6 +108,12 @@ def _score(item):
     return _scorer(item)
 
 
+def pool_limits(workers):
+    """Number of processes, one per core where `workers` is None, and of clips that they and their queue may hold."""
+    workers = min(workers or n_cores(), IN_FLIGHT)
+    return workers, min(2 * workers, IN_FLIGHT)
+
+
 # ---------------------------------------------------------------------------------------------- one pass over the clips
 
 
@@ -184,8 +190,8 @@ class _Pass:
                 reader.verify()
         made_here = getattr(self.pairs.pred, "made_in_main_process", False)
         items = ((number, self.pairs.pred.read(number) if made_here else None) for number in numbers)
-        workers, scorer = min(workers or n_cores(), IN_FLIGHT), ClipScorer(self.pairs, self.of_pixels, keep_frames)
-        results = pool_map(_score, items, workers, min(2 * workers, IN_FLIGHT), _set_scorer, (scorer,))
+        scorer = ClipScorer(self.pairs, self.of_pixels, keep_frames)
+        results = pool_map(_score, items, *pool_limits(workers), _set_scorer, (scorer,))
         results = iter(tqdm(results, total=len(numbers), desc=desc, unit="clip", disable=not todo))
         for i in todo:
             self._fill(i, [next(results) for _ in self.blocks[i]])

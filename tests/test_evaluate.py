@@ -5,6 +5,7 @@ import json
 import sys
 import types
 import zipfile
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,8 +15,10 @@ import torch
 from PIL import Image
 from tiny import make_classifiers
 
-from common import cli
-from common.files import UserError, read_json
+from common import cli, datasets
+from common.files import UserError, read_json, sha256, write_sums
+from common.layout import Layout
+from common.workers import pool_map
 from Evaluation_Metrics import EPE, PSNR, SSIM, VIFI_score, baselines, evaluate, hue_pcc, n_way, per_clip, towers
 from Evaluation_Metrics.CLIP_consist import clip_pcc
 
@@ -73,9 +76,8 @@ def house(tmp_path, monkeypatch, tiny_models):
     (place / "features").mkdir(parents=True)
     np.save(place / "features" / "test_groundtruth.npy", gt)
     save_recons(place / "recons/sub1/full/results_recons", degrade(gt, 1))
-    (tmp_path / "phantom" / "models").symlink_to(tiny_models)
-    monkeypatch.setattr(towers, "PROJECT", tmp_path)
-    monkeypatch.setattr(cli, "PROJECT", tmp_path)
+    own = {name: str(tiny_models / name) for name in ("clip", "image_classifier", "clip_classifier")} | {"vifi": str(tiny_models / "clip")}
+    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models=own))
     monkeypatch.chdir(tmp_path)
     return place
 
@@ -93,7 +95,10 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
     printed = capsys.readouterr().out
     out = house / "metrics/sub1/full"
     result = read_json(out / "metrics.json")
-    assert result["protocol"] == "paper" and result["phantom"] and result["clips"] == {"wanted": N, "scored": N, "missing": []}
+    assert result["protocol"] == "paper" and result["clips"] == {"wanted": N, "scored": N, "missing": [], "numbers": f"1-{N}"}
+    assert (result["dataset"], result["phantom"], result["subject"], result["method"]) == ("phantom", True, 1, "full")
+    assert result["truth"]["sha256"] == sha256(house / "features/test_groundtruth.npy")
+    assert set(result["models"]) == {"clip", "vifi", "image", "video"} and all(len(model["sha256"]) > 10 for model in result["models"].values())
     assert "phantom" in result["title"] and "protocol paper" in printed and "chance 0.750" in printed
     gt, pred = np.load(house / "features/test_groundtruth.npy"), degrade(made_clips(0), 1)
     with np.load(out / "per_clip.npz") as content:
@@ -136,8 +141,8 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
     assert (out / "distributions.png").stat().st_size > 5000 and "| black |" in (out / "table.md").read_text()
 
 
-def test_without_models_only_pixels_and_dashes(house, tmp_path, capsys):
-    (tmp_path / "phantom" / "models").unlink()
+def test_without_models_only_pixels_and_dashes(house, monkeypatch, capsys):
+    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models={"clip": "hub/model-that-is-not-here"}))
     run(evaluate, "--baselines", "none")
     assert "VIFI-score: – (no --vifi_path)" in capsys.readouterr().out
     result = read_json(house / "metrics/sub1/full/metrics.json")
@@ -176,7 +181,7 @@ def test_again_and_after_a_kill(house, caplog, monkeypatch):
     monkeypatch.setattr(per_clip.ClipScorer, "__call__", lambda self, item: scored.append(item[0]) or plain(self, item))
     run(evaluate, *options)
     assert scored == [9, 10, 11]  # the first block of eight was done
-    np.testing.assert_array_equal(np.load(out / "per_clip.npz")["2-way-I"], whole)
+    np.testing.assert_array_equal(np.load(out / "per_clip.npz")["2-way-I"], whole)  # of the same blocks
 
     scored.clear()
     save_recons(house / "recons/sub1/full/results_recons", degrade(made_clips(0)[:1], 9, 60))
@@ -188,10 +193,9 @@ def test_again_and_after_a_kill(house, caplog, monkeypatch):
 
 
 def test_pool_equals_one_process(house):
-    run(SSIM, "--out", "one")
-    run(SSIM, "--out", "two", "--workers", 2)
-    np.testing.assert_array_equal(np.load("one/SSIM.npy"), np.load("two/SSIM.npy"))
-    np.testing.assert_allclose(np.load("one/SSIM.npy"), SSIM.ssim(degrade(made_clips(0), 1), made_clips(0)))
+    for workers in (1, 2):
+        run(SSIM, "--out", f"by{workers}", "--workers", workers)
+        np.testing.assert_allclose(np.load(f"by{workers}/SSIM.npy"), SSIM.ssim(degrade(made_clips(0), 1), made_clips(0)))
 
 
 def test_protocols_read_and_resize(house, tmp_path):
@@ -251,13 +255,13 @@ def test_the_authors_download(house, tmp_path):
 def test_missing_and_broken_clips(house, capsys):
     folder = house / "recons/sub1/full/results_recons"
     (folder / "test4.npz").unlink()
-    with pytest.raises(UserError, match="1 missing: 4;"):
+    with pytest.raises(UserError, match="lacks 1 of the clips 1-11: 4;"):
         run(evaluate)
     np.savez(folder / "test6.npz", frames=made_clips(0)[5][:7])
-    with pytest.raises(UserError, match="clip 6 .*expected 8 frames, found 7"):
+    with pytest.raises(UserError, match="clip 6 .*has 7 frames, not 8"):
         run(evaluate, "--clips", "5-8")
     np.savez(folder / "test9.npz", frames=made_clips(0)[8][:, ::2, ::2])
-    with pytest.raises(UserError, match="clip 9 .*64 x 64, found 32 x 32"):
+    with pytest.raises(UserError, match="clip 9 .*32 x 32, not 64 x 64"):
         run(evaluate, "--clips", "9", "--out", "elsewhere")
     run(evaluate, "--allow_missing", "--overwrite")
     out = capsys.readouterr().out
@@ -272,6 +276,8 @@ def test_missing_and_broken_clips(house, capsys):
         with pytest.raises(UserError, match="clip 6"):
             run(SSIM, "--clips", "5-7", "--out", f"x{pool}", "--workers", pool)
         assert not list(house.parent.parent.glob(f"x{pool}/*.npy"))
+    with pytest.raises(UserError, match="none of 2 clips can be scored.*clip 6"):
+        run(evaluate, "--clips", "6,9", "--allow_missing", "--out", "nothing")
 
 
 def test_nan_of_a_model_is_named(house, monkeypatch):
@@ -283,7 +289,7 @@ def test_nan_of_a_model_is_named(house, monkeypatch):
         return scores
 
     monkeypatch.setattr(towers.ImageClassifier, "__call__", sick)
-    with pytest.raises(UserError, match="clip 3: expected numbers, found NaN from the image model"):
+    with pytest.raises(UserError, match="clip 3: the image model answers with NaN"):
         run(n_way)
 
 
@@ -294,6 +300,63 @@ def test_grey_clips_are_left_out_of_the_hue(house, capsys):
     run(hue_pcc)
     out = capsys.readouterr().out
     assert "undefined for 2 clips, left out: 3,8" in out and "9 of 11 clips" in out
+
+
+def test_an_intact_zip_is_read_by_many_processes(house, tmp_path):
+    """Forked processes share the position in a file that their parent has opened."""
+    clips = degrade(made_clips(0, n=60), 1)
+    np.save(tmp_path / "gt.npy", made_clips(0, n=60))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i, clip in enumerate(clips, 1):
+            with archive.open(f"test{i}.npz", "w") as handle:
+                np.savez(handle, frames=clip)
+    for turn in range(3):
+        out = tmp_path / f"turn{turn}"
+        run(PSNR, "--recons_dir", tmp_path / "a.zip", "--gt", tmp_path / "gt.npy", "--out", out, "--workers", 2, "--allow_missing")
+        np.testing.assert_allclose(np.load(out / "PSNR.npy"), PSNR.psnr(clips, made_clips(0, n=60)))
+
+
+def test_a_clip_that_has_changed_since_its_checksum_is_named(house):
+    folder = house / "recons/sub1/full/results_recons"
+    write_sums(folder, {path.name: sha256(path) for path in folder.glob("*.npz")})
+    run(SSIM, "--out", "whole")
+    np.savez(folder / "test5.npz", frames=made_clips(0)[4])
+    with pytest.raises(UserError, match="clip 5 .*does not match its checksum"):
+        run(SSIM, "--out", "changed")
+
+
+def test_truth_against_itself(house):
+    """Columns of one value: SSIM 1, PSNR 100, EPE 0; and the same for stills."""
+    save_recons(house / "recons/sub1/self/results_recons", made_clips(0))
+    run(evaluate, "--name", "self", "--baselines", "none")
+    out = house / "metrics/sub1/self"
+    rows = read_json(out / "metrics.json")["rows"]["self"]
+    assert rows["SSIM"]["mean"] == pytest.approx(1) and rows["PSNR"]["mean"] == pytest.approx(100) and (out / "distributions.png").exists()
+    evaluate.draw_distributions(out / "b.png", "", {"a": np.array([1.0, 1 + 2e-16]), "b": np.full(3, np.nan)}, {"x": {}}, {})
+    evaluate.draw_distributions(out / "c.png", "", {"b": np.full(3, np.nan)}, {"x": {}}, {})
+
+
+def test_metrics_are_written_before_the_figure(house, monkeypatch):
+    def breaks(*args):
+        raise RuntimeError("no figure")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "draw_distributions", breaks)
+        with pytest.raises(RuntimeError):
+            run(evaluate, "--baselines", "none")
+    assert "rows" in read_json(house / "metrics/sub1/full/metrics.json")
+    run(evaluate, "--baselines", "none")
+    assert (house / "metrics/sub1/full/distributions.png").exists()
+
+
+def test_scores_elsewhere_leave_the_gallery(house, monkeypatch):
+    built = []
+    monkeypatch.setattr(evaluate, "build_gallery", lambda folder, metrics: built.append(metrics))
+    (house / "recons/sub1/full/manifest.json").write_text("{}")
+    run(evaluate, "--baselines", "none", "--out", "elsewhere", "--clips", "1-3")
+    assert built == []
+    run(evaluate, "--baselines", "none")
+    assert built == [Layout.of(cli.parse(evaluate.get_parser, ["--dataset", "phantom"], "evaluate")).metrics(1, "full")]
 
 
 # ---------------------------------------------------------------------------------------------- models
@@ -359,7 +422,7 @@ def test_missing_models_are_one_line(house, tmp_path):
         with pytest.raises(UserError, match=flag) as caught:
             run(evaluate, flag, tmp_path / "empty", "--overwrite", "--baselines", "none")
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="--subj_ID"):
+    with pytest.raises(UserError, match="no subject 7"):
         run(evaluate, "--subj_ID", 7)
 
 
@@ -435,7 +498,7 @@ def test_few_clips_are_in_memory(workers):
             yield i
 
     most = 0
-    for done, result in enumerate(per_clip.pool_map(_identity, items(), workers)):
+    for done, result in enumerate(pool_map(_identity, items(), *per_clip.pool_limits(workers))):
         assert result == done
         most = max(most, drawn[0] - done)
     assert most <= per_clip.IN_FLIGHT and 2 * (per_clip.IN_FLIGHT + per_clip.BLOCK) + per_clip.BLOCK <= 64

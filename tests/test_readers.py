@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.clip_frames import choose_frames, clip_times, split_grid
+from common.datasets import get_dataset
 from common.files import UserError
-from common.readers import ArrayClips, FolderClips, Pairs, detect_layout, format_clips, open_clips, parse_clips, split_grid, take_frames
+from common.pairs import Pairs
+from common.readers import ArrayClips, FolderClips, detect_layout, format_clips, open_clips, parse_clips
 
 
 def few_colours(seed, n=3, frames=8, size=16):
@@ -175,22 +178,86 @@ def test_array_is_mapped_and_travels_light(tmp_path):
 # ---------------------------------------------------------------------------------------------- form
 
 
-def test_take_frames_nearest_in_time():
+def test_frames_nearest_in_time():
     """Against the definition: frame t of n stands for the time t / n of the clip."""
     for have, want in itertools.product(range(6, 61), (6, 8)):
         if have < want:
             continue
-        chosen = take_frames(np.arange(have)[:, None, None, None] * np.ones((1, 2, 2, 3)), want)[:, 0, 0, 0]
+        chosen = choose_frames([1] * have, want)
         assert len(set(chosen)) == want
         for t, frame in enumerate(chosen):
             assert abs(frame / have - t / want) <= min(abs(f / have - t / want) for f in range(have)) + 1e-12
-    assert take_frames(np.arange(60)[:, None], 8)[:, 0].tolist() == [0, 8, 15, 23, 30, 38, 45, 53]
+    assert choose_frames([1] * 5, 8) == [0, 1, 2, 3, 4]  # too few, which the reader names
+
+
+@pytest.mark.parametrize(
+    "name, have, want, chosen",
+    [
+        ("CC2017", 60, 8, [0, 8, 16, 24, 32, 40, 48, 56]),
+        ("CC2017", 60, 6, [0, 8, 24, 32, 40, 56]),  # as from an array of these eight
+        ("CC2017", 16, 8, [0, 2, 4, 6, 9, 11, 13, 15]),
+        ("CC2017", 8, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("CC2017", 8, 6, [0, 1, 3, 4, 5, 7]),
+        ("CC2017", 6, 6, [0, 1, 2, 3, 4, 5]),
+        ("HCP", 24, 8, [0, 3, 6, 9, 12, 15, 18, 21]),
+        ("Algonauts2021", 90, 8, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ("Algonauts2021", 8, 6, [0, 1, 3, 4, 5, 7]),
+    ],
+)
+def test_frames_at_the_registrys_times(name, have, want, chosen):
+    assert choose_frames([1] * have, want, clip_times(get_dataset(name))) == chosen
+
+
+def test_truth_is_the_same_whatever_its_form(tmp_path):
+    """A movie of 60 frames, its GIF and an array of the registry's eight give the same eight frames."""
+    frames = few_colours(0, n=1, frames=60, size=64)[0]
+    times = clip_times(get_dataset("CC2017"))
+    np.save(tmp_path / "gt.npy", frames[None, ::8])
+    for name in ("mp4", "gif", "png/test1"):
+        (tmp_path / name).mkdir(parents=True)
+    save_mp4(tmp_path / "mp4" / "1.mp4", frames, 30)
+    save_gif(tmp_path / "gif" / "test1.gif", frames)
+    for t, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / "png/test1" / f"{t}.png")
+    for n in (6, 8):
+        wanted = ArrayClips(tmp_path / "gt.npy", n_frames=n, times=times).read(1)
+        for layout, folder in (("gif", "gif"), ("ours", "png")):
+            np.testing.assert_array_equal(FolderClips(tmp_path / folder, layout, n_frames=n, times=times).read(1), wanted)
+        movie = FolderClips(tmp_path / "mp4", "mp4", n_frames=n, times=times).read(1)
+        assert np.abs(movie.astype(int) - wanted).mean() < 8  # lossy; another frame would be about 85 off
+
+
+def test_gif_by_time(tmp_path):
+    """A writer that merges equal frames keeps one of them and shows it longer; a still is one frame."""
+    frames = few_colours(0, n=1, frames=9)[0]
+    pictures = [Image.fromarray(frame) for frame in frames]
+
+    def read(durations, n_frames=None):
+        kept = len(durations)
+        pictures[0].save(tmp_path / "test1.gif", save_all=True, append_images=pictures[1:kept], duration=durations, loop=0)
+        clip = FolderClips(tmp_path, "gif", n_frames=n_frames).read(1)
+        return [int(np.flatnonzero((frames == frame).all((1, 2, 3)))[0]) for frame in clip]
+
+    assert read([960] + [120] * 8, 8) == [0, 0, 0, 0, 1, 3, 5, 7]
+    assert read([120, 480, 120, 240], 8) == [0, 1, 1, 1, 1, 2, 3, 3]
+    assert read([120, 480, 120, 240]) == [0, 1, 1, 1, 1, 2, 3, 3]
+    assert read([30, 30, 40] * 3) == list(range(9))  # 30 frames a second, as GIF can say it
+    assert read([960], 8) == [0] * 8
+    with pytest.raises(UserError, match="has 4 frames, not 8"):
+        read([120] * 4, 8)
+    content = (tmp_path / "test1.gif").read_bytes()
+    Image.fromarray(frames[0]).save(tmp_path / "test1.gif")
+    one = (tmp_path / "test1.gif").read_bytes()
+    assert content[-1:] == one[-1:] == b";"
+    (tmp_path / "test1.gif").write_bytes(one[:-1])
+    with pytest.raises(UserError, match="cut off"):
+        FolderClips(tmp_path, "gif", n_frames=8).read(1)
 
 
 def test_size(tmp_path):
     clip = few_colours(0, n=1, size=64)[0]
     np.savez(tmp_path / "test1.npz", frames=clip)
-    with pytest.raises(UserError, match="expected frames of 32 x 32, found 64 x 64"):
+    with pytest.raises(UserError, match="frames of 64 x 64, not 32 x 32"):
         FolderClips(tmp_path, "ours", size=32).read(1)
     small = FolderClips(tmp_path, "ours", size=32, resize=True).read(1)
     np.testing.assert_array_equal(small, clip.reshape(8, 32, 2, 32, 2, 3).mean((2, 4)))  # the area filter
@@ -217,7 +284,7 @@ def test_broken_clips_are_named(tmp_path):
         assert "clip 1 (test1" in message and words in message and "\n" not in message
 
     np.savez(tmp_path / "test1.npz", frames=clip[:7])
-    refuse("expected 8 frames, found 7 frames", n_frames=8)
+    refuse("has 7 frames, not 8", n_frames=8)
     with_nan = clip.astype(np.float32)
     with_nan[3, 2, 2, 1] = np.nan
     np.savez(tmp_path / "test1.npz", frames=with_nan)
@@ -259,17 +326,17 @@ def test_flipped_byte_in_a_zip(tmp_path):
 
 
 def test_folders_that_hold_no_clips(tmp_path):
-    with pytest.raises(UserError, match="nothing there"):
+    with pytest.raises(UserError, match="file not found"):
         FolderClips(tmp_path / "absent", "gif")
-    with pytest.raises(UserError, match="none among 0 files"):
+    with pytest.raises(UserError, match="no clip of layout gif among its 0 files"):
         FolderClips(tmp_path, "gif")
     (tmp_path / "a.zip").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="a zip"):
+    with pytest.raises(UserError, match="not a readable zip"):
         FolderClips(tmp_path / "a.zip", "gif")
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         save_gif(tmp_path / name / "test3.gif", few_colours(0, n=1)[0])
-    with pytest.raises(UserError, match="one file for clip 3"):
+    with pytest.raises(UserError, match="two files for clip 3"):
         FolderClips(tmp_path, "gif")
 
 
@@ -283,7 +350,7 @@ def test_pairs_notice_gaps_and_other_orders(tmp_path, clips):
     for i in (1, 2, 4, 5, 6, 7, 8, 9, 10, 11):
         np.savez(recons / f"test{i}.npz", frames=clips[i - 1])
     gt = ArrayClips(tmp_path / "gt.npy")
-    with pytest.raises(UserError, match="1 missing: 3;"):
+    with pytest.raises(UserError, match="lacks 1 of the clips 1-11: 3;"):
         Pairs(FolderClips(recons, "ours"), gt)
     some = Pairs(FolderClips(recons, "ours"), gt, allow_missing=True)
     assert some.absent == [3] and len(some) == 10
@@ -291,14 +358,14 @@ def test_pairs_notice_gaps_and_other_orders(tmp_path, clips):
     with pytest.raises(UserError, match="--clips"):
         Pairs(FolderClips(recons, "ours"), gt, numbers=[1, 12])
     np.savez(recons / "test12.npz", frames=clips[0])  # more reconstructions than truths
-    with pytest.raises(UserError, match="clips 12 besides"):
+    with pytest.raises(UserError, match="has clips 12 besides"):
         Pairs(FolderClips(recons, "ours"), gt)
     (recons / "test12.npz").rename(recons / "test0.npz")  # counted from 0: every clip would meet its neighbour's truth
-    with pytest.raises(UserError, match="numbered from 1"):
+    with pytest.raises(UserError, match="counts its clips from 0"):
         Pairs(FolderClips(recons, "ours"), gt)
     (recons / "test0.npz").unlink()
     np.savez(recons / "test3.npz", frames=clips[2][:, :8, :8])
-    with pytest.raises(UserError, match="clip 3.*expected 8 frames of 16 x 16.*found 8 frames of 8 x 8"):
+    with pytest.raises(UserError, match="clip 3 has 8 frames of 8 x 8, the ground truth 8 frames of 16 x 16"):
         Pairs(FolderClips(recons, "ours"), gt).read(3)
     with pytest.raises(UserError, match="--gt"):
         Pairs(FolderClips(recons, "ours"))
