@@ -87,17 +87,21 @@ def eda(sentence, rng, synonyms=None, stop_words=None):
     ----------
     sentence : str
     rng : np.random.Generator
-    synonyms : dict word -> list of str, default the shipped WordNet table
-    stop_words : set of str that are never replaced, default scikit-learn's English list
+    synonyms : dict, optional
+        word -> list of str, by default the shipped WordNet table
+    stop_words : set of str, optional
+        words that are never replaced, by default scikit-learn's English list
 
     Returns
     -------
-    list of 13 str: the lower-cased sentence; 3 with half of the words replaced by synonyms; 3 with synonyms
-    inserted (a fifth of the words); 3 with words swapped (a fifth); 3 with words deleted (each with chance 0.2)
+    list of str
+        13: the lower-cased sentence; 3 with half of the words replaced by synonyms; 3 with synonyms inserted (a
+        fifth of the words); 3 with words swapped (a fifth); 3 with words deleted (each with chance 0.2)
 
     Raises
     ------
-    ValueError : a sentence without words
+    ValueError
+        a sentence without words
 
     References
     ----------

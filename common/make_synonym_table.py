@@ -5,7 +5,7 @@ Writes   common/wordnet_synonyms.txt.gz                        notice, then line
 
     python common/make_synonym_table.py --wordnet WORDNET_FOLDER
 
-Needed only to make the table anew; it ships with the project. A few seconds.
+Needed only to make the table again; it ships with the project. A few seconds.
 """
 
 import gzip
@@ -64,7 +64,7 @@ def get_parser():
 def main(args):
     first = args.wordnet / "data.noun"
     if not first.exists():
-        raise missing(first, "WordNet 3.0's database files", "install Debian's wordnet-base, or see wordnet.princeton.edu")
+        raise missing(first, "install Debian's wordnet-base, or get WordNet 3.0 from wordnet.princeton.edu")
     notice = [line[2:].split(" ", 1)[-1].strip() for line in first.read_text().splitlines() if line.startswith("  ")]
     table = synonyms(args.wordnet)
     lines = [f"# {line}" for line in notice] + [f"{word}\t{'|'.join(found)}" for word, found in table.items()]

@@ -1,6 +1,5 @@
 """Checkpoints: our format, the released one, what is refused, and the conversion of a folder."""
 
-import importlib.util
 import json
 import os
 import pickle
@@ -20,11 +19,7 @@ from models.cmg_patch import PatchCMG
 from models.retrieval_decoder import RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
-
-SCRIPT = cli.PROJECT / "Reconstruction/convert_released.py"
-_spec = importlib.util.spec_from_file_location("convert_released", SCRIPT)
-convert_released = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(convert_released)
+from Reconstruction import convert_released
 
 SMALL = {
     "SemanticDecoder": dict(in_dim=6, hidden_dim=8, n_blocks=2, n_tokens=3, token_dim=5, projector_dims=(7, 9)),
@@ -105,7 +100,7 @@ def test_a_failed_save_leaves_the_old_pair(tmp_path, monkeypatch):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["last.json", "last.safetensors"]
 
 
-def test_a_kill_between_the_two_names_is_seen_and_mended(tmp_path, monkeypatch):
+def test_a_kill_between_the_two_names_is_seen(tmp_path, monkeypatch):
     """New weights beside the record of the old ones: refused, until both are written again."""
     path, replace = tmp_path / "best.safetensors", os.replace
     save_checkpoint(path, build("StructureDecoder"), epoch=1)
@@ -119,7 +114,7 @@ def test_a_kill_between_the_two_names_is_seen_and_mended(tmp_path, monkeypatch):
         patch.setattr(os, "replace", killed)
         save_checkpoint(path, build("StructureDecoder", seed=1), epoch=2)
     assert json.loads(path.with_suffix(".json").read_text())["epoch"] == 1
-    with pytest.raises(UserError, match="SHA-256 of, found other bytes"):
+    with pytest.raises(UserError, match="does not match its checksum in best.json"):
         load_checkpoint(path)
     save_checkpoint(path, build("StructureDecoder", seed=1), epoch=2)
     loaded, record = load_checkpoint(path)
@@ -203,18 +198,18 @@ def test_bad_released_files_are_refused_and_change_nothing(tmp_path):
 
     cases = [
         (without("mlp.0.0.bias"), r"1 missing \(mlp\.0\.0\.bias\)"),
-        (good | {"lin9.weight": torch.zeros(2)}, r"1 extra \(lin9\.weight\)"),
-        (good | {"lin0.0.weight": torch.zeros(8, 7)}, r"1 misshapen \(lin0\.0\.weight \(8, 7\) for \(8, 6\)\)"),
-        (without("logit_scale") | {"scale": torch.tensor(1.0), "lin0.1.bias": torch.zeros(9)}, "missing.*extra.*misshapen"),
+        (good | {"lin9.weight": torch.zeros(2)}, r"1 unexpected \(lin9\.weight\)"),
+        (good | {"lin0.0.weight": torch.zeros(8, 7)}, r"1 of another shape \(lin0\.0\.weight \(8, 7\) for \(8, 6\)\)"),
+        (without("logit_scale") | {"scale": torch.tensor(1.0), "lin0.1.bias": torch.zeros(9)}, "missing.*unexpected.*of another shape"),
         (good | {"mlp.2.0.bias": torch.full((8,), float("inf"))}, r"mlp\.2\.0\.bias"),
         (good | {"mlp.2.0.bias": torch.zeros(8, dtype=torch.int64)}, r"mlp\.2\.0\.bias"),
         (good | {"mlp.2.0.bias": torch.full((8,), 1e300, dtype=torch.float64)}, r"infinity.*mlp\.2\.0\.bias"),
-        (good | {"mlp.2.0.bias": torch.ones(8).to_sparse()}, r"other entries \(mlp\.2\.0\.bias\)"),
-        (good | {"mlp.2.0.bias": torch.ones(8, device="meta")}, r"other entries \(mlp\.2\.0\.bias\)"),
+        (good | {"mlp.2.0.bias": torch.ones(8).to_sparse()}, r"not plain tensors \(mlp\.2\.0\.bias\)"),
+        (good | {"mlp.2.0.bias": torch.ones(8, device="meta")}, r"not plain tensors \(mlp\.2\.0\.bias\)"),
         ({"state_dict": good, "epoch": 3}, "state_dict, epoch"),
         ([1, 2], "list"),
         (torch.zeros(3), "Tensor"),
-        ({}, "nothing"),
+        ({}, "empty state dict"),
         ({"mlp": Harmful()}, "not unpickled"),
         (model, "not unpickled"),
     ]
@@ -244,7 +239,7 @@ def test_bad_released_files_are_refused_and_change_nothing(tmp_path):
         assert re.search("broken|not unpickled", one_line(caught.value)) and "weights_only" not in one_line(caught.value)
         assert same_state(model, before)
     assert not (tmp_path / "trap").exists()
-    with pytest.raises(UserError, match="nothing there"):
+    with pytest.raises(UserError, match="file not found"):
         load_released(model, tmp_path / "none.pth")
 
     path.write_bytes(old_format)  # the same weights as written by old versions of PyTorch
@@ -256,7 +251,7 @@ def test_every_kind_refuses_every_other(tmp_path):
         torch.save(build(kind).state_dict(), tmp_path / "a.pth")
         for other in KINDS:
             if other != kind:
-                with pytest.raises(UserError, match="missing|extra|misshapen"):
+                with pytest.raises(UserError, match="missing|unexpected|of another shape"):
                     load_released(build(other), tmp_path / "a.pth")
 
 
@@ -322,11 +317,12 @@ def write_released_tree(root):
 
 def convert(tmp_path, *flags):
     argv = ["--released_root", tmp_path / "released", "--out_root", tmp_path / "out", "--token_dim", 5, *flags]
-    args = cli.parse(convert_released.get_parser, [str(word) for word in argv], "convert_released")
+    args = cli.parse(convert_released.get_parser, [str(word) for word in argv], "Reconstruction/convert_released")
     convert_released.main(args)
 
 
-def test_a_folder_is_converted_and_verified(tmp_path, capsys):
+def test_a_folder_is_converted_and_verified(tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     files = write_released_tree(tmp_path / "released")
     convert(tmp_path)
     printed = capsys.readouterr().out
@@ -349,36 +345,44 @@ def test_a_folder_is_converted_and_verified(tmp_path, capsys):
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     convert(tmp_path)
-    assert "0 checkpoints converted and verified, 5 already done" in capsys.readouterr().out
+    assert "already done" in caplog.text
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")} == before
+
+    torch.save(build("RetrievalDecoder").state_dict(), tmp_path / "released/Retrieval_task/sub3_40.pth")  # a further file
+    convert(tmp_path)
+    assert "1 checkpoints converted and verified, 5 already done" in capsys.readouterr().out
+    torch.save(build("RetrievalDecoder", 9).state_dict(), tmp_path / "released/Retrieval_task/sub3_40.pth")
+    with pytest.raises(UserError, match=r"sub3_40\.pth.*--overwrite"):
+        convert(tmp_path)
 
 
 def test_other_data_sets_are_kept_apart(tmp_path, capsys):
-    for name in ("HCP/sub102816/structure_75.pth", "CC2017/sub1/structure_75.pth", "Algonauts/sub10/structure_75.pth"):
+    names = ("HCP/sub102816/structure_75.pth", "HCP/sub3/structure_75.pth", "CC2017/sub1/structure_75.pth", "Algonauts/sub10/structure_75.pth")
+    for name in names:
         (tmp_path / "released" / name).parent.mkdir(parents=True)
         torch.save(build("StructureDecoder").state_dict(), tmp_path / "released" / name)
-    for dataset in ("CC2017", "HCP", "Algonauts2021"):
+    for dataset, n in (("CC2017", 1), ("HCP", 2), ("Algonauts2021", 1)):
         convert(tmp_path, "--dataset", dataset)
-        assert "1 checkpoints converted" in capsys.readouterr().out
+        assert f"{n} checkpoints converted" in capsys.readouterr().out
     made = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.safetensors"))
-    places = [("Algonauts2021", 10), ("CC2017", 1), ("HCP", 2)]
+    places = [("Algonauts2021", 10), ("CC2017", 1), ("HCP", 102816), ("HCP", 104416)]
     assert made == [f"{name}/checkpoints/sub{subject}/released/structure/epoch_75.safetensors" for name, subject in places]
 
 
 def test_conversion_refuses_what_it_cannot_place(tmp_path):
     root = tmp_path / "released"
-    with pytest.raises(UserError, match="nothing there"):
+    with pytest.raises(UserError, match="not found"):
         convert(tmp_path)
     root.mkdir()
-    with pytest.raises(UserError, match="none"):
+    with pytest.raises(UserError, match="no .pth file"):
         convert(tmp_path)
     torch.save(build("RetrievalDecoder").state_dict(), root / "retrieval.pth")
     with pytest.raises(UserError, match="--subj_ID"):
         convert(tmp_path)
-    with pytest.raises(UserError, match="one of 1, 2, 3"):
+    with pytest.raises(UserError, match="no subject 7; choose from 1, 2, 3"):
         convert(tmp_path, "--subj_ID", 7)
     torch.save(build("RetrievalDecoder").state_dict(), root / "retrieval_copy.pth")
-    with pytest.raises(UserError, match="one file"):
+    with pytest.raises(UserError, match="would both become"):
         convert(tmp_path, "--subj_ID", 1)
     (root / "retrieval_copy.pth").write_bytes((root / "retrieval.pth").read_bytes()[:300])
     with pytest.raises(UserError, match="retrieval_copy"):
