@@ -8,12 +8,12 @@ from common.files import UserError, missing
 
 COLUMNS = {
     "split": "train or test",
-    "film": "film or ready clip, its path below the data set's folder",
-    "start": "s from the film's start to the clip's, 0 without this column",
+    "film": "movie or ready clip, its path below the data set's folder",
+    "start": "s from the movie's start to the clip's, 0 without this column",
     "run": "name of the run",
     "onset": "s from volume 0 of the run to the clip's first frame",
-    "duration": "s that the clip was shown, for a check against the registry",
-    "subject": "subject number, where subjects saw the clips at different times",
+    "duration": "s that the clip was shown, for a check against the data set's entry",
+    "subject": "participant, where participants saw the clips at different times",
     "caption": "caption of the clip",
 }
 CLIP_COLUMNS, TIME_COLUMNS = ("split", "film"), ("run", "onset")  # what a table must have: always, and for fMRI
@@ -30,7 +30,7 @@ class Event:
     start: float
     run: str | None
     onset: float | None
-    subject: int | None
+    subject: int | str | None
     caption: str
 
     @property
@@ -45,17 +45,21 @@ def read_events(dataset, data_root, timed=True):
     Parameters
     ----------
     dataset : OwnDataset
-    data_root : folder of the raw data
-    timed : bool, the table must say when and in which run each clip was shown
+    data_root : str or Path
+        folder of the raw data
+    timed : bool
+        whether the table must say when and in which run each clip was shown
 
     Returns
     -------
-    list of Event, in the table's order
+    list of Event
+        in the table's order
 
     Raises
     ------
-    UserError : no readable table, a column that is missing or unknown, a cell that is not what its column holds, two events
-        at one time, a clip in both splits, or another number of clips than the registry says
+    UserError
+        no readable table, a column that is missing or unknown, a cell that is not what its column holds, two events at one
+        time, a clip in both splits, or another number of clips than the data set's entry says
     """
     path = dataset.events_path(data_root)
     rows = _read_table(path, CLIP_COLUMNS + (TIME_COLUMNS if timed else ()))
@@ -64,44 +68,51 @@ def read_events(dataset, data_root, timed=True):
     for event in events:
         time = (event.subject, event.run, event.onset)
         if event.onset is not None and time in times:
-            found = f"a second event at {event.onset:g} s of run {event.run}, as in line {times[time]}"
-            raise UserError(f"{path}, line {event.line}", "every event once", found, "delete one")
+            raise UserError(
+                f"{path}, line {event.line}: run {event.run} has an event at {event.onset:g} s already, in line {times[time]}; "
+                "delete one of the two"
+            )
         times[time] = event.line
         if splits.setdefault(event.clip, event.split) != event.split:
-            found = f"{event.film} from {event.start:g} s in both"
-            raise UserError(f"{path}, line {event.line}", "every clip in one split", found, "choose one of train and test for it")
+            raise UserError(
+                f"{path}, line {event.line}: the clip of {event.film} from {event.start:g} s is in both splits; "
+                "use either train or test for it"
+            )
     for split in ("train", "test"):
         n = len(clips_of(events, split))
         if n != dataset.n_clips(split):
-            expected = f"{dataset.n_clips(split)} different {split} clips (n_{split} of {dataset.name})"
-            raise UserError(path, expected, n, "mend the table, or the entry in common/datasets.py")
+            raise UserError(
+                f"{path} has {n} different {split} clips, but n_{split} of {dataset.name} is {dataset.n_clips(split)}; "
+                "correct the table, or the entry in common/datasets/own.py"
+            )
     return events
 
 
 def _read_table(path, required):
     """Lines of the table, list of (line number, dict of str), once its columns are right."""
     if not path.is_file():
-        raise missing(path, "the event table", "write it (docs/own_data.md), or check --data_root")
+        raise missing(path, "write the event table (docs/own_data.md), or check --data_root")
     try:
         with open(path, encoding="utf-8-sig", newline="") as handle:
             reader = csv.DictReader(handle, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", restkey="more", restval="")
             rows, columns = [(reader.line_num, row) for row in reader], reader.fieldnames or []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(path, "a readable table", f"'{error}'", "write it as UTF-8, .csv with commas or .tsv with tabs") from None
-    if not set(required) <= set(columns) <= set(COLUMNS):
-        expected = f"the columns {', '.join(required)}, and no others than {', '.join(COLUMNS)}"
-        raise UserError(path, expected, ", ".join(columns) or "nothing", "rename or delete columns")
+        raise UserError(f"{path} is not a readable table ({error}); write it as UTF-8, .csv with commas or .tsv with tabs") from None
+    if lacking := [column for column in required if column not in columns]:
+        raise UserError(f"{path} has no column {', '.join(lacking)} (it has {', '.join(columns) or 'none'}); add it")
+    if unknown := [column for column in columns if column not in COLUMNS]:
+        raise UserError(f"{path} has the unknown column {', '.join(unknown)}; delete it, or rename it to one of {', '.join(COLUMNS)}")
     for line, row in rows:
         if "more" in row:
-            raise UserError(f"{path}, line {line}", f"{len(columns)} cells", len(columns) + len(row["more"]), "mend the line")
+            raise UserError(f"{path}, line {line} has {len(columns) + len(row['more'])} cells, not {len(columns)}; quote cells with commas")
     return rows
 
 
 def _parse(dataset, path, line, row):
     """A line of the table as an Event."""
 
-    def wrong(column, expected):
-        return UserError(f"{path}, line {line}", f"{column}: {expected}", repr(row[column]), "mend the table")
+    def wrong(column, right):
+        return UserError(f"{path}, line {line}: {row[column]!r} is no value for {column}; use {right}")
 
     def number(column, least=-math.inf):
         if column not in row:
@@ -111,7 +122,7 @@ def _parse(dataset, path, line, row):
         except ValueError:
             raise wrong(column, "a number of seconds") from None
         if not least <= value < math.inf:
-            raise wrong(column, "a number of seconds" if least < 0 else f"{least:g} s or more")
+            raise wrong(column, "a number of seconds" if least < 0 else f"a number of seconds of at least {least:g}")
         return value
 
     row = {column: cell.strip() for column, cell in row.items()}
@@ -120,14 +131,18 @@ def _parse(dataset, path, line, row):
         raise wrong("split", COLUMNS["split"])
     for column in ("film", "run"):
         if row.get(column) == "":
-            raise wrong(column, COLUMNS[column])
-    if "subject" in row and row["subject"] not in map(str, dataset.subjects):
-        raise wrong("subject", f"one of {', '.join(map(str, dataset.subjects))}")
+            raise wrong(column, f"the {COLUMNS[column]}")
+    subject = None
+    if "subject" in row:
+        try:
+            subject = dataset.find_subject(row["subject"])
+        except UserError:
+            raise wrong("subject", f"one of {', '.join(map(str, dataset.subjects))}") from None
     # half a frame less: a log's times are rounded
     number("duration", least=dataset.clip_seconds - 0.5 / dataset.fps)
     return Event(
         line, row["split"], row["film"], number("start", least=0) or 0.0, row.get("run"), number("onset"),
-        int(row["subject"]) if "subject" in row else None, row.get("caption", ""),
+        subject, row.get("caption", ""),
     )  # fmt: skip
 
 
@@ -144,7 +159,7 @@ def clips_of(events, split):
 
 
 def first_frame(event, fps):
-    """Film frame, at the registry's rate, that a clip starts with: the one nearest to its start."""
+    """Frame of the movie, at the data set's rate, that a clip starts with: the one nearest to its start."""
     return math.floor(event.start * fps + 0.5 + EDGE)
 
 
@@ -158,16 +173,22 @@ def event_volumes(onset, seconds, lag, tr, how="mean"):
 
     Parameters
     ----------
-    onset : float, s
-    seconds : float, length of the clip
-    lag : float, s between what is seen and the response to it
-    tr : float, s between volumes
-    how : 'mean' for all volumes from onset + lag until the clip's length later, and the nearest one when none lies
-        there; 'nearest' for the one volume that is nearest to onset + lag
+    onset : float
+        s
+    seconds : float
+        length of the clip
+    lag : float
+        s between what is seen and the response to it
+    tr : float
+        s between volumes
+    how : str
+        'mean' for all volumes from onset + lag until the clip's length later, and the nearest one when none lies there;
+        'nearest' for the one volume that is nearest to onset + lag
 
     Returns
     -------
-    first, end : int, volumes first <= k < end
+    first, end : int
+        volumes first <= k < end
     """
     start = (onset + lag) / tr
     first, end = math.ceil(start - EDGE), math.ceil(start + seconds / tr - EDGE)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.cli import one_line
 from common.files import UserError, missing
 
 _MULTIARRAY = np._core.multiarray
@@ -36,26 +37,29 @@ def read_arrays(path):
 
     Parameters
     ----------
-    path : path of the .pkl, of Python 2 or 3
+    path : str or Path
+        a .pkl of Python 2 or 3
 
     Returns
     -------
-    dict, name -> np.ndarray of numbers
+    dict of str -> array
+        of numbers
 
     Raises
     ------
-    UserError : missing, broken, or anything in it but arrays of numbers; nothing of it has then been run
+    UserError
+        missing, damaged, or with anything in it but arrays of numbers; nothing of it has then been run
     """
-    path, wanted, do = Path(path), "a pickled dict of arrays", "download it again"
+    path, do = Path(path), "download it again"
     if not path.is_file():
-        raise missing(path, wanted, do)
+        raise missing(path, do)
     try:
         with open(path, "rb") as handle:
             content = _ArraysAlone(handle, encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise UserError(path, wanted, f"other objects or a broken file ({error})", do) from None
+        raise UserError(f"{path} is damaged, or holds other objects than arrays ({one_line(error)}); {do}") from None
     except Exception as error:  # damaged bytes end in almost any kind
-        raise UserError(path, wanted, f"a broken file ({(str(error) or type(error).__name__).splitlines()[0]})", do) from None
+        raise UserError(f"{path} is damaged ({one_line(error)}); {do}") from None
     if not isinstance(content, dict) or not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in content.values()):
-        raise UserError(path, wanted, "other things", do)
+        raise UserError(f"{path} does not hold a dict of arrays of numbers; {do}")
     return content

@@ -39,7 +39,7 @@ def check(capsys, *argv):
 
 
 def odd_lines(lines):
-    return [line for line in lines if line.split()[0] in ("missing", "wrong", "odd")]
+    return [line for line in lines if line.split()[0] in ("missing", "wrong")]
 
 
 def film(path, seconds, fps=Fraction(10)):
@@ -50,15 +50,9 @@ def cut(path, n_bytes):
     path.write_bytes(path.read_bytes()[:-n_bytes])
 
 
-def flip(path, at):
-    content = bytearray(path.read_bytes())
-    content[at] ^= 0xFF
-    path.write_bytes(bytes(content))
-
-
 # ---------------------------------------------------------------------------------------------- HCP
 
-SMALL_HCP = replace(datasets.HCP, excerpts=(((24, 96), (120, 144)),) * 4, subjects=(1, 2))  # seconds 1, 2, 3, 5: volumes up to 9
+SMALL_HCP = replace(datasets.HCP, excerpts=(((24, 96), (120, 144)),) * 4, subjects=(100610, 102816))  # seconds 1, 2, 3, 5: volumes up to 9
 
 
 @pytest.fixture
@@ -68,7 +62,7 @@ def hcp(tmp_path, monkeypatch):
     for movie in SMALL_HCP.movies:
         film(root / "stimuli" / f"{movie}.mp4", 6)
     rng = np.random.default_rng(0)
-    for participant in SMALL_HCP.participants[:2]:
+    for participant in SMALL_HCP.subjects:
         for run in SMALL_HCP.runs:
             path = root / str(participant) / "MNINonLinear/Results" / run / f"{run}_Atlas.dtseries.nii"
             cifti.write_series(path, rng.standard_normal((10, N_CORTEX), dtype=np.float32), 1.0)
@@ -79,11 +73,11 @@ def test_hcp(hcp, capsys):
     argv = ["--dataset", "HCP", "--data_root", hcp]
     status, lines = check(capsys, *argv)
     assert status == 0 and not odd_lines(lines)
-    assert {"HCP movies: 4 of 4 as expected", "HCP subject 1 (100610): 4 of 4 as expected"} <= set(lines)
+    assert {"HCP movies: 4 of 4 as expected", "HCP subject 100610: 4 of 4 as expected"} <= set(lines)
 
     series = {
         (participant, number): hcp / str(participant) / "MNINonLinear/Results" / run / f"{run}_Atlas.dtseries.nii"
-        for participant in SMALL_HCP.participants[:2]
+        for participant in SMALL_HCP.subjects
         for number, run in enumerate(SMALL_HCP.runs, 1)
     }
     movies = [hcp / "stimuli" / f"{movie}.mp4" for movie in SMALL_HCP.movies]
@@ -94,25 +88,23 @@ def test_hcp(hcp, capsys):
     cut(series[100610, 2], 4)
     series[100610, 3].unlink()
     cifti.write_series(series[100610, 4], np.random.default_rng(1).standard_normal((10, N_CORTEX)), 0.72)
-    flip(series[102816, 3], 300)  # a field that no one reads: it differs from the other three
     status, lines = check(capsys, *argv)
     found = odd_lines(lines)
-    assert status == 1 and len(found) == 8
+    assert status == 1 and len(found) == 7
     for name, words in (
-        (movies[0], "expected 6.00 s, found 5.00 s"), (movies[1], "truncated"), (movies[2], "missing"),
-        (series[100610, 1], "expected at least 10 volumes, found 9"), (series[100610, 2], "bytes for 10 volumes"),
-        (series[100610, 3].parent, "missing"), (series[100610, 4], "expected 1 s between volumes, found 0.72 s"),
-        (series[102816, 3], "as in most of the subject's series"),
+        (movies[0], "lasts 5.00 s, not 6.00 s"), (movies[1], "truncated"), (movies[2], "missing"),
+        (series[100610, 1], "has 9 volumes, fewer than the 10"), (series[100610, 2], "truncated"),
+        (series[100610, 3].parent, "missing"), (series[100610, 4], "0.72 s between volumes in its header, not 1 s"),
     ):  # fmt: skip
         assert [line for line in found if name.name in line and words in line], (name, words)
-    assert "HCP movies: 1 of 4 as expected" in lines and "HCP subject 1 (100610): 0 of 4 as expected" in lines
+    assert "HCP movies: 1 of 4 as expected" in lines and "HCP subject 100610: 0 of 4 as expected" in lines
 
 
 def test_hcps_cleaned_series_goes_first(hcp, capsys):
     run = SMALL_HCP.runs[0]
     folder = hcp / "100610" / "MNINonLinear/Results" / run
     (folder / f"{run}_Atlas_hp2000_clean.dtseries.nii").write_bytes(b"broken")
-    status, lines = check(capsys, "--dataset", "HCP", "--data_root", hcp, "--subj_ID", 1)
+    status, lines = check(capsys, "--dataset", "HCP", "--data_root", hcp, "--subj_ID", 100610)
     assert status == 1 and "hp2000_clean" in odd_lines(lines)[0]
 
 
@@ -150,14 +142,14 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("WHERE", str(tmp_path / "run"))
     spoiled = {
         "V1": (None, "missing"),
-        "V2": (pickle.dumps({"train": np.zeros((6, 2, 4))}), "found (6, 2, 4)"),
-        "V3": (pickle.dumps({"train": np.zeros((5, 3, 4))}), "expected 'train' of shape (6, 3, any)"),
-        "V4": (pickle.dumps({"test": np.zeros((6, 3, 4))}), "no 'train'"),
-        "LOC": ((folder / "LOC.pkl").read_bytes()[:-20], "broken"),
-        "EBA": (b"", "broken"),
+        "V2": (pickle.dumps({"train": np.zeros((6, 2, 4))}), "shape (6, 2, 4), not (6, 3, any)"),
+        "V3": (pickle.dumps({"train": np.zeros((5, 3, 4))}), "shape (5, 3, 4), not (6, 3, any)"),
+        "V4": (pickle.dumps({"test": np.zeros((6, 3, 4))}), "no array 'train'"),
+        "LOC": ((folder / "LOC.pkl").read_bytes()[:-20], "damaged"),
+        "EBA": (b"", "damaged"),
         "FFA": (pickle.dumps({"train": Malicious()}), "other objects"),
         "STS": (pickle.dumps({"train": np.array([Malicious()], dtype=object)}), "other objects"),
-        "PPA": (pickle.dumps([1, 2]), "other things"),
+        "PPA": (pickle.dumps([1, 2]), "not hold a dict of arrays"),
     }
     for roi, (content, _) in spoiled.items():
         (folder / f"{roi}.pkl").unlink()
@@ -171,7 +163,7 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
     assert status == 1 and len(found) == 11 and not (tmp_path / "run").exists()
     for roi, (_, words) in spoiled.items():
         assert [line for line in found if f"sub02/{roi}.pkl" in line and words in line], (roi, found)
-    assert [line for line in found if "0003_" in line] and [line for line in found if "0004_a.mp4" in line and "found 0.50 s" in line]
+    assert [line for line in found if "0003_" in line] and [line for line in found if "0004_a.mp4" in line and "lasts 0.50 s" in line]
     assert "Algonauts2021 subject 1: 9 of 9 as expected" in lines and "Algonauts2021 subject 2: 0 of 9 as expected" in lines
 
 

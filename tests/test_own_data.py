@@ -10,13 +10,13 @@ from scipy.stats import gamma
 from test_house import code_blocks, commands, own_data_sets
 from tiny import ROOT, fails, load_script, run_script
 
-from Data_preprocess import events
 from common import cifti, datasets, fmri, video
-from phantom import world as phantom_world
 from common.captions import read_captions
-from common.files import UserError, card_path, load_array, read_json
+from common.files import card_path, load_array, read_json
 from common.layout import Layout
+from Data_preprocess import events, vertex_figures
 from models.checkpoints import load_checkpoint
+from phantom import world as phantom_world
 
 PAGE = ROOT / "docs/own_data.md"
 MINE = replace(own_data_sets()["mine"], subjects=(1, 2), n_train=40, n_test=12, n_vertices=9, frame_size=64)
@@ -144,7 +144,7 @@ def test_rows_are_the_plain_ones(small, volumes, capsys):
     assert report["inter_repetition_correlation"]["selected"]["mean"] == pytest.approx(r[chosen].mean())
 
 
-def test_a_second_run_does_nothing_and_a_new_series_is_seen(small, caplog):
+def test_a_second_run_does_nothing_and_a_new_series_is_seen(small, caplog, capsys):
     run_script(STEP4, *flags(small))
     layout = Layout(small / "out/mine")
     before = {path: path.stat().st_mtime_ns for path in (small / "out").rglob("*.*")}
@@ -159,8 +159,7 @@ def test_a_second_run_does_nothing_and_a_new_series_is_seen(small, caplog):
     content[-1] ^= 1
     rows.write_bytes(content)
     layout.masked_fmri(1, "test", 9).unlink()
-    with pytest.raises(UserError, match="events/a.npy.*SHA-256"):
-        STEP4.main(STEP4.get_parser().parse_args([str(flag) for flag in flags(small)]))
+    assert "events/a.npy does not match its checksum" in error_of(capsys, STEP4, *flags(small))
 
 
 def test_masks_all_voxels_and_norm(small, monkeypatch, capsys):
@@ -168,11 +167,11 @@ def test_masks_all_voxels_and_norm(small, monkeypatch, capsys):
     mask = np.zeros(N_VOXELS)
     mask[[1, 20]] = 1
     np.save(small / "two.npy", mask)
-    assert "expected 9 ones (n_vertices of mine in common/datasets.py), found 2" in error_of(
+    assert "two.npy has 2 ones, and n_vertices of mine is 9" in error_of(
         capsys, STEP4, *flags(small, "--mask_from", small / "two.npy")
     )
     register(monkeypatch, n_vertices=25)
-    assert "expected at most 24" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
+    assert "n_vertices of mine is 25, and the series have 24 voxels" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
     register(monkeypatch, n_vertices=2)
     run_script(STEP4, *flags(small, "--mask_from", small / "two.npy", "--test_norm", "train", "--overwrite"))
     rows = plain_rows()
@@ -188,7 +187,7 @@ def test_masks_all_voxels_and_norm(small, monkeypatch, capsys):
 
 def test_no_repetition_no_selection(small, capsys, monkeypatch):
     write_table(MINE.events_path(small / "DATA"), [row for row in small_table() if row[0] != "b"])
-    assert "fewer than 16 training clips that were shown twice" in error_of(capsys, STEP4, *flags(small))
+    assert "fewer than 16 training clips were shown twice" in error_of(capsys, STEP4, *flags(small))
     register(monkeypatch, n_vertices=N_VOXELS)
     run_script(STEP4, *flags(small, "--overwrite"))
     assert "inter_repetition_correlation" not in read_json(Layout(small / "out/mine").fmri_report(1))
@@ -202,18 +201,20 @@ def test_ready_rows(tmp_path, capsys, monkeypatch):
     np.save(tmp_path / "vertices.npy", vertices := np.arange(10, 100, 10))
     given = ["--fmri_train", tmp_path / "train.npy", "--fmri_test"]
     drawn = []
-    monkeypatch.setattr(STEP4, "draw_cortex", lambda path, values, *_, **__: drawn.append((path.name, np.flatnonzero(values == 1))))
+    monkeypatch.setattr(vertex_figures, "draw_cortex", lambda path, values, *_, **__: drawn.append((path.name, np.flatnonzero(values == 1))))
     run_script(STEP4, *flags(tmp_path, *given, tmp_path / "test.npy", "--vertices", tmp_path / "vertices.npy"))
     layout = Layout(tmp_path / "out/mine")
     for split, rows in (("train", train), ("test", test)):
         np.testing.assert_allclose(np.load(layout.masked_fmri(1, split, 9)), (rows - rows.mean(0)) / rows.std(0), atol=1e-6)
+        mean, std = fmri.load_statistics(layout.statistics(1, 9), split, 9)
+        np.testing.assert_allclose(np.load(layout.masked_fmri(1, split, 9)) * std + mean, rows, atol=1e-5)
     assert np.flatnonzero(load_array(layout.mask(1), shape=(59412,))).tolist() == vertices.tolist()
     assert read_json(card_path(layout.masked_fmri(1, "test", 9)))["vertices"] == vertices.tolist()
     assert drawn[0][0] == "mask.png" and drawn[0][1].tolist() == vertices.tolist()
-    assert "expected 9 voxels, as train.npy has, found 8" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "short.npy"))
-    assert "broken.npy: expected finite numbers" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "broken.npy"))
-    assert "(12, any), found shape (40, 9)" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "train.npy"))
-    assert "expected both" in error_of(capsys, STEP4, *flags(tmp_path, *given[:2]))
+    assert "short.npy has 8 voxels" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "short.npy"))
+    assert "broken.npy has NaN or infinite values" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "broken.npy"))
+    assert "train.npy has shape (40, 9), not (12, any)" in error_of(capsys, STEP4, *flags(tmp_path, *given, tmp_path / "train.npy"))
+    assert "belong together" in error_of(capsys, STEP4, *flags(tmp_path, *given[:2]))
 
 
 # ---------------------------------------------------------------------------------------------- CIFTI
@@ -245,7 +246,7 @@ def test_cifti_series(tmp_path, capsys, monkeypatch):
 
     register(monkeypatch, n_train=16, n_test=8, n_vertices=40, tr=1.6, series=entry.series)
     line = error_of(capsys, STEP4, *flags(tmp_path, "--overwrite"))
-    assert "a.dtseries.nii: expected 1.6 s between volumes, found 1.5 s in its header" in line
+    assert "a.dtseries.nii has 1.5 s between volumes in its header, not the registry's 1.6 s" in line
     run_script(STEP4, *flags(tmp_path, "--overwrite", "--ignore_header_tr"))
     figures = layout.fmri_report(1).parent / "figures"
     assert {path.name for path in figures.iterdir()} == {"mask.png", "repetition_correlation.png"}
@@ -302,7 +303,7 @@ def test_subjects_with_their_own_times(tmp_path, monkeypatch, capsys):
     made = np.load(Layout(tmp_path / "out/mine").masked_fmri(2, "train", 4))
     np.testing.assert_allclose(made, (plain - plain.mean(0)) / plain.std(0), atol=1e-5)
     write_table(entry.events_path(tmp_path / "DATA"), rows[:-1], columns)
-    assert "an event with x from 0 s for subject 2" in error_of(capsys, STEP4, *flags(tmp_path, "--subj_ID", 2, "--overwrite"))
+    assert "no event with x from 0 s for subject 2" in error_of(capsys, STEP4, *flags(tmp_path, "--subj_ID", 2, "--overwrite"))
 
 
 def change(row, column, value):
@@ -312,18 +313,18 @@ def change(row, column, value):
 @pytest.mark.parametrize(
     "columns, spoil, said",
     [
-        (None, change(2, 1, "soon"), "line 4: expected onset: a number of seconds, found 'soon'"),
-        (None, change(2, 1, "nan"), "onset: a number of seconds"),
-        (None, change(2, 2, "val"), "split: train or test, found 'val'"),
-        (None, change(2, 3, " "), "line 4: expected film"),
-        (None, change(2, 4, -1), "start: 0 s or more"),
-        (None, change(1, 1, 3.1), "line 3: expected every event once, found a second event at 3.1 s of run a, as in line 2"),
-        (None, change(0, 2, "test"), "expected every clip in one split, found films/train.mp4 from 0 s in both"),
-        (None, lambda rows: [r for r in rows if r[3:] != ["films/test.mp4", 33]], "12 different test clips (n_test of mine), found 11"),
-        (None, lambda rows: [*rows[:-1], [*rows[-1], "more"]], "line 117: expected 5 cells, found 6"),
-        (["run", "onsets", "split", "film", "start"], None, "expected the columns split, film, run, onset"),
-        (["run", "onset", "split", "film", "duration"], None, "duration: 2.975 s or more, found '0'"),
-        (["subject", "onset", "split", "film", "run"], None, "subject: one of 1, 2, found 'a'"),
+        (None, change(2, 1, "soon"), "line 4: 'soon' is no value for onset; use a number of seconds"),
+        (None, change(2, 1, "nan"), "'nan' is no value for onset; use a number of seconds"),
+        (None, change(2, 2, "val"), "'val' is no value for split; use train or test"),
+        (None, change(2, 3, " "), "line 4: '' is no value for film"),
+        (None, change(2, 4, -1), "'-1' is no value for start; use a number of seconds of at least 0"),
+        (None, change(1, 1, 3.1), "line 3: run a has an event at 3.1 s already, in line 2"),
+        (None, change(0, 2, "test"), "the clip of films/train.mp4 from 0 s is in both splits"),
+        (None, lambda rows: [r for r in rows if r[3:] != ["films/test.mp4", 33]], "11 different test clips, but n_test of mine is 12"),
+        (None, lambda rows: [*rows[:-1], [*rows[-1], "more"]], "line 117 has 6 cells, not 5"),
+        (["run", "onsets", "split", "film", "start"], None, "no column onset"),
+        (["run", "onset", "split", "film", "duration"], None, "'0' is no value for duration; use a number of seconds of at least 2.975"),
+        (["subject", "onset", "split", "film", "run"], None, "'a' is no value for subject; use one of 1, 2"),
     ],
 )
 def test_bad_tables(small, capsys, columns, spoil, said):
@@ -350,19 +351,19 @@ def test_bad_series(small, capsys):
         return content
 
     good = small_series("b")
-    whole = spoil("b", None, "nothing there")
-    spoil("b", whole[:-8], "a broken file")
-    spoil("b", good[:, :20], "expected 24 voxels, as a.npy has, found 20")
-    spoil("b", good[:60], "found volumes 0 to 59; mend the event table, tr or --lag")
-    spoil("b", good[:, 0], "expected an array of shape (any, any)")
-    spoil("b", good > 500, "expected numbers, found type bool")
-    spoil("b", np.full_like(good, np.nan), "NaN or infinity in every voxel")
-    spoil("b", small_series("a"), "expected another scan than a.npy")
+    whole = spoil("b", None, "file not found")
+    spoil("b", whole[:-8], "not a readable .npy array")
+    spoil("b", good[:, :20], "has 20 voxels and a.npy has 24")
+    spoil("b", good[:60], "has volumes 0 to 59, and the event of line")
+    spoil("b", good[:, 0], "not (any, any)")
+    spoil("b", good > 500, "values of type bool, not numbers")
+    spoil("b", np.full_like(good, np.nan), "NaN or infinite values in every voxel")
+    spoil("b", small_series("a"), "has the same values as a.npy")
     write_table(MINE.events_path(small / "DATA"), [["a", -6, *row[2:]] if i == 0 else row for i, row in enumerate(small_table())])
-    assert "expected volumes -1 to 0 for the event of line 2" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
-    assert "one of 1, 2 (mine)" in error_of(capsys, STEP4, *flags(small, "--subj_ID", 7))
+    assert "needs volumes -1 to 0" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
+    assert "mine has no subject 7; choose from 1, 2" in error_of(capsys, STEP4, *flags(small, "--subj_ID", 7))
     assert "Data_preprocess" in error_of(capsys, STEP4, "--dataset", "CC2017", "--out_root", small / "out")
-    with pytest.raises(ValueError, match="a middle_frame among them"):
+    with pytest.raises(ValueError, match="middle_frame one of them"):
         replace(MINE, middle_frame=25)
 
 
@@ -416,10 +417,10 @@ def test_clips_are_cut_and_conformed(tmp_path, capsys, monkeypatch):
     register(monkeypatch, n_train=3, n_test=1)
     table[0][2] = 6
     write_table(entry.events_path(data), table, ["split", "film", "start"])
-    assert "film.mp4: expected 9.00 s, the end of its last clip, found 7.60 s" in error_of(capsys, STEP1, *flags(tmp_path))
+    assert "film.mp4 lasts 7.60 s, and its last clip ends at 9.00 s" in error_of(capsys, STEP1, *flags(tmp_path))
     entry.film_path(data, "ready.mp4").unlink()
-    assert "ready.mp4: expected a film, found nothing there" in error_of(capsys, STEP1, *flags(tmp_path, "--split", "test"))
-    assert "expected a data set that this script is for (CC2017, phantom), found mine" in error_of(
+    assert "ready.mp4" in error_of(capsys, STEP1, *flags(tmp_path, "--split", "test"))
+    assert "this script is not for mine (only for CC2017, phantom)" in error_of(
         capsys, load_script("Data_preprocess/CC2017/step1_cut_video_clips.py"), *flags(tmp_path)
     )
 
@@ -535,14 +536,14 @@ def test_check_data(small, capsys):
     argv = ["--dataset", "mine", "--data_root", small / "DATA", "--workers", 1, "--subj_ID", 1]
     run_script(script, *argv)
     lines = capsys.readouterr().out.splitlines()
-    assert "mine films: 2 of 2 as expected" in lines and "mine subject 1: 4 of 4 as expected" in lines
+    assert "mine movies: 2 of 2 as expected" in lines and "mine subject 1: 4 of 4 as expected" in lines
     entry.series_path(small / "DATA", 1, "a").unlink()
     np.save(entry.series_path(small / "DATA", 1, "b"), small_series("b")[:50])
     video.write_mp4(entry.film_path(small / "DATA", "films/test.mp4"), [np.zeros((16, 16, 3), np.uint8)] * 30, 1)
     fails(script, *argv, status=1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["wrong", "missing", "wrong"]
-    assert "expected 36.00 s, found 30.00 s" in lines[0] and "volumes, found 50" in lines[2]
+    assert "lasts 30.00 s, not 36.00 s" in lines[0] and "has 50 volumes" in lines[2]
     entry.events_path(small / "DATA").unlink()
     fails(script, *argv)
-    assert "expected the event table, found nothing there" in capsys.readouterr().err
+    assert "write the event table" in capsys.readouterr().err
