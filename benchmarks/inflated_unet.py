@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
+from einops import rearrange
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
@@ -57,7 +58,7 @@ def share_weights(unet, channels):
 
 
 def stock_inputs(latents, text):
-    return latents.transpose(1, 2).flatten(0, 1), 500, text.repeat_interleave(latents.shape[2], dim=0)
+    return rearrange(latents, "b c f h w -> (b f) c h w"), 500, text.repeat_interleave(latents.shape[2], dim=0)
 
 
 def count_flops(unet, *inputs):
@@ -110,12 +111,12 @@ def seconds(function, *inputs):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("model")
-    group.add_argument("--channels", type=int, nargs=4, default=[320, 640, 1280, 1280], help="channels of the four levels")
-    group.add_argument("--frames", type=int, default=8, help="frames of the clip")
-    group.add_argument("--size", type=int, default=64, help="height and width of the latents")
-    group.add_argument("--precision", choices=list(DTYPES), default="bf16", help="type of weights and latents")
-    group.add_argument("--rounds", type=int, default=3, help="interleaved runs of each")
-    group.add_argument("--threads", type=int, default=2, help="cores to use")
+    group.add_argument("--channels", type=cli.one_or_more, nargs=4, default=[320, 640, 1280, 1280], help="channels of the four levels")
+    group.add_argument("--frames", type=cli.one_or_more, default=8, help="frames of the clip")
+    group.add_argument("--size", type=cli.one_or_more, default=64, help="height and width of the latents")
+    group.add_argument("--precision", choices=list(DTYPES), default="bf16", help="number format of weights and latents")
+    group.add_argument("--rounds", type=cli.one_or_more, default=3, help="number of timed passes of each, in turn")
+    group.add_argument("--threads", type=cli.one_or_more, default=2, help="number of threads")
     group.add_argument("--channels_last", action="store_true", help="weights and activations with channels last")
     return parser
 

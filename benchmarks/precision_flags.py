@@ -21,20 +21,22 @@ About 7 min of one core, 1.3 GB.
 
 import sys
 import time
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from statistics import median
 
 import numpy as np
 import torch
 import yaml
+from einops import rearrange
 from tqdm import tqdm
 
 from common import cli
-from phantom import world as phantom_world
 from common.datasets import PHANTOM
-from models.encoders import N_TOKENS, encode_sd_text
 from common.randomness import numpy_generator
-from Reconstruction.stage2 import add_stage2_flags, clip_noise, encode_prompts, load_pipeline, render
+from models.encoders import N_TOKENS, encode_sd_text
+from models.pipeline import encode_prompts, render
+from phantom import world as phantom_world
+from Reconstruction.stage2 import add_stage2_flags, clip_noise, load_pipeline, pipeline_options, render_options
 
 SD = cli.PROJECT / "phantom" / "models" / "sd"
 PROFILE = cli.PROJECT / "configs" / "phantom.yaml"
@@ -48,16 +50,16 @@ LEAST_PSNR = 30  # dB, of bf16
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("benchmark")
-    group.add_argument("--clips", type=int, default=6, help="clips")
-    group.add_argument("--batch_size", type=int, default=2, help="clips per UNet call")
+    group.add_argument("--clips", type=cli.one_or_more, default=6, help="number of clips")
+    group.add_argument("--batch_size", type=cli.one_or_more, default=2, help="clips per UNet call")
     group.add_argument("--recipes", nargs="+", choices=["phantom", "released"], default=["phantom", "released"], help="settings of stage 2")
-    group.add_argument("--threads", type=int, default=1, help="cores to use")
+    group.add_argument("--threads", type=cli.one_or_more, default=1, help="number of threads")
     return parser
 
 
 def recipe(name, **flags):
     """Flags of stage 2 as video_recons has them: the defaults, which are the released ones, or the phantom's profile."""
-    parser = ArgumentParser()
+    parser = cli.make_parser(None)
     add_stage2_flags(parser)
     defaults = vars(parser.parse_args([]))
     profile = yaml.safe_load(PROFILE.read_text())["video_recons"] if name == "phantom" else {}
@@ -74,16 +76,17 @@ def make_clips(pipe, n, seed):
 
     Returns
     -------
-    latents : (n, 4, 8, h, w)
-    tokens : (n, 19, D), captions without the start token
+    latents : torch.Tensor, shape (n, 4, 8, h, w)
+    tokens : torch.Tensor, shape (n, 19, D)
+        captions without the start token
     """
     rng = numpy_generator(seed, "scenes")
     scenes = [phantom_world.random_scene(rng) for _ in range(n)]
     frames = torch.from_numpy(np.stack([phantom_world.render(scene, PHANTOM.frame_indices) for scene in scenes]))
-    pixels = (frames.float() / 127.5 - 1).permute(0, 1, 4, 2, 3).flatten(0, 1)  # (n f) c h w
+    pixels = rearrange(frames.float() / 127.5 - 1, "n f h w c -> (n f) c h w")
     latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
     tokens = encode_sd_text(pipe.text_encoder, pipe.tokenizer, [scene.caption for scene in scenes], N_TOKENS)
-    return latents.unflatten(0, (n, -1)).transpose(1, 2), tokens[:, 1:]
+    return rearrange(latents, "(n f) c h w -> n c f h w", n=n), tokens[:, 1:]
 
 
 def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
@@ -91,19 +94,24 @@ def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
 
     Parameters
     ----------
-    name : "phantom" or "released"
+    name : str
+        "phantom" or "released"
     clips : int
-    batch_size : int, clips per UNet call
+    batch_size : int
+        clips per UNet call
     seed : int
-    labels : of the settings; plain fp32 is always among them
-    **changes : flags of stage 2 other than the recipe's
+    labels : tuple of str
+        settings; plain fp32 is always among them
+    **changes
+        flags of stage 2 other than the recipe's
 
     Returns
     -------
-    dict, setting -> (frames (clips, F, H, W, 3) float32 in 0...1, [seconds of each batch])
+    dict
+        setting -> (frames (clips, F, H, W, 3) float32 in 0...1, [seconds of each batch])
     """
     settings = {label: recipe(name, **changes, **FLAGS[label]) for label in {PLAIN: None} | dict.fromkeys(labels)}
-    pipes = {label: load_pipeline(SD, args, torch.device("cpu")) for label, args in settings.items()}
+    pipes = {label: load_pipeline(SD, torch.device("cpu"), **pipeline_options(args)) for label, args in settings.items()}
     if DOUBLE in pipes:
         pipes[DOUBLE].unet.double()
     prompts = {label: encode_prompts(pipe, N_TOKENS) for label, pipe in pipes.items()}
@@ -115,7 +123,8 @@ def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
         part = slice(start, start + batch_size)
         for label, (frames, seconds) in made.items():
             began = time.perf_counter()
-            frames.append(render(pipes[label], prompts[label], latents[part], tokens[part], noise[part], settings[label]))
+            batch = (latents[part], tokens[part], noise[part], prompts[label])
+            frames.append(render(pipes[label], *batch, **render_options(settings[label])))
             seconds.append(time.perf_counter() - began)
     return {label: (np.concatenate(frames), seconds) for label, (frames, seconds) in made.items()}
 
@@ -128,7 +137,7 @@ def difference(frames, expected):
 
 
 def missed_bar(label, largest, psnr):
-    """What is wrong with a setting's frames, or None; `largest` and `psnr` (N,) are those of each clip against plain fp32."""
+    """How a setting's frames miss their bar, or None; `largest` and `psnr` (N,) are those of each clip against plain fp32."""
     if label in SAME and not (largest <= MOST_DIFFERENCE).all():  # nor if it is NaN
         return f"difference {largest.max():.1e}, not {MOST_DIFFERENCE:.0e}"
     if label == "bf16" and not (psnr >= LEAST_PSNR).all():

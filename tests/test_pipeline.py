@@ -367,7 +367,7 @@ def test_output_types():
     assert isinstance(out["np"], np.ndarray) and out["np"].dtype == np.float32
     assert np.array_equal(out["np"], out["pt"].numpy())
     assert torch.equal(out["pt"], pipeline.decode(out["latent"]))
-    with pytest.raises(ValueError, match="output_type pt, np or latent, got gif"):
+    with pytest.raises(ValueError, match="output_type must be pt, np or latent, not gif"):
         pipeline(latents=latents, prompt_embeds=embeds, output_type="gif")
 
 
@@ -377,12 +377,12 @@ def test_output_types():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"latents": torch.zeros(2, 4, 8, 6)}, r"latents of shape \(B, 4, F, H, W\), got \(2, 4, 8, 6\)"),
-        ({"latents": torch.zeros(2, 3, 3, 8, 6)}, r"latents of shape \(B, 4, F, H, W\), got \(2, 3, 3, 8, 6\)"),
-        ({"prompt_embeds": torch.zeros(3, 5, 12)}, r"prompt_embeds of shape \(2 or 1, L, 12\), got \(3, 5, 12\)"),
-        ({"prompt_embeds": torch.zeros(2, 5, 13)}, r"prompt_embeds of shape \(2 or 1, L, 12\), got \(2, 5, 13\)"),
-        ({"negative_prompt_embeds": torch.zeros(1, 6, 12)}, r"negative_prompt_embeds of shape \(2 or 1, 5, 12\), got \(1, 6, 12\)"),
-        ({"start_timestep": 0}, "start_timestep of at least 1, the lowest step of the grid, got 0"),
+        ({"latents": torch.zeros(2, 4, 8, 6)}, r"latents must have the shape \(B, 4, F, H, W\), not \(2, 4, 8, 6\)"),
+        ({"latents": torch.zeros(2, 3, 3, 8, 6)}, r"latents must have the shape \(B, 4, F, H, W\), not \(2, 3, 3, 8, 6\)"),
+        ({"prompt_embeds": torch.zeros(3, 5, 12)}, r"prompt_embeds must have the shape \(2 or 1, L, 12\), not \(3, 5, 12\)"),
+        ({"prompt_embeds": torch.zeros(2, 5, 13)}, r"prompt_embeds must have the shape \(2 or 1, L, 12\), not \(2, 5, 13\)"),
+        ({"negative_prompt_embeds": torch.zeros(1, 6, 12)}, r"negative_prompt_embeds must have the shape \(2 or 1, 5, 12\), not \(1, 6, 12\)"),
+        ({"start_timestep": 0}, "start_timestep 0 is below the lowest step of the grid, 1"),
     ],
 )
 def test_input_that_does_not_fit(change, words):
@@ -395,7 +395,7 @@ def test_input_that_does_not_fit(change, words):
 def test_noise_at_a_timestep_that_does_not_exist():
     latents, _, _ = make_inputs()
     for timestep in (-1, 1000):
-        with pytest.raises(ValueError, match=rf"0\.\.\.999, got {timestep}"):
+        with pytest.raises(ValueError, match=rf"0\.\.\.999, not {timestep}"):
             make_pipeline().add_noise_at(latents, latents, timestep)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny import load_script
 
-from phantom import world as phantom_world
 from common.datasets import PHANTOM
 from common.randomness import numpy_generator
+from phantom import world as phantom_world
 
 flags = load_script("benchmarks/precision_flags.py")
 FEW = {"phantom": {"start_timestep": 61}, "released": {"start_timestep": 101}}  # four steps; six up and six down
@@ -21,6 +21,10 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def plain_pipe(**changes):
+    return flags.load_pipeline(flags.SD, torch.device("cpu"), **flags.pipeline_options(flags.recipe("phantom", **changes)))
 
 
 def check(made, label):
@@ -53,7 +57,7 @@ def test_compile():
 
 def test_flags_reach_the_models():
     for label, change in flags.FLAGS.items():
-        pipe = flags.load_pipeline(flags.SD, flags.recipe("phantom", **change), torch.device("cpu"))
+        pipe = plain_pipe(**change)
         parts = (pipe.unet, pipe.vae, pipe.text_encoder)
         kernel = pipe.unet.conv_in.weight
         assert {part.dtype for part in parts} == {torch.bfloat16 if label == "bf16" else torch.float32}
@@ -61,16 +65,9 @@ def test_flags_reach_the_models():
         assert (pipe.unet._compiled_call_impl is not None) == (label == "compile")
 
 
-def test_recipes():
-    released, phantom = flags.recipe("released"), flags.recipe("phantom", compile=True)
-    assert (released.steps, released.guidance, released.noise_timestep, released.start_timestep) == (50, 12.5, 200, None)
-    assert not released.no_inversion and not released.compile and released.precision == "fp32"
-    assert phantom.no_inversion and phantom.noise_shared and phantom.compile and phantom.guidance == 3.0
-
-
 def test_clips_are_those_of_the_phantoms_world():
     """Decoding the latents gives the drawn frames back, up to what the VAE loses."""
-    pipe = flags.load_pipeline(flags.SD, flags.recipe("phantom"), torch.device("cpu"))
+    pipe = plain_pipe()
     latents, tokens = flags.make_clips(pipe, 2, 42)
     rng = numpy_generator(42, "scenes")
     drawn = np.stack([phantom_world.render(phantom_world.random_scene(rng), PHANTOM.frame_indices) for _ in range(2)]) / 255
