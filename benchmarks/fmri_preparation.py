@@ -106,34 +106,30 @@ def write_subject(root, n_runs, volumes, space):
     paths = [CC2017.series_path(root, 1, name, rep) for name in names for rep in CC2017.repetitions(1, name)]
     for number, path in enumerate(tqdm(paths, desc="writing series", unit="file")):
         data = np.random.default_rng(number).standard_normal((SPACES[space], volumes), dtype=np.float32).T + 100
-        write_series(path, data, CC2017.tr, other, digest=False)  # as a download
+        write_series(path, data, CC2017.tr, other)
     return paths
 
 
 RUN_STEP_4 = """
 import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
 from common import cli, datasets
-n_train, n_test, clips = map(int, sys.argv[2:5])
+from Data_preprocess.CC2017 import step4_fMRI_preparation as step4
+n_train, n_test, clips = map(int, sys.argv[1:4])
 datasets.DATASETS["CC2017"] = replace(
     datasets.CC2017, n_train_runs=n_train, n_test_runs=n_test, clips_per_train_run=clips, clips_per_test_run=clips,
     n_train=n_train * clips, n_test=n_test * clips,
 )
-spec = spec_from_file_location("step4_fMRI_preparation", sys.argv[1])
-sys.modules[spec.name] = module_from_spec(spec)
-spec.loader.exec_module(sys.modules[spec.name])
-cli.run(sys.modules[spec.name].main, sys.modules[spec.name].get_parser, sys.argv[5:])
+cli.run(step4.main, step4.get_parser, sys.argv[4:])
 """
 
 
 def run_step_4(root, out, n_runs, volumes, space, workers):
     """Step 4 as a process of its own -> (seconds, GB of all its processes at most)."""
-    script = cli.PROJECT / "Data_preprocess/CC2017/step4_fMRI_preparation.py"
     size = [*n_runs, volumes - 5]
     flags = ["--data_root", root, "--out_root", out, "--space", space, "--workers", workers, "--no_figures"]
     flags += ["--roi", "V1"] if n_runs[0] < 3 else []  # no t-test worth the name
-    command = [sys.executable, "-c", RUN_STEP_4, script, *size, *flags]
+    command = [sys.executable, "-c", RUN_STEP_4, *size, *flags]
     _, seconds = timed(lambda: subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL))
     metrics = json.loads((Layout(out / "CC2017").fmri_report(1).parent / "metrics.json").read_text())
     return seconds, metrics["peak_memory_gb"] * (workers + 1 if workers > 1 else 1)
@@ -145,12 +141,12 @@ def run_step_4(root, out, n_runs, volumes, space, workers):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("size")
-    group.add_argument("--runs", type=int, nargs=2, default=[18, 5], metavar=("TRAIN", "TEST"), help="runs to write")
-    group.add_argument("--volumes", type=int, default=245, help="of a series")
+    group.add_argument("--runs", type=cli.one_or_more, nargs=2, default=[18, 5], metavar=("TRAIN", "TEST"), help="numbers of runs to write")
+    group.add_argument("--volumes", type=cli.whole(11), default=245, help="volumes of a series")
     group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 vertices or 91282 grayordinates")
-    group.add_argument("--plain_vertices", type=int, default=1500, help="vertices that the plain form is timed on")
-    group.add_argument("--workers", type=int, default=n_cores(), help="of step 4's second run")
-    group.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where a temporary folder may be made")
+    group.add_argument("--plain_vertices", type=cli.one_or_more, default=1500, help="vertices that the plain form is timed on")
+    group.add_argument("--workers", type=cli.one_or_more, default=n_cores(), help="processes of step 4 when it is timed for the second time")
+    group.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for temporary files")
     return parser
 
 

@@ -57,12 +57,15 @@ def detrend(run, order=4):
 
     Parameters
     ----------
-    run : (T, V) float, T > order
-    order : int, degree of the polynomial over t = linspace(0, 1, T)
+    run : array, shape (T, V)
+        T > order
+    order : int
+        degree of the polynomial over t = linspace(0, 1, T)
 
     Returns
     -------
-    (T, V) float64; a constant column gives exactly 0, one with a NaN gives NaN
+    array, shape (T, V), float64
+        a constant column gives exactly 0, one with a NaN gives NaN
 
     References
     ----------
@@ -84,11 +87,12 @@ def zscore(run):
 
     Parameters
     ----------
-    run : (T, V) float
+    run : array, shape (T, V)
 
     Returns
     -------
-    (T, V) float64; a constant column gives 0, one with a NaN gives NaN
+    array, shape (T, V), float64
+        a constant column gives 0, one with a NaN gives NaN
     """
     run = _check_run(run, 0)
     scaled = np.empty(run.shape[::-1])
@@ -108,15 +112,20 @@ def clean_run(run, order=4, out=None):
 
     Parameters
     ----------
-    run : (T, V) float, any memory order; a column contiguous in memory is fastest
-    order : int, degree of the polynomial trend
-    out : (T, V) float64 for the result, optional; saves the time of asking for memory
+    run : array, shape (T, V)
+        of any memory order; a column contiguous in memory is fastest
+    order : int
+        degree of the polynomial trend
+    out : array, shape (T, V), float64, optional
+        for the result; saves the time of asking for memory
 
     Returns
     -------
-    clean : (T, V) float64
-    not_finite : (V,) bool, vertices with a NaN or an infinite value
-    constant : (V,) bool, vertices without variance beyond the trend
+    clean : array, shape (T, V), float64
+    not_finite : array, shape (V,), bool
+        vertices with a NaN or an infinite value
+    constant : array, shape (V,), bool
+        vertices without variance beyond the trend
     """
     run = _check_run(run, order)
     basis = polynomial_basis(len(run), order)
@@ -143,11 +152,12 @@ def correlate_repetitions(rep1, rep2):
 
     Parameters
     ----------
-    rep1, rep2 : (T, V) float
+    rep1, rep2 : array, shape (T, V)
 
     Returns
     -------
-    (V,) float64; NaN where it is undefined (constant, NaN) or +-1 (identical or scaled repetitions)
+    array, shape (V,), float64
+        NaN where it is undefined (constant, NaN) or +-1 (identical or scaled repetitions)
     """
     if np.shape(rep1) != np.shape(rep2):
         raise ValueError(f"two repetitions of one shape expected, {np.shape(rep1)} and {np.shape(rep2)} given")
@@ -186,20 +196,22 @@ def t_test(correlations):
 
 
 def repetition_reliability(pairs):
-    """Test whether a vertex answers to the film: Fisher z of the inter-repetition correlations against 0.
+    """Test whether a vertex answers to the movie: Fisher z of the inter-repetition correlations against 0.
 
     Parameters
     ----------
-    pairs : iterable of (rep1 (T, V), rep2 (T, V)), one per training segment; read one at a time
+    pairs : iterable of (rep1, rep2), each of shape (T, V)
+        one per training segment; read one at a time
 
     Returns
     -------
-    t, p : (V,) float64, one-sample t-test over segments, two-sided; both NaN for a vertex whose correlation is
-        undefined or +-1 in a segment
+    t, p : array, shape (V,), float64
+        one-sample t-test over segments, two-sided; both NaN for a vertex whose correlation is undefined or +-1 in a segment
 
     Raises
     ------
-    ValueError : no pair, or repetitions of different shapes
+    ValueError
+        no pair, or repetitions of different shapes
 
     References
     ----------
@@ -216,16 +228,18 @@ def select_vertices(t, p, n):
 
     Parameters
     ----------
-    t, p : (V,) float
+    t, p : array, shape (V,)
     n : int
 
     Returns
     -------
-    (V,) bool with n True; never one whose p is NaN
+    array, shape (V,), bool
+        n True, never one whose p is NaN
 
     Raises
     ------
-    ValueError : fewer than n finite p
+    ValueError
+        fewer than n finite p
     """
     t, p = np.asarray(t, dtype=np.float64), np.asarray(p, dtype=np.float64)
     usable = int(np.isfinite(p).sum())
@@ -244,12 +258,15 @@ def explainable_variance(average, n_repetitions):
 
     Parameters
     ----------
-    average : (T, V) float, mean over repetitions that were z-scored one by one
-    n_repetitions : int, R, at least 2
+    average : array, shape (T, V)
+        mean over repetitions that were z-scored one by one
+    n_repetitions : int
+        R, at least 2
 
     Returns
     -------
-    (V,) float64, at most 1; around 0, also below, where nothing repeats
+    array, shape (V,), float64
+        at most 1; around 0, also below, where nothing repeats
 
     References
     ----------
@@ -348,14 +365,18 @@ def sparsify(fmri, select_rate, zero_rate, rng):
 
     Parameters
     ----------
-    fmri : array of any shape
-    select_rate : float, share of all entries that may be touched
-    zero_rate : float, share of those that become 0
+    fmri : array
+        of any shape
+    select_rate : float
+        share of all entries that may be touched
+    zero_rate : float
+        share of those that become 0
     rng : np.random.Generator or np.random.RandomState
 
     Returns
     -------
-    array of the same shape and type
+    array
+        of the same shape and type
 
     References
     ----------
