@@ -5,22 +5,26 @@ import json
 import os
 import shutil
 import signal
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny import N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_clip, make_features, make_sd, run_script
+from safetensors import safe_open
+from tiny import CARD, N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_clip, make_features, make_sd, run_script
 from torch.nn import functional as F
 
-from Feature_decoding import contrastive, training
+from common import cli
 from common.arms import load_fmri
 from common.datasets import CC2017, DATASETS
-from common.files import UserError, read_json, save_array, write_json
+from common.files import UserError, read_json, save_array
+from common.fmri import load_statistics
 from common.layout import Layout
-from phantom.features import TRUTH
-from phantom.world import random_scene
 from common.randomness import numpy_generator
-from models.checkpoints import load_checkpoint
+from Feature_decoding import contrastive, plan, training
+from models.checkpoints import load_checkpoint, statistics_path
+from models.schedules import compounding_decay
 
 SCRIPTS = {
     "semantic": load_script("Feature_decoding/train_semantic_decoder.py"),
@@ -59,12 +63,12 @@ def command(features, models, tmp_path):
 
     def make(decoder, *more, folder="run"):
         flags = ["--dataset", "phantom", "--out_root", features, "--n_val", N_VAL, "--batch_size", 8, "--epoch", EPOCHS, "--device", "cpu"]
-        flags += ["--model_dir", tmp_path / folder, "--figure_dir", tmp_path / folder / "figures", "--clip_path", models[1]]
+        flags += ["--model_dir", tmp_path / folder, "--figure_dir", tmp_path / folder / "figures"]
         own = {
-            "semantic": ["--sd_path", models[0], "--projector_dims", 8, 8],
+            "semantic": ["--sd_path", models[0], "--clip_path", models[1], "--projector_dims", 8, 8],
             "structure": ["--hidden_dim", 16, "--lr", 1e-3],
             "CMG": ["--attn_dim", 8, "--d_ff", 8, "--encoder_dim", 8],
-            "retrieval": [],
+            "retrieval": ["--clip_path", models[1]],
         }
         return [*flags, *own[decoder], *more]
 
@@ -83,19 +87,25 @@ def without_seconds(folder):
     return [{key: value for key, value in entry.items() if key != "seconds"} for entry in log_of(folder)]
 
 
-def build_task(decoder, command):
-    """Run and task of a command line, for a look inside."""
-    script = SCRIPTS[decoder]
-    args = script.get_parser().parse_args([str(a) for a in command])
-    run = training.Run(args, decoder, [])
-    return run, args
+def parse(decoder, command):
+    return cli.parse(SCRIPTS[decoder].get_parser, [str(word) for word in command], f"Feature_decoding/{SCRIPTS[decoder].__name__}")
+
+
+def contrastive_task(decoder, fmri, models, features, **changes):
+    """Task of the semantic or the retrieval decoder on the small data set."""
+    options = dict(n_train=N_TRAIN - N_VAL, n_epochs=EPOCHS, seed=42, alpha=0.5, crop_frames=True, clip_path=models[1]) | changes
+    layout = Layout(features / "phantom")
+    if decoder == "retrieval":
+        return SCRIPTS[decoder].RetrievalTask(layout, SMALL, fmri, **options)
+    return SCRIPTS[decoder].SemanticTask(layout, SMALL, fmri, sd_path=models[0], k1=0.01, k2=0.5, **options)
 
 
 # ---------------------------------------------------------------------------------------------- what is written
 
 
 @pytest.mark.parametrize("decoder", SCRIPTS)
-def test_a_run_leaves_checkpoints_log_and_figure(decoder, command, tmp_path, features):
+def test_training_leaves_checkpoints_log_and_figure(decoder, command, tmp_path, caplog):
+    caplog.set_level("INFO")
     run_script(SCRIPTS[decoder], *command(decoder, "--save_every", 3))
     folder, kept = tmp_path / "run", {SMALL.epochs[decoder], 3}
     assert {path.stem for path in folder.glob("*.safetensors")} == {f"epoch_{n}" for n in kept} | {"last", "best"}
@@ -106,6 +116,9 @@ def test_a_run_leaves_checkpoints_log_and_figure(decoder, command, tmp_path, fea
     best = min(log, key=lambda entry: entry["validation"]["total"])
     model, record = load_checkpoint(folder / "best.safetensors")
     assert record["epoch"] == best["epoch"] and record["decoder"] == decoder and record["seed"] == 42 and record["subject"] == 1
+    assert record["finished"] and record["of_epochs"] == 3 and "packages" not in record
+    assert f"{decoder} epoch 2/3: training loss {log[1]['train']['total']:.4g}, validation loss {log[1]['validation']['total']:.4g}" in caplog.text
+    assert not list(folder.glob("training_state*")) and not list(folder.glob(".*"))
     assert model.in_dim == N_VERTICES
     assert digest(folder / "last.safetensors") == digest(folder / "epoch_3.safetensors")
     args = read_json(folder / "args.json")
@@ -167,14 +180,13 @@ def test_training_loss_of_the_first_step_by_hand(command, tmp_path, features, mo
     fmri = torch.from_numpy(np.load(layout.masked_fmri(1, "train", N_VERTICES))[:-N_VAL])
     frames = torch.from_numpy(np.load(layout.contents("train"))[:-N_VAL]).transpose(1, 2).flatten(2)
     started = []
-    build = training.Run.build
+    make_adam = SCRIPTS["CMG"].make_adam
 
-    def keep(self, *args, **kwargs):
-        model = build(self, *args, **kwargs)
+    def keep(model, *args, **kwargs):
         started.append({name: value.clone() for name, value in model.state_dict().items()})
-        return model
+        return make_adam(model, *args, **kwargs)
 
-    monkeypatch.setattr(training.Run, "build", keep)
+    monkeypatch.setattr(SCRIPTS["CMG"], "make_adam", keep)
     flags = ["--epoch", 1, "--batch_size", 100, "--mask_ratio", 1, "--w", 1e-3]
     run_script(SCRIPTS["CMG"], *command("CMG", *flags))
     model, _ = load_checkpoint(tmp_path / "run/last.safetensors")
@@ -188,17 +200,17 @@ def test_training_loss_of_the_first_step_by_hand(command, tmp_path, features, mo
 # ---------------------------------------------------------------------------------------------- what it is trained on
 
 
-def test_sparsification_is_new_every_epoch_and_never_reaches_validation(command, features):
+def test_sparsification_is_new_every_epoch_and_never_reaches_validation(models, features):
     fmri = np.load(Layout(features / "phantom").masked_fmri(1, "train", N_VERTICES))
     n = N_TRAIN - N_VAL
     for decoder, rate in (("semantic", 0.2), ("structure", 0.4)):
-        run, args = build_task(decoder, command(decoder))
         source = torch.from_numpy(fmri.copy())
         if decoder == "semantic":
-            task = SCRIPTS[decoder].SemanticTask(run, source, sd_tokens=True)
+            task = contrastive_task(decoder, source, models, features)
             task.prepare("cpu")
         else:
-            task = SCRIPTS[decoder].StructureTask(args, source, np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32), n)
+            latents, l1_weight = np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32), compounding_decay(0, 0, EPOCHS)
+            task = SCRIPTS[decoder].StructureTask(source, latents, n_train=n, seed=42, k=1, l1_weight=l1_weight)
         zeros = []
         for epoch in (1, 2, 3):
             task.start_epoch(epoch)
@@ -213,14 +225,13 @@ def test_sparsification_is_new_every_epoch_and_never_reaches_validation(command,
         np.testing.assert_array_equal(task.load(np.arange(n), 2)["fmri"].numpy() != fmri[:n], zeros[1])
 
 
-def test_captions_are_augmented_and_encoded_anew_in_training_alone(command, models, features, monkeypatch):
+def test_captions_are_augmented_and_encoded_anew_in_training_alone(models, features, monkeypatch):
     import open_clip
     from transformers import CLIPTextModel, CLIPTokenizer
 
     layout = Layout(features / "phantom")
-    run, args = build_task("semantic", command("semantic"))
     monkeypatch.setattr(contrastive, "BANK_BYTES", 2 * N_TRAIN * (10 + 19 * 12) * 4)  # room for two of the three epochs
-    task = SCRIPTS["semantic"].SemanticTask(run, torch.zeros(N_TRAIN, N_VERTICES), sd_tokens=True)
+    task = contrastive_task("semantic", torch.zeros(N_TRAIN, N_VERTICES), models, features)
     task.prepare("cpu")
     clip = open_clip.create_model_and_transforms(f"local-dir:{models[1]}")[0].eval()
     tokenizer = CLIPTokenizer.from_pretrained(models[0] / "tokenizer")
@@ -228,7 +239,7 @@ def test_captions_are_augmented_and_encoded_anew_in_training_alone(command, mode
     seen = set()
     for epoch in (3, 1, 2):
         task.start_epoch(epoch)
-        captions = contrastive.draw_captions(task.captions[: task.n_train], args.seed, epoch)
+        captions = contrastive.draw_captions(task.captions[: task.n_train], 42, epoch)
         chosen = np.array([5, 0, 17])
         batch = task.load(chosen, epoch)
         for row, i in enumerate(chosen):
@@ -248,12 +259,11 @@ def test_captions_are_augmented_and_encoded_anew_in_training_alone(command, mode
     np.testing.assert_array_equal(batch["image"].numpy(), np.load(layout.image_embeddings_clip("train"))[-N_VAL:])
 
 
-def test_frames_are_cropped_for_every_clip_and_epoch(command, models, features):
+def test_frames_are_cropped_for_every_clip_and_epoch(models, features):
     import open_clip
     from PIL import Image
 
-    run, args = build_task("retrieval", command("retrieval"))
-    task = SCRIPTS["retrieval"].RetrievalTask(run, torch.zeros(N_TRAIN, N_VERTICES))
+    task = contrastive_task("retrieval", torch.zeros(N_TRAIN, N_VERTICES), models, features)
     task.prepare("cpu")
     task.start_epoch(1)
     batch = task.load(np.array([3, 4]), 1)
@@ -268,18 +278,18 @@ def test_frames_are_cropped_for_every_clip_and_epoch(command, models, features):
     torch.testing.assert_close(task.targets(batch)["image"], expected)
     places = {contrastive.crop_frame(np.arange(512 * 512).reshape(512, 512), numpy_generator(1, "crop", e, 3))[0, 0] for e in range(50)}
     assert len(places) > 45 and contrastive.crop_frame(np.zeros((512, 512, 3)), numpy_generator(1)).shape == (400, 400, 3)
-    off, _ = build_task("retrieval", command("retrieval", "--image_aug", "off"))
-    task = SCRIPTS["retrieval"].RetrievalTask(off, torch.zeros(N_TRAIN, N_VERTICES))
+    task = contrastive_task("retrieval", torch.zeros(N_TRAIN, N_VERTICES), models, features, crop_frames=False)
     task.prepare("cpu")
     task.start_epoch(1)
     stored = np.load(Layout(features / "phantom").image_embeddings_clip("train"))
     np.testing.assert_array_equal(task.load(np.array([3]), 1)["image"].numpy(), stored[3:4])
 
 
-def test_masks_are_new_for_every_clip_and_epoch_or_fixed(command):
-    def masks(*flags):
-        _, args = build_task("CMG", command("CMG", *flags))
-        task = SCRIPTS["CMG"].MotionTask(args, torch.zeros(N_TRAIN, N_VERTICES), np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32), True)
+def test_masks_are_new_for_every_clip_and_epoch_or_fixed():
+    def masks(new_masks=True):
+        fmri, latents = torch.zeros(N_TRAIN, N_VERTICES), np.zeros((N_TRAIN, 4, 8, 8, 8), np.float32)
+        options = dict(whole_frames=True, keep_ratio=0.6, visibility="released", l1_weight=None, seed=42)
+        task = SCRIPTS["CMG"].MotionTask(fmri, latents, new_masks=new_masks, **options)
         return torch.cat([task.load(np.arange(N_TRAIN), epoch)["mask"] for epoch in (1, 2)])
 
     drawn = masks()
@@ -288,10 +298,10 @@ def test_masks_are_new_for_every_clip_and_epoch_or_fixed(command):
     open_places[:2] = open_places[:, 0] = False
     kept = drawn[:, open_places].float().mean().item()
     assert abs(kept - 0.6) < 5 * (0.24 / (len(drawn) * open_places.sum().item())) ** 0.5
-    assert len(masks("--mask_schedule", "fixed").unique(dim=0)) == 1
+    assert len(masks(new_masks=False).unique(dim=0)) == 1
 
 
-def test_batches_cover_the_clips_once_in_a_new_order(monkeypatch):
+def test_batches_cover_the_clips_once_in_a_new_order():
     first, second = (training.shuffled_batches(np.arange(10, 30), 8, 42, epoch) for epoch in (1, 2))
     assert [len(batch) for batch in first] == [8, 8, 4]
     assert sorted(np.concatenate(first)) == sorted(np.concatenate(second)) == list(range(10, 30))
@@ -299,27 +309,46 @@ def test_batches_cover_the_clips_once_in_a_new_order(monkeypatch):
 
 
 def test_the_validation_share_of_other_sizes_is_rounded_down(command):
+    flags = [str(word) for word in command("structure")]
+    del flags[flags.index("--n_val") : flags.index("--n_val") + 2]
     for n, expected in ((4320, 320), (720, 53), (2736, 202), (N_TRAIN, 1)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(DATASETS, "phantom", training.get_dataset("phantom").__class__(**{**vars(SMALL), "n_train": n}))
-            flags = [flag for flag in map(str, command("structure"))]
-            del flags[flags.index("--n_val") : flags.index("--n_val") + 2]
-            run, _ = build_task("structure", flags)
-            assert len(run.val_clips) == expected == n * 320 // 4320
-            assert run.val_clips[-1] == n - 1 and len(run.train_clips) == n - expected
+            patch.setitem(DATASETS, "phantom", replace(SMALL, n_train_runs=1, n_train=n, clips_per_train_run=n))
+            made = plan.make_plan(parse("structure", flags), "structure")
+            assert len(made.val_clips) == expected == n * 320 // 4320
+            assert made.val_clips[-1] == n - 1 and len(made.train_clips) == n - expected
+
+
+def test_checkpoints_of_another_seed_lie_beside_those_of_the_default(command, features):
+    flags = [str(word) for word in command("structure")]
+    del flags[flags.index("--model_dir") : flags.index("--model_dir") + 4]
+    folders = [plan.make_plan(parse("structure", [*flags, "--seed", seed]), "structure").folder for seed in ("42", "43")]
+    assert [folder.relative_to(features).as_posix() for folder in folders] == [
+        "phantom/checkpoints/sub1/full/structure", "phantom/checkpoints/sub1/full_seed43/structure",
+    ]  # fmt: skip
+
+
+def test_what_scaled_the_fmri_goes_with_the_checkpoints(command, features, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(features, root)
+    rows = np.random.default_rng(0).random((4, N_VERTICES))
+    save_array(Layout(root / "phantom").statistics(1, N_VERTICES), rows, **CARD)
+    run_script(SCRIPTS["structure"], *command("structure", "--out_root", root, "--epoch", 1))
+    mean, std = load_statistics(statistics_path(tmp_path / "run/last.safetensors"), n_vertices=N_VERTICES)
+    np.testing.assert_array_equal([mean, std], rows[:2])
 
 
 # ---------------------------------------------------------------------------------------------- arms
 
 
-def test_arms(features, models, tmp_path):
+def test_arms(features, tmp_path):
     layout = Layout(features / "phantom")
     fmri = np.load(layout.masked_fmri(1, "train", N_VERTICES))
     test = np.random.default_rng(9).standard_normal((SMALL.n_test, N_VERTICES)).astype(np.float32)
-    save_array(layout.masked_fmri(1, "test", N_VERTICES), test, rows="", units="", made_by="")
+    save_array(layout.masked_fmri(1, "test", N_VERTICES), test, **CARD)
 
     def load(split, arm, seed=1, dataset=SMALL):
-        return load_fmri(layout, dataset, 1, split, arm, tmp_path, models[1], seed)
+        return load_fmri(layout, dataset, 1, split, arm, tmp_path, seed)
 
     np.testing.assert_array_equal(load("train", "full"), fmri)
     control = load("train", "control")
@@ -328,26 +357,26 @@ def test_arms(features, models, tmp_path):
     np.testing.assert_array_equal(load("train", "control"), control)
     assert (load("train", "control", seed=2) != control).any()
     np.testing.assert_array_equal(load("test", "control"), test)
-    with pytest.raises(UserError, match="full or control"):
+    with pytest.raises(UserError, match="use another arm"):
         load("train", "oracle", dataset=CC2017)
-    with pytest.raises(UserError, match="phantom's truth"):
+    with pytest.raises(UserError, match="true_features_train.npy; run .*step2"):
         load("train", "oracle")
-    rng = np.random.default_rng(0)
-    truth = {split: [{"scene": random_scene(rng).to_json()} for _ in range(n)] for split, n in (("train", N_TRAIN), ("test", SMALL.n_test))}
-    write_json(tmp_path / TRUTH, truth)
-    oracle = load("train", "oracle")
-    assert len(oracle) == N_TRAIN and oracle.dtype == np.float32 and abs(oracle.mean(0)).max() < 1e-4
-    assert len(load("test", "oracle")) == SMALL.n_test
+    write_oracle(tmp_path)
+    assert load("train", "oracle").shape == (N_TRAIN, 12) and load("test", "oracle").shape == (SMALL.n_test, 12)
+
+
+def write_oracle(data_root):
+    for split in ("train", "test"):
+        rows = np.random.default_rng(0).standard_normal((SMALL.n_clips(split), 12)).astype(np.float32)
+        save_array(SMALL.oracle_path(data_root, split), rows, **CARD)
 
 
 @pytest.mark.parametrize("arm", ["control", "oracle"])
 def test_training_an_arm(arm, command, tmp_path):
-    rng = np.random.default_rng(0)
-    truth = {split: [{"scene": random_scene(rng).to_json()} for _ in range(n)] for split, n in (("train", N_TRAIN), ("test", SMALL.n_test))}
-    write_json(tmp_path / TRUTH, truth)
+    write_oracle(tmp_path)
     run_script(SCRIPTS["structure"], *command("structure", "--arm", arm, "--data_root", tmp_path))
     model, record = load_checkpoint(tmp_path / "run/last.safetensors")
-    assert record["arm"] == arm and (model.in_dim == N_VERTICES) == (arm == "control")
+    assert record["arm"] == arm and model.in_dim == {"control": N_VERTICES, "oracle": 12}[arm]
 
 
 def test_the_decoder_learns_what_fmri_says_and_the_control_does_not(command, tmp_path):
@@ -413,7 +442,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(decoder, command, tmp_path, m
         calls = stop_in(patch, script, 5, interrupt)  # the second step of epoch 2
         fails(script, *command(decoder), status=130)
         assert calls[-1] == 2
-    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 1 and not (tmp_path / "run/metrics.json").exists()
+    _, record = load_checkpoint(tmp_path / "run/best.safetensors")
+    assert (record["epoch"], record["of_epochs"], record["finished"]) == (1, EPOCHS, False) and not (tmp_path / "run/metrics.json").exists()
+    with pytest.raises(UserError, match="has not finished"):
+        load_checkpoint(tmp_path / "run/last.safetensors")
     run_script(script, *command(decoder, "--resume"))
     for name in ("last", "best", "epoch_2"):
         whole, run = tmp_path / "whole" / f"{name}.safetensors", tmp_path / "run" / f"{name}.safetensors"
@@ -427,55 +459,54 @@ def test_a_resumed_run_equals_an_uninterrupted_one(decoder, command, tmp_path, m
 def test_sigterm_leaves_the_last_whole_epoch(command, tmp_path, monkeypatch):
     stop_in(monkeypatch, SCRIPTS["structure"], 8, lambda: os.kill(os.getpid(), signal.SIGTERM))
     fails(SCRIPTS["structure"], *command("structure"), status=143)
-    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 2 and len(log_of(tmp_path / "run")) == 2
+    with safe_open(tmp_path / "run/training_state.safetensors", "pt") as state:
+        assert json.loads(state.metadata()["about"])["epoch"] == 2
+    assert len(log_of(tmp_path / "run")) == 2
 
 
-MOMENTS = ("before the optimiser", "before the weights", "between weights and record", "before the old state goes")
+MOMENTS = ("best.json", "training_state.safetensors", "last.safetensors", "last.json", "metrics.json", "removal of the state")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_kill_while_the_state_is_written_loses_nothing(moment, command, tmp_path, monkeypatch):
+def test_a_kill_while_files_are_written_loses_nothing(moment, command, tmp_path, monkeypatch):
     script, folder = SCRIPTS["structure"], tmp_path / "run"
     run_script(script, *command("structure", folder="whole"))
-    save_state, save_checkpoint, replace = training.save_state, training.save_checkpoint, os.replace
+    replace_file, unlink = os.replace, Path.unlink
+
+    def rename(source, target):
+        if os.path.basename(target) == moment and len(log_of(folder)) >= 2:
+            interrupt()
+        replace_file(source, target)
+
+    def remove(path, **options):
+        return interrupt() if moment == MOMENTS[-1] and path.name == "training_state.safetensors" else unlink(path, **options)
+
     with monkeypatch.context() as patch:
-        if moment == "before the optimiser":
-            patch.setattr(training, "save_state", lambda f, epoch, *rest: interrupt() if epoch == 2 else save_state(f, epoch, *rest))
-        elif moment == "before the weights":
-            def save(path, model, **record):
-                return interrupt() if path.stem == "last" and record["epoch"] == 2 else save_checkpoint(path, model, **record)
-
-            patch.setattr(training, "save_checkpoint", save)
-        elif moment == "between weights and record":
-            def rename(source, target):
-                if os.path.basename(target) == "last.json" and (folder / "optimizer_2.safetensors").exists():
-                    interrupt()
-                replace(source, target)
-
-            patch.setattr(os, "replace", rename)
-        else:
-            patch.setattr(type(folder), "glob", lambda self, pattern: interrupt() if len(log_of(folder)) == 2 else [])
+        patch.setattr(os, "replace", rename)
+        patch.setattr(Path, "unlink", remove)
         fails(script, *command("structure"), status=130)
     run_script(script, *command("structure"))
     for name in ("last", "best", "epoch_3"):
         assert digest(tmp_path / "whole" / f"{name}.safetensors") == digest(folder / f"{name}.safetensors")
-        assert {**read_json(tmp_path / "whole" / f"{name}.json")} == read_json(folder / f"{name}.json")
+        whole, resumed = (read_json(place / f"{name}.json") | {"git": None} for place in (tmp_path / "whole", folder))
+        assert whole == resumed
     assert without_seconds(tmp_path / "whole") == without_seconds(folder)
-    assert not list(folder.glob("optimizer_*"))
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in (tmp_path / "whole").iterdir())
 
 
-def test_a_broken_last_is_refused(command, tmp_path, monkeypatch, capsys):
-    script, last = SCRIPTS["structure"], tmp_path / "run/last.safetensors"
+def test_a_damaged_state_is_refused(command, tmp_path, monkeypatch, capsys):
+    script, state = SCRIPTS["structure"], tmp_path / "run/training_state.safetensors"
     with monkeypatch.context() as patch:
         stop_in(patch, script, 5, interrupt)
         fails(script, *command("structure"), status=130)
-    good = last.read_bytes()
-    for bad in (good[:-100], good[:-4] + b"\0\0\0\1", b"nonsense"):
-        last.write_bytes(bad)
+    good = state.read_bytes()
+    for bad in (good[:-100], good[:-4] + b"\0\0\0\1", good.replace(b'\\"epoch\\": 1', b'\\"epoch\\": 2', 1), b"nonsense"):
+        assert bad != good
+        state.write_bytes(bad)
         capsys.readouterr()
         fails(script, *command("structure"))
-        assert "--overwrite" in capsys.readouterr().err
-    last.write_bytes(good)
+        assert "use --overwrite to train again" in capsys.readouterr().err
+    state.write_bytes(good)
     run_script(script, *command("structure"))
 
 
@@ -489,6 +520,9 @@ def test_a_finished_run_is_left_alone_another_is_refused_and_overwrite_starts_an
     fails(script, *command("structure", "--k", 2))
     assert "--overwrite" in capsys.readouterr().err
     assert before == (digest(tmp_path / "run/last.safetensors"), (tmp_path / "run/last.safetensors").stat().st_mtime_ns)
+    (tmp_path / "run/training_state.safetensors").write_bytes(b"left by a kill")
+    run_script(script, *command("structure", "--save_every", 1))
+    assert not (tmp_path / "run/training_state.safetensors").exists()
     run_script(script, *command("structure", "--overwrite", "--epoch", 2, "--seed", 3))
     assert len(log_of(tmp_path / "run")) == 2 and not list((tmp_path / "run").glob("epoch_*"))
     assert digest(tmp_path / "run/last.safetensors") != before[0]
@@ -509,13 +543,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, tmp_path, monkeypatch,
     monkeypatch.setattr(script, "semantic_loss", poisoned)
     fails(script, *command("semantic"))
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(error) == 1 and "epoch 2, step 2" in error[0] and "tokens nan" in error[0] and "embedding" not in error[0]
-    assert load_checkpoint(tmp_path / "run/last.safetensors")[1]["epoch"] == 1 and len(log_of(tmp_path / "run")) == 1
+    assert len(error) == 1 and "epoch 2, step 2" in error[0] and "the loss tokens is nan" in error[0] and "embedding" not in error[0]
+    assert load_checkpoint(tmp_path / "run/best.safetensors")[1]["epoch"] == 1 and len(log_of(tmp_path / "run")) == 1
 
 
-def test_weights_that_blow_up_never_reach_last(command, tmp_path, capsys):
+def test_weights_that_blow_up_are_never_saved(command, tmp_path, capsys):
     fails(SCRIPTS["structure"], *command("structure", "--lr", 1e30))
-    assert "epoch 1" in capsys.readouterr().err and not (tmp_path / "run/last.safetensors").exists()
+    assert "epoch 1" in capsys.readouterr().err and not list((tmp_path / "run").glob("*.safetensors"))
 
 
 # ---------------------------------------------------------------------------------------------- several processes
@@ -524,8 +558,7 @@ def test_weights_that_blow_up_never_reach_last(command, tmp_path, capsys):
 def in_process(decoder, argv):
     """What one of several processes does."""
     torch.set_num_threads(1)
-    script = SCRIPTS[decoder]
-    script.main(script.get_parser().parse_args([str(a) for a in argv]))
+    SCRIPTS[decoder].main(parse(decoder, argv))
 
 
 @pytest.mark.parametrize("decoder", SCRIPTS)
@@ -578,24 +611,39 @@ def test_gradients_of_gathered_rows_are_exact():
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
-def test_mistakes_are_one_line(command, features, tmp_path, capsys):
-    bad = {
-        "structure": [["--subj_ID", 7], ["--subj_ID", 2], ["--n_val", N_TRAIN], ["--epoch", 0], ["--arm", "oracle"]],
-        "CMG": [["--d_model", 16384], ["--patch_size", "64"]],
-        "semantic": [["--sd_path", tmp_path / "nowhere"]],
-    }
-    for decoder, lines in bad.items():
-        for flags in lines:
-            capsys.readouterr()
-            fails(SCRIPTS[decoder], *command(decoder, "--data_root", tmp_path, *flags))
-            assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]) == 1
+MISTAKES = [
+    ("structure", "--subj_ID 7", "no subject 7"),
+    ("structure", "--subj_ID 2", "file not found"),
+    ("structure", f"--n_val {N_TRAIN}", "--n_val"),
+    ("structure", "--epoch 0", "--epoch"),
+    ("structure", "--lr -1", "--lr"),
+    ("structure", "--k nan", "--k"),
+    ("structure", "--num_workers -1", "--num_workers"),
+    ("structure", "--n_blocks -1", "--n_blocks"),
+    ("structure", "--arm oracle", "true_features_train.npy"),
+    ("CMG", "--d_model 16384", "--d_model"),
+    ("CMG", "--patch_size 64", "--patch_size"),
+    ("CMG", "--n_heads 3", "--n_heads"),
+    ("CMG", "--dropout 2", "--dropout"),
+    ("CMG", "--mask_ratio 1.5", "--mask_ratio"),
+    ("CMG", "--warm_up 0", "--warm_up"),
+    ("semantic", "--alpha 2", "--alpha"),
+    ("semantic", "--sd_path ./nowhere", "nowhere"),
+]
+
+
+@pytest.mark.parametrize("decoder, flags, words", MISTAKES)
+def test_mistakes_are_one_line(decoder, flags, words, command, tmp_path, capsys):
+    fails(SCRIPTS[decoder], *command(decoder, "--data_root", tmp_path, *flags.split()))
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert words in error
 
 
 def test_features_of_another_number_of_clips_are_refused(command, features, tmp_path, capsys):
     root = tmp_path / "copy"
     shutil.copytree(features, root)
     layout = Layout(root / "phantom")
-    save_array(layout.contents("train"), np.zeros((N_TRAIN - 1, 4, 8, 8, 8), np.float32), rows="", units="", made_by="")
+    save_array(layout.contents("train"), np.zeros((N_TRAIN - 1, 4, 8, 8, 8), np.float32), **CARD)
     for decoder in ("structure", "CMG"):
         fails(SCRIPTS[decoder], *command(decoder, "--out_root", root))
         assert "Train_contents.npy" in capsys.readouterr().err
