@@ -1,16 +1,16 @@
-"""Where the weights of Stable Diffusion and CLIP come from: a folder or a hub id, by flag. The phantom has its own."""
+"""Where models come from, a folder or a hub id by flag or by data set, and loading Stable Diffusion and CLIP."""
 
 import contextlib
 import logging
 from pathlib import Path
 
-from common.files import UserError
+from common.cli import one_line
+from common.files import UserError, missing
 
 _HELP = {
-    "sd": "Stable Diffusion in the diffusers layout, folder or hub id (default: SD 1.5; the phantom's own)",
-    "clip": "CLIP: open_clip folder, or name:weights such as ViT-B-32:openai (default: that; the phantom's own)",
+    "sd": "Stable Diffusion in the diffusers layout, folder or hub id (default: the data set's, SD 1.5 or the phantom's own)",
+    "clip": "CLIP, open_clip folder or name:weights (default: the data set's, ViT-B-32:openai or the phantom's own)",
 }
-_DEFAULTS = {"sd": "stable-diffusion-v1-5/stable-diffusion-v1-5", "clip": "ViT-B-32:openai"}
 _SD_PARTS = {  # part -> library and class
     "vae": ("diffusers", "AutoencoderKL"),
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -56,8 +56,10 @@ def model_files(path, *parts):
 
     Parameters
     ----------
-    path : folder or hub id
-    *parts : subfolders of a diffusers folder; none for an open_clip folder
+    path : str or Path
+        folder or hub id
+    *parts : str
+        subfolders of a diffusers folder; none for an open_clip folder
     """
     folders = [Path(path) / part for part in parts] if parts else [Path(path)]
     files = [file for folder in folders if folder.is_dir() for file in sorted(folder.iterdir())]
@@ -86,13 +88,17 @@ def load_sd_part(path, part, dtype=None):
 
     Parameters
     ----------
-    path : folder in the diffusers layout, or hub id
-    part : vae, unet, scheduler, text_encoder or tokenizer
-    dtype : torch dtype of the weights, default float32
+    path : str or Path
+        folder in the diffusers layout, or hub id
+    part : str
+        vae, unet, scheduler, text_encoder or tokenizer
+    dtype : torch.dtype, optional
+        of the weights, float32 by default
 
     Raises
     ------
-    UserError : the folder or the part is missing or broken, or the hub does not answer
+    UserError
+        the folder or the part is missing or broken, or the hub does not answer
     """
     import importlib
 
@@ -105,9 +111,9 @@ def load_sd_part(path, part, dtype=None):
         with _quiet():
             loaded = kind.from_pretrained(str(path), subfolder=part)
     except Exception as error:  # the libraries raise almost any kind for a missing or broken file
-        raise _no_model("--sd_path", path, f"Stable Diffusion's {part} in the diffusers layout, in a folder or on the hub", error) from None
+        raise _no_model("--sd_path", path, f"Stable Diffusion's {part} in the diffusers layout", error) from None
     if part == "tokenizer" and len(loaded) <= len(set(loaded.all_special_ids)):
-        raise UserError(Path(path) / part, "a tokenizer with a vocabulary", "special tokens alone", "copy its files again")
+        raise UserError(f"{Path(path) / part} is a tokenizer without a vocabulary; copy its files again")
     if part in ("tokenizer", "scheduler"):
         return loaded
     with _quiet():
@@ -119,17 +125,22 @@ def load_clip(path):
 
     Parameters
     ----------
-    path : open_clip folder (open_clip_config.json and weights), or name:weights such as ViT-B-32:openai
+    path : str or Path
+        open_clip folder (open_clip_config.json and weights), or name:weights such as ViT-B-32:openai
 
     Returns
     -------
-    model : with encode_text and encode_image
-    preprocess : PIL image -> (3, H, W) tensor
-    tokenizer : list of str -> (B, L) tensor
+    model : torch.nn.Module
+        with encode_text and encode_image
+    preprocess : function
+        PIL image -> tensor, (3, H, W)
+    tokenizer : function
+        list of str -> tensor, (B, L)
 
     Raises
     ------
-    UserError : missing or broken, or not to be had from the hub
+    UserError
+        missing or broken, or not to be had from the hub
     """
     import open_clip
 
@@ -151,13 +162,12 @@ def load_clip(path):
             model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=weights, force_quick_gelu=weights == "openai")
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises RuntimeError, ValueError, KeyError, ... for a missing or broken file
-        raise _no_model("--clip_path", path, "an open_clip folder or name:weights", error) from None
+        raise _no_model("--clip_path", path, "a CLIP of open_clip, a folder or name:weights", error) from None
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 
 def _no_model(flag, path, wanted, error):
-    found = f"'{(str(error).strip() or repr(error)).splitlines()[0]}'"
-    return UserError(f"{flag} {path}", wanted, found, "give another folder or hub id")
+    return UserError(f"{flag} {path} could not be loaded as {wanted} ({one_line(error)}); give another folder or hub id")
 
 
 def _check_folder(flag, path):
@@ -165,4 +175,4 @@ def _check_folder(flag, path):
     folder = Path(path)
     looks_local = folder.is_absolute() or str(path).startswith(".") or (len(folder.parts) > 1 and folder.parent.is_dir())
     if looks_local and not folder.exists():
-        raise UserError(f"{flag} {path}", "a folder", "nothing there", "give another folder or hub id")
+        raise missing(folder, f"give another folder or hub id with {flag}")
