@@ -44,7 +44,9 @@ def get_training_parser(doc, *, epoch, lr, models=()):
     parser = cli.make_parser(doc)
     data = cli.add_data_flags(parser, subject=True, device=True)
     add_arm_flag(data)
-    data.add_argument("--n_val", type=cli.whole(1), help="number of validation clips, taken from the end of the training split (default: 320 of 4320)")
+    data.add_argument(
+        "--n_val", type=cli.whole(1), help="number of validation clips, taken from the end of the training split (default: 320 of 4320)"
+    )
     data.add_argument("--num_workers", type=cli.whole(0), default=0, changes_result=False, help="processes that load batches ahead")
     if models:
         add_model_flags(parser, *models)
@@ -59,7 +61,11 @@ def get_training_parser(doc, *, epoch, lr, models=()):
     group.add_argument("--model_dir", type=Path, changes_result=False, help=f"folder for the checkpoints (default: {where}/{{decoder}})")
     group.add_argument("--figure_dir", type=Path, changes_result=False, help=f"folder for the loss figure (default: {where}/figures)")
     group.add_argument(
-        "--save_every", type=cli.whole(0), default=0, changes_result=False, help="epochs between kept checkpoints; 0 keeps those of the paper"
+        "--save_every",
+        type=cli.whole(0),
+        default=0,
+        changes_result=False,
+        help="epochs between kept checkpoints; 0 keeps those of the paper",
     )
     group.add_argument("--tensorboard", action="store_true", changes_result=False, help="losses for TensorBoard, in the checkpoint folder")
     group.add_argument("--resume", action="store_true", changes_result=False, help="no effect: an unfinished training always resumes")

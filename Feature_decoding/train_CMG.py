@@ -131,10 +131,14 @@ def build_cmg(args, in_dim, n_frames, frame_shape, whole_frames):
 def get_parser():
     parser = get_training_parser(__doc__, epoch=300, lr=None)
     group = parser.add_argument_group("model")
-    group.add_argument("--patch_size", default="whole", choices=["whole", "64", "8", "4"], help="side of a token: a whole latent frame, or a patch")
+    group.add_argument(
+        "--patch_size", default="whole", choices=["whole", "64", "8", "4"], help="side of a token: a whole latent frame, or a patch"
+    )
     group.add_argument("--N", "--n_layers", dest="N", type=cli.one_or_more, help="number of layers (default: 2; patch CMG: 4)")
     group.add_argument("--n_heads", type=cli.one_or_more, help="number of attention heads (default: 4; patch CMG: 8)")
-    group.add_argument("--d_model", type=cli.one_or_more, changes_result=False, help="size of a latent frame; follows from the data, checked when given")
+    group.add_argument(
+        "--d_model", type=cli.one_or_more, changes_result=False, help="size of a latent frame; follows from the data, checked when given"
+    )
     group.add_argument("--attn_dim", type=cli.one_or_more, default=1024, help="width of the attention")
     group.add_argument("--d_ff", type=cli.one_or_more, default=768, help="width of the feed-forward layers")
     group.add_argument("--encoder_dim", type=cli.one_or_more, default=768, help="width of the fMRI encoder")
@@ -147,12 +151,18 @@ def get_parser():
         help="probability that an earlier frame stays visible in training",
     )  # fmt: skip
     schedules, views = ["random", "fixed"], ["released", "causal"]
-    group.add_argument("--mask_schedule", choices=schedules, default="random", help="masks: new for every clip and epoch, or one (released)")
-    group.add_argument("--visibility", choices=views, default="released", help="frames that later ones see in validation: the first, or all before")
+    group.add_argument(
+        "--mask_schedule", choices=schedules, default="random", help="masks: new for every clip and epoch, or one (released)"
+    )
+    group.add_argument(
+        "--visibility", choices=views, default="released", help="frames that later ones see in validation: the first, or all before"
+    )
     group = parser.add_argument_group("schedule and loss")
     group.add_argument("--warm_up", type=cli.one_or_more, default=50, help="optimiser steps of rising learning rate")
     group.add_argument("--lr_scale", type=cli.real(above=0), default=1.0, help="factor on the Noam schedule")
-    group.add_argument("--w", "--l1_weight", dest="w", type=cli.real(0), default=6e-7, help="first weight of the L1 norm; after epoch e times exp(-1e-3 e)")
+    group.add_argument(
+        "--w", "--l1_weight", dest="w", type=cli.real(0), default=6e-7, help="first weight of the L1 norm; after epoch e times exp(-1e-3 e)"
+    )
     return parser
 
 
@@ -162,7 +172,9 @@ def main(args):
         if record is None:
             return
         fmri = load_training_fmri(args)  # (N, V)
-        contents = load_array(layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction again")
+        contents = load_array(
+            layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction again"
+        )
         channels, n_frames, *hw = contents.shape[1:]
         d_model = math.prod((channels, *hw))
         if args.d_model not in (None, d_model):

@@ -83,7 +83,9 @@ def get_parser():
     group.add_argument("--hidden_dim", type=cli.one_or_more, default=1024, help="width of the hidden layers")
     group = parser.add_argument_group("loss")
     group.add_argument("--k", type=cli.real(0), default=1.0, help="weight of the squared error")
-    group.add_argument("--w", "--l1_weight", dest="w", type=cli.real(0), default=4e-6, help="first weight of the L1 norm; after epoch e times exp(-5e-5 e)")
+    group.add_argument(
+        "--w", "--l1_weight", dest="w", type=cli.real(0), default=4e-6, help="first weight of the L1 norm; after epoch e times exp(-5e-5 e)"
+    )
     return parser
 
 
@@ -93,7 +95,9 @@ def main(args):
         if record is None:
             return
         fmri = load_training_fmri(args)  # (N, V)
-        contents = load_array(layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction again")
+        contents = load_array(
+            layout.contents("train"), shape=(len(fmri), *[None] * 4), mmap=True, do="run content_feature_extraction again"
+        )
         channels, _, height, width = contents.shape[1:]
         l1_weight = compounding_decay(args.w, L1_DECAY, args.epoch)
         task = StructureTask(fmri, contents, n_train=len(plan.train_clips), seed=args.seed, k=args.k, l1_weight=l1_weight)

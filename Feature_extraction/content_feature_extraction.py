@@ -61,7 +61,9 @@ def latent_shape(vae, n_frames, size):
     """(channels, frames, height, width) of a clip's latents; a UserError when the VAE cannot halve the size so often."""
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     if size % factor:
-        raise UserError(f"--sd_path: the VAE reduces frames by a factor of {factor}, which does not divide {size} pixels; use another model")
+        raise UserError(
+            f"--sd_path: the VAE reduces frames by a factor of {factor}, which does not divide {size} pixels; use another model"
+        )
     return vae.config.latent_channels, n_frames, size // factor, size // factor
 
 

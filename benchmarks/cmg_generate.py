@@ -33,12 +33,12 @@ BARS = {"released": 30, "causal": 15}
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("benchmark")
-    group.add_argument("--clips", type=int, default=1200, help="clips that generate makes")
-    group.add_argument("--plain_clips", type=int, default=6, help="clips that are recomputed one by one")
-    group.add_argument("--frames", type=int, default=8, help="frames per clip")
-    group.add_argument("--d_model", type=int, default=FULL_SIZE, help="channels * height * width of a latent frame")
-    group.add_argument("--chunk_size", type=int, default=128, help="clips that generate takes at a time")
-    group.add_argument("--visibility", nargs="+", choices=list(BARS), default=list(BARS), help="which earlier frames a frame sees")
+    group.add_argument("--clips", type=cli.one_or_more, default=1200, help="number of clips that generate makes")
+    group.add_argument("--plain_clips", type=cli.one_or_more, default=6, help="number of clips that are recomputed one by one")
+    group.add_argument("--frames", type=cli.whole(2, 11), default=8, help="frames per clip")
+    group.add_argument("--d_model", type=cli.one_or_more, default=FULL_SIZE, help="channels * height * width of a latent frame")
+    group.add_argument("--chunk_size", type=cli.one_or_more, default=128, help="clips that generate takes at a time")
+    group.add_argument("--visibility", nargs="+", choices=list(BARS), default=list(BARS), help="earlier frames that a frame sees")
     return parser
 
 
@@ -56,35 +56,51 @@ def peak_gigabytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure(model, fmri, first_frame, args, visibility):
-    """Seconds per clip of both sides, and the largest difference relative to the largest value."""
-    recompute(model, fmri[:1], first_frame[:1], args.frames, visibility)  # warm
+def measure(model, fmri, first_frame, n_frames, visibility, *, n_plain, chunk_size):
+    """Seconds per clip of both sides, and the largest difference relative to the largest value.
+
+    Parameters
+    ----------
+    model : ConsistencyMotionGenerator
+    fmri : tensor, shape (B, V)
+    first_frame : tensor, shape (B, d_model)
+    n_frames : int
+    visibility : str
+        "released" or "causal"
+    n_plain : int
+        clips that are recomputed
+    chunk_size : int
+        clips that `generate` takes at a time
+    """
+    recompute(model, fmri[:1], first_frame[:1], n_frames, visibility)  # warm
     plain, times = [], []
-    for i in tqdm(range(args.plain_clips), desc=f"{visibility}, plain", unit="clip", leave=False):
+    for i in tqdm(range(n_plain), desc=f"{visibility}, plain", unit="clip", leave=False):
         start = time.process_time()
-        plain.append(recompute(model, fmri[i : i + 1], first_frame[i : i + 1], args.frames, visibility))
+        plain.append(recompute(model, fmri[i : i + 1], first_frame[i : i + 1], n_frames, visibility))
         times.append(time.process_time() - start)
     plain = torch.cat(plain)
 
-    model.generate(fmri[: args.chunk_size], first_frame[: args.chunk_size], 2, visibility)  # warm
+    model.generate(fmri[:chunk_size], first_frame[:chunk_size], 2, visibility)  # warm
     start = time.process_time()
-    frames = model.generate(fmri, first_frame, args.frames, visibility, chunk_size=args.chunk_size)
+    frames = model.generate(fmri, first_frame, n_frames, visibility, chunk_size=chunk_size)
     seconds = time.process_time() - start
-    error = ((frames[: args.plain_clips] - plain).abs().max() / plain.abs().max()).item()
-    return sorted(times)[len(times) // 2], seconds / args.clips, error
+    error = ((frames[:n_plain] - plain).abs().max() / plain.abs().max()).item()
+    return sorted(times)[len(times) // 2], seconds / len(fmri), error
 
 
 def main(args):
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
-    args.plain_clips = min(args.plain_clips, args.clips)
+    n_plain = min(args.plain_clips, args.clips)
     model = ConsistencyMotionGenerator(d_model=args.d_model).eval()
     fmri, first_frame = torch.randn(args.clips, model.in_dim), torch.randn(args.clips, args.d_model)
     print(f"d_model {args.d_model}, {args.clips} clips of {args.frames} frames, one thread, chunks of {args.chunk_size}")
     print("visibility    plain s/clip (median)   generate s/clip   ratio   plain s, all (extrapolated)   generate s, all   difference")
     missed = []
     for visibility in args.visibility:
-        plain, ours, error = measure(model, fmri, first_frame, args, visibility)
+        plain, ours, error = measure(
+            model, fmri, first_frame, args.frames, visibility, n_plain=n_plain, chunk_size=args.chunk_size
+        )  # fmt: skip
         ratio = plain / ours
         total = f"{plain * args.clips:20.0f} {ours * args.clips:25.1f}"
         print(f"{visibility:10} {plain:20.3f} {ours:20.4f} {ratio:11.1f} {total} {error:20.1e}")

@@ -196,7 +196,9 @@ def identify(path, root=None, n_heads=None, token_dim=768):
     kind, arguments = found
     named = path.relative_to(root) if root else Path(*path.parts[-3:])
     if kind not in kinds_of_name(named):
-        log.warning("%s: its name says %s, but its entries are those of a %s, as which it is taken", named, " or ".join(kinds_of_name(named)), kind)
+        log.warning(
+            "%s: its name says %s, but its entries are those of a %s, as which it is taken", named, " or ".join(kinds_of_name(named)), kind
+        )
     return Released(path, kind, arguments, subject_of(named), epoch_of(named))
 
 
