@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from common import cli
-from common.files import UserError, read_json
+from common.files import UserError, read_json, save_array
+from common.readers import format_clips
 from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables
 
 COLUMNS = ["2-way-I", "SSIM", "EPE"]
 
 
-def made_evaluation(folder, method, shift=0.0, clips=range(1, 31), seed=0, protocol="paper", dataset="CC2017", recons=None, baselines=()):
-    """What evaluate.py leaves, with values drawn around known means."""
+def made_evaluation(folder, method, shift=0.0, clips=range(1, 31), seed=0, recons=None, baselines=(), **facts):
+    """What evaluate.py leaves, with values drawn around known means; `facts` go into metrics.json."""
     rng = np.random.default_rng(seed)
     clips = np.array(clips)
     values = {column: rng.normal(mean + shift, 0.05, len(clips)) for column, mean in zip(COLUMNS, (0.8, 0.3, 5.0), strict=True)}
@@ -23,12 +24,19 @@ def made_evaluation(folder, method, shift=0.0, clips=range(1, 31), seed=0, proto
     for baseline in baselines:
         (folder / "baselines").mkdir(exist_ok=True)
         np.savez(folder / "baselines" / f"{baseline}.npz", clip=clips, **{column: v - 0.2 for column, v in values.items()})
-    facts = {"protocol": protocol, "method": method, "phantom": dataset == "phantom", "dataset": dataset}
-    facts |= {"columns": COLUMNS, "chance": {"2-way-I": 0.75}}
     form = {"n_frames": 8, "size": 16}
-    facts["reads"] = {"recons": str(recons), "layout": "ours", "gt": str(folder / "gt.npy"), "form": form}
-    (folder / "metrics.json").write_text(json.dumps(facts))
+    default = {
+        "dataset": "CC2017", "phantom": False, "subject": 1, "method": method, "protocol": "paper", "protocol_version": 1,
+        "truth": {"path": "gt.npy", "sha256": "1" * 64}, "models": {"image": {"source": "vit", "sha256": "2" * 64}},
+        "clips": {"wanted": len(clips), "scored": len(clips), "missing": [], "numbers": format_clips(clips.tolist())},
+        "columns": COLUMNS, "chance": {"2-way-I": 0.75},
+        "reads": {"recons": str(recons), "layout": "ours", "gt": str(folder / "gt.npy"), "form": form},
+    }  # fmt: skip
+    (folder / "metrics.json").write_text(json.dumps(default | facts))
     return values
+
+
+PHANTOM = {"dataset": "phantom", "phantom": True}
 
 
 def run(script, *argv):
@@ -71,16 +79,39 @@ def test_compare_finds_no_difference_where_there_is_none(tmp_path):
 
 def test_compare_refuses_what_does_not_compare(tmp_path):
     made_evaluation(tmp_path / "a", "mine")
-    made_evaluation(tmp_path / "b", "yours", protocol="correct")
     made_evaluation(tmp_path / "c", "yours", clips=range(40, 50))
-    with pytest.raises(UserError, match="protocol paper"):
-        run(compare, tmp_path / "a", tmp_path / "b")
-    with pytest.raises(UserError, match="clips 1-30, found 40-49"):
+    with pytest.raises(UserError, match="clips 1-30, .*clips 40-49, none in common"):
         run(compare, tmp_path / "a", tmp_path / "c")
-    with pytest.raises(UserError, match="--metrics"):
+    with pytest.raises(UserError, match="--metrics FVD"):
         run(compare, tmp_path / "a", tmp_path / "a", "--metrics", "FVD")
-    with pytest.raises(UserError, match="JSON"):
+    with pytest.raises(UserError, match="file not found"):
         run(compare, tmp_path / "a", tmp_path)
+
+
+OTHER = [
+    ("data set", PHANTOM, False),
+    ("protocol", {"protocol": "correct"}, False),
+    ("version of the protocol", {"protocol_version": 2}, False),
+    ("subject", {"subject": 2}, True),
+    ("ground truth", {"truth": {"path": "gt.npy", "sha256": "3" * 64}}, True),
+    ("image model", {"models": {"image": {"source": "vit", "sha256": "4" * 64}}}, True),
+]
+
+
+@pytest.mark.parametrize("what, facts, may", OTHER, ids=[entry[0] for entry in OTHER])
+def test_compare_looks_at_what_was_scored(tmp_path, what, facts, may):
+    made_evaluation(tmp_path / "a", "mine")
+    made_evaluation(tmp_path / "b", "yours", seed=1, **facts)
+    with pytest.raises(UserError, match=f"not scored alike .*{what}"):
+        run(compare, tmp_path / "a", tmp_path / "b")
+    if not may:
+        with pytest.raises(UserError, match=f"not scored alike .*{what}"):
+            run(compare, tmp_path / "a", tmp_path / "b", "--allow_differences")
+        return
+    run(compare, tmp_path / "a", tmp_path / "b", "--allow_differences", "--out", tmp_path / "out")
+    with open(tmp_path / "out" / "comparison.csv") as handle:
+        assert all(f"other {what}" in row["note"] for row in csv.DictReader(handle))
+    assert (tmp_path / "out" / "comparison.md").read_text().count(f"other {what}") == len(COLUMNS)
 
 
 def test_two_files_of_values(tmp_path, capsys):
@@ -91,6 +122,11 @@ def test_two_files_of_values(tmp_path, capsys):
     run(bootstrap_with_wilcoxon, tmp_path / "x.npy", tmp_path / "y.npy")
     out = capsys.readouterr().out
     assert "99 of 100" in out and "0.0500, 95 % interval 0.0500 to 0.0500" in out
+    for name, clips, subject in (("a", "1-100", 1), ("b", "101-200", 1), ("c", "1-100", 2)):
+        save_array(tmp_path / f"{name}.npy", x, rows=f"clips {clips}", units="SSIM", made_by="test", scored={"subject": subject})
+    for other, what in (("b", "clips"), ("c", "subject")):
+        with pytest.raises(UserError, match=f"other {what}"):
+            run(bootstrap_with_wilcoxon, tmp_path / "a.npy", tmp_path / f"{other}.npy")
 
 
 # ---------------------------------------------------------------------------------------------- published values
@@ -130,9 +166,9 @@ def test_reference_values_are_sourced_and_add_up():
 
 def test_paper_tables(tmp_path, capsys):
     results = tmp_path / "CC2017" / "metrics"
-    values = {s: made_evaluation(results / f"sub{s}" / "full", "full", 0.02 * s, seed=s, baselines=["black"]) for s in (1, 2, 3)}
+    values = {s: made_evaluation(results / f"sub{s}" / "full", "full", 0.02 * s, seed=s, baselines=["black"], subject=s) for s in (1, 2, 3)}
     for s in (1, 2, 3):
-        made_evaluation(results / f"sub{s}" / "control", "control", 0.02 * s - 0.1, seed=s)
+        made_evaluation(results / f"sub{s}" / "control", "control", 0.02 * s - 0.1, seed=s, subject=s)
     made_evaluation(results / "sub1" / "full_ablate_motion", "full_ablate_motion", 0.3)
     for s in (1, 2, 3):
         retrieval = tmp_path / "CC2017" / "retrieval" / f"sub{s}" / "small_set"
@@ -155,12 +191,13 @@ def test_paper_tables(tmp_path, capsys):
     assert cell("Mind-Animator, CC2017", "", "SSIM")["value"] == "0.321" and cell("Nishimoto 2011, CC2017", "", "EPE")["value"] == ""
     assert cell("this project, control", "1", "SSIM")["stars"] == "***" and cell("this project, control", "1", "SSIM")["source"] == "ours"
     text = (out / "main.md").read_text()
-    assert "protocol paper" in text and "| chance |  | 0.750 |" in text and "| – |" in text
+    assert "protocol paper" in text and "| chance |  |  | 0.750 |" in text and "| this project | 2 | 30 |" in text and "| – |" in text
     line = next(line for line in text.splitlines() if line.startswith("| this project | mean"))
     # 0.34 is above every published SSIM, 5.03 below every published EPE; the control's is lower still but no competitor
     assert "**0.3" in line and "**5.0" in line
     assert "**11.043**" in text and "<u>10.637</u>" in text
     tex = (out / "main.tex").read_text()
+    assert r"\label{tab:main}" in tex and "30 clips of subject 1" in tex and "$^{***}$" in tex
     assert r"\textbf{11.043}" in tex and r"\underline{10.637}" in tex and "_" not in tex.replace(r"\_", "")
     assert "full_ablate_motion" in (out / "ablation.md").read_text() and "this project" in (out / "retrieval.md").read_text()
     assert "| 5.00 | 30.00 | 5.00 | 20.00 | ours |" in (out / "retrieval.md").read_text()
@@ -171,9 +208,58 @@ def test_paper_tables(tmp_path, capsys):
 
 
 def test_tables_of_the_phantom_say_so(tmp_path, capsys):
-    made_evaluation(tmp_path / "metrics" / "sub1" / "full", "full", dataset="phantom")
+    made_evaluation(tmp_path / "metrics" / "sub1" / "full", "full", **PHANTOM)
     run(paper_tables, "--dataset", "phantom", "--results", tmp_path / "metrics")
-    assert "Phantom. phantom" in capsys.readouterr().out
+    assert "Nothing here is a result about brains" in capsys.readouterr().out
     assert not (tmp_path / "metrics" / "tables" / "shuffle.md").exists()
+    assert "Mind-Video" not in (tmp_path / "metrics" / "tables" / "main.md").read_text()
     with pytest.raises(UserError, match="evaluate.py"):
         run(paper_tables, "--dataset", "phantom", "--results", tmp_path / "metrics", "--protocol", "correct")
+    with pytest.raises(UserError, match="evaluation of dataset phantom, not CC2017"):
+        run(paper_tables, "--dataset", "CC2017", "--results", tmp_path / "metrics")
+
+
+def test_an_evaluation_in_another_subjects_folder(tmp_path):
+    made_evaluation(tmp_path / "sub1" / "full", "full", subject=2)
+    with pytest.raises(UserError, match="evaluation of subject 2, not 1"):
+        run(paper_tables, "--results", tmp_path)
+
+
+@pytest.mark.parametrize("what, facts", [entry[:2] for entry in OTHER if entry[0] in ("version of the protocol", "ground truth", "image model")])
+def test_rows_of_a_table_say_what_differs(tmp_path, what, facts):
+    made_evaluation(tmp_path / "sub1" / "full", "full")
+    made_evaluation(tmp_path / "sub2" / "full", "full", subject=2, **facts)
+    made_evaluation(tmp_path / "sub1" / "control", "control", clips=range(1, 21))
+    run(paper_tables, "--results", tmp_path, "--names", "full", "control")
+    lines = (tmp_path / "tables" / "main.md").read_text().splitlines()
+    beginnings = (
+        "| this project | 1 | 30 |", f"| this project (other {what}) | 2 | 30 |", f"| this project (other {what}) | mean of 1, 2 | 30 |",
+        "| this project, control (other clips) | 1 | 20 |",
+    )  # fmt: skip
+    assert all(any(line.startswith(beginning) for line in lines) for beginning in beginnings)
+
+
+def test_tables_for_a_paper(tmp_path):
+    """Columns, digits, baselines, the method's own name; a star only where the interval excludes 0."""
+    rng = np.random.default_rng(0)
+    made_evaluation(tmp_path / "sub1" / "mine", "NeuroX", baselines=["black", "mean_frame"])
+    made_evaluation(tmp_path / "sub1" / "control", "control")
+    content = dict(np.load(tmp_path / "sub1" / "mine" / "per_clip.npz"))
+    noise = rng.normal(0, 0.05, 30)
+    content["SSIM"] = content["SSIM"] + noise - noise.mean() + 0.01  # within the noise; the released test has a small p for it
+    content["EPE"] -= 1
+    np.savez(tmp_path / "sub1" / "control" / "per_clip.npz", **content)
+    options = ("--columns", "SSIM", "EPE", "--digits", 2, "--baselines", "black")
+    run(paper_tables, "--results", tmp_path, "--names", "mine", "control", *options)
+    text = (tmp_path / "tables" / "main.md").read_text()
+    assert "| method | subject | clips | SSIM | EPE ↓ | source |" in text and "| NeuroX | 1 | 30 |" in text
+    assert "| black |" in text and "mean frame" not in text and "0.31 ± 0.05" in text
+    with open(tmp_path / "tables" / "main.csv") as handle:
+        marks = {(row["method"], row["metric"]): row["stars"] for row in csv.DictReader(handle)}
+    with open(tmp_path / "tables" / "differences.csv") as handle:
+        gaps = {(row["row"], row["metric"]): row for row in csv.DictReader(handle)}
+    within = gaps["this project, control", "SSIM"]
+    assert float(within["low"]) < 0 < float(within["high"]) and float(within["p"]) < 0.05
+    assert marks["this project, control", "SSIM"] == "" and marks["this project, control", "EPE"] == "***"
+    with pytest.raises(UserError, match="--columns FVD"):
+        run(paper_tables, "--results", tmp_path, "--names", "mine", "--columns", "FVD")
