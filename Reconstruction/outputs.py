@@ -120,6 +120,11 @@ class Outputs:
 # ---------------------------------------------------------------------------------------------- files of one clip
 
 
+def to_uint8(frames):
+    """Frames in 0...1 to 0...255, rounded."""
+    return np.round(frames * 255).astype(np.uint8)
+
+
 def gif_bytes(frames):
     """An endless GIF with a palette for each frame; frames that repeat the one before are kept, which PIL's own saving drops.
 

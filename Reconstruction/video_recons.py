@@ -51,11 +51,11 @@ from common.randomness import seed_of
 from common.readers import format_clips, parse_clips
 from common.records import git_revision, versions, working
 from common.released import ReleasedTree
-from models.checkpoints import statistics_path
+from models.checkpoints import TRAINING_STATE, statistics_path
 from models.decoding import Decoded, check_fit, decode_fmri, load_decoders
 from models.pipeline import as_frames, encode_prompts, render
 from models.released import find_checkpoint
-from Reconstruction.outputs import FORMATS, Outputs, read_log, write_clip, write_manifest
+from Reconstruction.outputs import FORMATS, Outputs, read_log, to_uint8, write_clip, write_manifest
 from Reconstruction.sources import DatasetClips, RecordingClips, ReleasedClips, describe_models, mean_first_latent
 from Reconstruction.stage1_arrays import count_clips, load_stage1, save_stage1, stage1_files
 from Reconstruction.stage2 import (
@@ -128,6 +128,7 @@ def get_parser():
 
 
 def add_decoder_flags(parser):
+    """Add the flags of stage 1."""
     group = parser.add_argument_group("decoders")
     for decoder in DECODERS:
         help = f"{decoder} decoder, ours (.safetensors) or released (.pth); {{}} stands for the subject (default: the one trained here)"
@@ -136,10 +137,7 @@ def add_decoder_flags(parser):
         "--ckpt", type=checkpoint_name, metavar="{N,best,last}", changes_result=False, help="epoch of all three (default: the data set's)"
     )
     group.add_argument(
-        "--train_seed",
-        type=cli.whole(0, 2**32 - 1),
-        changes_result=False,
-        help="seed that the decoders were trained with (default: --seed)",
+        "--train_seed", type=cli.whole(0, 2**32 - 1), changes_result=False, help="seed of the decoders' training (default: that of --seed)"
     )
     group.add_argument("--allow_unfinished", action="store_true", changes_result=False, help="checkpoints of unfinished trainings allowed")
     group.add_argument("--stage1_from", type=Path, metavar="DIR", help="latents.npy, tokens.npy, embedding.npy of another decoder, instead")
@@ -194,7 +192,9 @@ def make_plan(args):
     checkpoints = {name: checkpoint_path(args, dataset, layout, tree, name, sd_config["cross_attention_dim"]) for name in decoders}
     for name, path in checkpoints.items():
         if not path.is_file():
-            raise missing(path, f"train the {name} decoder, or check --{name}_model_path, --ckpt and --train_seed")
+            advice = "its training has not finished: run it again, or use --ckpt best --allow_unfinished"
+            known = (path.parent / TRAINING_STATE).exists()
+            raise missing(path, advice if known else f"train the {name} decoder, or check --{name}_model_path, --ckpt and --train_seed")
     source = open_source(args, dataset, layout, tree, checkpoints)
     numbers = parse_clips(",".join(args.clips)) if args.clips else list(range(1, source.n + 1))
     if numbers[-1] > source.n:
@@ -323,10 +323,6 @@ def reconstruct(args, plan, record, decoded, share, device):
             record.log(clip=clip, time=time.time(), failed=reason)
 
 
-def to_uint8(frames):
-    return np.round(frames * 255).astype(np.uint8)
-
-
 # ---------------------------------------------------------------------------------------------- the end
 
 
@@ -337,7 +333,14 @@ def finish(args, plan, record, models):
     with_gt = os.path.relpath(outputs.with_gt, outputs.root) if outputs.with_gt else None
     folders = {"recons": outputs.recons.name, "with_gt": with_gt, "strips": "strips"}
     facts = {"dataset": None if foreign else args.dataset, "subject": None if foreign else args.subj_ID, "phantom": dataset.simulated}
-    facts |= {"name": plan.name, "arm": args.arm, "ablate": args.ablate, "split": args.split, "n_clips": plan.source.n, "seed": args.seed}
+    facts |= {
+        "name": plan.name,
+        "arm": None if args.stage1_from else args.arm,
+        "ablate": args.ablate,
+        "split": args.split,
+        "n_clips": plan.source.n,
+        "seed": args.seed,
+    }
     facts |= {"settings": record.settings(), "folders": folders, "checkpoints": models, "git": git_revision(), "versions": versions()}
     write_manifest(outputs, facts, range(1, plan.source.n + 1))
     outputs.write_sums()
@@ -369,7 +372,7 @@ def main(args):
     if not args.overwrite and not (outputs.root / "args.json").exists() and any(path.exists() for path in results):
         raise UserError(f"{outputs.root} holds clips of something else, without a record; choose another folder, or use --overwrite")
     read = plan.source.inputs if not args.stage1_from else stage1_files(args.stage1_from).values()
-    old = [*outputs.old_files(every), outputs.root / "stage1_arrays"]
+    old = outputs.old_files(every) + [outputs.root / "stage1_arrays"] * (not args.stage1_from)  # which may be what is read
 
     state = PartialState(cpu=cli.choose_device(args.device).type == "cpu")
     with contextlib.ExitStack() as stack:

@@ -24,7 +24,7 @@ from common.layout import Layout
 from common.randomness import torch_generator
 from common.released import ReleasedTree
 from common.video import write_mp4
-from models.checkpoints import save_checkpoint, statistics_path
+from models.checkpoints import TRAINING_STATE, save_checkpoint, statistics_path
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.inflated_sd import inflate_unet
@@ -586,7 +586,12 @@ def test_a_users_mistakes_are_one_line(world, tmp_path, capsys):
         assert code == 2 and line.count("\n") == 1 and words in line and "Traceback" not in line, (mistake, line)
 
 
-def test_unfinished_checkpoints_are_taken_when_asked_for(world, tmp_path):
+def test_unfinished_trainings(world, tmp_path):
+    folder = Layout(tmp_path / "phantom").checkpoints(1, "full", "semantic")
+    folder.mkdir(parents=True)
+    (folder / TRAINING_STATE).touch()
+    with pytest.raises(UserError, match="last.safetensors; its training has not finished"):
+        video_recons.main(parse("--dataset", "phantom", "--out_root", tmp_path, "--sd_path", world / "sd"))
     save_checkpoint(tmp_path / "best.safetensors", make_decoders()["semantic"], epoch=3, finished=False)
     run(world, tmp_path / "out", "--semantic_model_path", tmp_path / "best.safetensors", "--allow_unfinished", "--clips", "1")
 
@@ -824,7 +829,7 @@ def test_arrays_go_through_stage_2(world, full, arrays, tmp_path):
     own = shutil.copytree(arrays, tmp_path / "mine")
     video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--ablate", "semantic"))  # neither fMRI nor checkpoints
     manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "mine" / "manifest.json").read_text())
-    assert manifest["dataset"] == "phantom" and manifest["clips"]["2"]["nearest_caption"] in CAPTIONS
+    assert manifest["dataset"] == "phantom" and manifest["arm"] is None and manifest["clips"]["2"]["nearest_caption"] in CAPTIONS
     (own / "embedding.npy").unlink()  # optional
     video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--name", "wordless"))
     manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "wordless" / "manifest.json").read_text())
