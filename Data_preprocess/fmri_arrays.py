@@ -11,7 +11,7 @@ NORMS = ("own", "train")
 
 
 def add_norm_flag(group):
-    group.add_argument("--test_norm", choices=NORMS, default="own", help="rows whose mean and std scale the test rows; released: own")
+    group.add_argument("--test_norm", choices=NORMS, default="own", help="rows whose mean and std scale the test rows")
 
 
 # ---------------------------------------------------------------------------------------------- from series to arrays

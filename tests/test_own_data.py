@@ -417,9 +417,11 @@ def test_clips_are_cut_and_conformed(tmp_path, capsys, monkeypatch):
     register(monkeypatch, n_train=3, n_test=1)
     table[0][2] = 6
     write_table(entry.events_path(data), table, ["split", "film", "start"])
-    assert "film.mp4 lasts 7.60 s, and its last clip ends at 9.00 s" in error_of(capsys, STEP1, *flags(tmp_path))
+    assert "events.csv has changed since" in error_of(capsys, STEP1, *flags(tmp_path))
+    again = flags(tmp_path, "--overwrite")
+    assert "film.mp4 lasts 7.60 s, and its last clip ends at 9.00 s" in error_of(capsys, STEP1, *again)
     entry.film_path(data, "ready.mp4").unlink()
-    assert "ready.mp4" in error_of(capsys, STEP1, *flags(tmp_path, "--split", "test"))
+    assert "ready.mp4" in error_of(capsys, STEP1, *again, "--split", "test")
     assert "this script is not for mine (only for CC2017, phantom)" in error_of(
         capsys, load_script("Data_preprocess/CC2017/step1_cut_video_clips.py"), *flags(tmp_path)
     )

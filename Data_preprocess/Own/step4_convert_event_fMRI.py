@@ -218,9 +218,9 @@ def main(args):
             rows = load_ready(dataset, ready)
             n_voxels = rows["train"].shape[1]
         else:
-            events = [event for event in read_events(dataset, args.data_root) if event.subject in (None, subject)]
+            events = read_events(dataset, args.data_root)  # of all subjects, whose clips are in one order
             runs, n_voxels = list_runs(
-                dataset, layout, args.data_root, subject, events,
+                dataset, layout, args.data_root, subject, [event for event in events if event.subject in (None, subject)],
                 lag=lag, volumes=args.volumes, trend_order=args.trend_order, check_tr=not args.ignore_header_tr,
             )  # fmt: skip
             shown = {split: find_presentations(runs, events, split, subject) for split in ("train", "test")}
