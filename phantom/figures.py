@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from common.files import atomic_path
 from Evaluation_Metrics.n_way import chance_level
-from phantom.checks import standard_error
+from phantom.checks import LEGIBLE, standard_error
 from phantom.world import DIRECTIONS, IMAGE_FACTORS
 
 ARM_COLOURS = {
@@ -92,7 +92,7 @@ def draw(folder, rows, measured=None):
             (measured.after, "EPE after stage 2 (pixels)", None),
             (measured.right, "direction right", 1 / len(DIRECTIONS)),
         ],
-        "legible": [(values, f"{factor} read right", 1 / len(IMAGE_FACTORS[factor])) for factor, values in measured.read.items()],
+        "legible": [(measured.read[factor], f"{factor} read right", 1 / len(IMAGE_FACTORS[factor])) for factor in LEGIBLE],
     }
     where = {"structure": ", before stage 2", "legible": ", after stage 2"}
     for name, these in panels.items():

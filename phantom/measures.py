@@ -66,7 +66,7 @@ def one_hot(scenes):
 
     Returns
     -------
-    ndarray, (N, 27)
+    ndarray, (N, 28)
     dict
         factor -> slice of its columns
     """
