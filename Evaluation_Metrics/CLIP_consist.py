@@ -25,17 +25,21 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
 
     Parameters
     ----------
-    features : (N, F, D) CLIP image features of the reconstructed frames
-    vifi : (N,) VIFI-scores; needed when there is a threshold
-    threshold : None to leave every clip as it is
+    features : array, (N, F, D)
+        CLIP image features of the reconstructed frames
+    vifi : array, (N,)
+        VIFI-scores; needed when there is a threshold
+    threshold : float, optional
+        None leaves every clip as it is
 
     Returns
     -------
-    (N,) float64
+    array, (N,) float64
 
     Raises
     ------
-    ValueError : wrong shapes, or a threshold without VIFI-scores
+    ValueError
+        wrong shapes, or a threshold without VIFI-scores
     """
     features = np.asarray(features, np.float64)
     if features.ndim != 3 or features.shape[1] < 2:
@@ -62,7 +66,7 @@ def metric(columns=("CLIP-pcc",), threshold=THRESHOLD):
 
 def get_parser():
     parser = metric_script.metric_parser(__doc__, "clip", "vifi")
-    parser.add_argument("--no_threshold", action="store_true", help="count every clip, also those whose meaning is lost")
+    parser.add_argument("--no_threshold", action="store_true", help="every clip counts, also those whose meaning is lost")
     return parser
 
 

@@ -27,12 +27,14 @@ def grey_frames(clip, channel_order="released"):
 
     Parameters
     ----------
-    clip : (F, H, W, 3) uint8 RGB
-    channel_order : "released" weighs the channels as if they were blue, green, red; "rgb" as they are
+    clip : array, (F, H, W, 3) uint8
+        RGB
+    channel_order : str
+        "released" weighs the channels as if they were blue, green, red; "rgb" as they are
 
     Returns
     -------
-    (F, H, W) uint8
+    array, (F, H, W) uint8
     """
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {channel_order!r}")
@@ -49,12 +51,15 @@ def flows(clip, channel_order="released"):
 
     Parameters
     ----------
-    clip : (F, H, W, 3) uint8 RGB
-    channel_order : see grey_frames
+    clip : array, (F, H, W, 3) uint8
+        RGB
+    channel_order : str
+        see grey_frames
 
     Returns
     -------
-    (F - 1, H, W, 2) float32, pixels to the right and down per frame
+    array, (F - 1, H, W, 2) float32
+        pixels to the right and down per frame
     """
     grey = grey_frames(clip, channel_order)
     return np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
@@ -65,12 +70,15 @@ def flow_errors(flow, true_flow):
 
     Parameters
     ----------
-    flow, true_flow : (..., 2) pixels
+    flow, true_flow : arrays, (..., 2)
+        pixels; computed with in float64
 
     Returns
     -------
-    epe : float, pixels
-    angle : float, degrees; a pixel without flow on one side or both counts 90
+    epe : float
+        pixels
+    angle : float
+        degrees; a pixel without flow on one side or both counts 90
     """
     # component by component: numpy is slow at sums over an axis of two
     (ux, uy), (vx, vy) = (np.moveaxis(np.asarray(field, np.float64), -1, 0) for field in (flow, true_flow))
@@ -85,17 +93,22 @@ def epe(pred, gt, channel_order="released"):
 
     Parameters
     ----------
-    pred, gt : (N, F, H, W, 3) uint8 RGB
-    channel_order : "released" or "rgb", how grey is taken before the flow
+    pred, gt : arrays, (N, F, H, W, 3) uint8
+        RGB
+    channel_order : str
+        "released" or "rgb", how grey is taken before the flow
 
     Returns
     -------
-    epe : (N,) float64, pixels per frame
-    angular_error : (N,) float64, degrees
+    epe : array, (N,) float64
+        pixels per frame
+    angular_error : array, (N,) float64
+        degrees
 
     Raises
     ------
-    ValueError : shapes or types differ, fewer than two frames, or the channel order is unknown
+    ValueError
+        shapes or types differ, fewer than two frames, or the channel order is unknown
     """
     per_clip.check_pairs(pred, gt)
     if pred.shape[1] < 2:

@@ -21,15 +21,17 @@ def psnr(pred, gt):
 
     Parameters
     ----------
-    pred, gt : (N, F, H, W, 3) uint8
+    pred, gt : arrays, (N, F, H, W, 3) uint8
 
     Returns
     -------
-    (N,) float64, dB: 20 log10(1 / sqrt(MSE)) of intensities in 0..1, 100 for a frame whose MSE is below 1e-10
+    array, (N,) float64
+        dB: 20 log10(1 / sqrt(MSE)) of intensities in 0..1, 100 for a frame whose MSE is below 1e-10
 
     Raises
     ------
-    ValueError : shapes or types differ
+    ValueError
+        shapes or types differ
     """
     per_clip.check_pairs(pred, gt)
     mse = np.empty(pred.shape[:2])

@@ -41,7 +41,8 @@ def ssim_frame(x, y):
 
     Parameters
     ----------
-    x, y : (H, W, 3) uint8, H and W at least 7
+    x, y : arrays, (H, W, 3) uint8
+        H and W at least 7
 
     Returns
     -------
@@ -60,15 +61,16 @@ def ssim(pred, gt):
 
     Parameters
     ----------
-    pred, gt : (N, F, H, W, 3) uint8
+    pred, gt : arrays, (N, F, H, W, 3) uint8
 
     Returns
     -------
-    (N,) float64
+    array, (N,) float64
 
     Raises
     ------
-    ValueError : shapes or types differ, or frames are smaller than the window
+    ValueError
+        shapes or types differ, or frames are smaller than the window
     """
     per_clip.check_pairs(pred, gt)
     if min(pred.shape[2:4]) < WINDOW:

@@ -23,11 +23,11 @@ def clip_features(frame_features):
 
     Parameters
     ----------
-    frame_features : (N, F, D)
+    frame_features : array, (N, F, D)
 
     Returns
     -------
-    (N, D) float64
+    array, (N, D) float64
     """
     mean = np.asarray(frame_features, np.float64).mean(1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
@@ -38,11 +38,12 @@ def vifi_score(pred_features, gt_features):
 
     Parameters
     ----------
-    pred_features, gt_features : (N, F, D) frame features of ViFi-CLIP
+    pred_features, gt_features : arrays, (N, F, D)
+        frame features of ViFi-CLIP
 
     Returns
     -------
-    (N,) float64
+    array, (N,) float64
     """
     return (clip_features(pred_features) * clip_features(gt_features)).sum(-1)
 

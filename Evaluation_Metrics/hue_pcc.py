@@ -26,12 +26,15 @@ def hue_planes(clip, mode):
 
     Parameters
     ----------
-    clip : (F, H, W, 3) uint8 RGB
-    mode : "released" reads red as blue, as the released script does; "pearson" reads RGB
+    clip : array, (F, H, W, 3) uint8
+        RGB
+    mode : str
+        "released" reads red as blue, as the released script does; "pearson" reads RGB
 
     Returns
     -------
-    (F, H W) float64, 0..179 / 360
+    array, (F, H W) float64
+        0..179 / 360
     """
     code = cv2.COLOR_BGR2HSV if mode == "released" else cv2.COLOR_RGB2HSV
     return np.stack([cv2.cvtColor(frame, code)[..., 0].ravel() for frame in clip]) / 360.0
@@ -42,18 +45,23 @@ def hue_pcc(pred, gt, mode="released", n_frames=None):
 
     Parameters
     ----------
-    pred, gt : (N, F, H, W, 3) uint8 RGB
-    mode : "released", the cosine of the two hue planes of the frames read as BGR; or "pearson", the correlation of
+    pred, gt : arrays, (N, F, H, W, 3) uint8
+        RGB
+    mode : str
+        "released", the cosine of the two hue planes of the frames read as BGR; or "pearson", the correlation of
         the RGB hues
-    n_frames : frames that count, from the first; default 6 if released, all if pearson
+    n_frames : int, optional
+        frames that count, from the first; default 6 if released, all if pearson
 
     Returns
     -------
-    (N,) float64; NaN where a frame on either side has no hue (grey), or, for "pearson", one hue alone
+    array, (N,) float64
+        NaN where a frame on either side has no hue (grey), or, for "pearson", one hue alone
 
     Raises
     ------
-    ValueError : shapes or types differ, or the mode is unknown
+    ValueError
+        shapes or types differ, or the mode is unknown
     """
     per_clip.check_pairs(pred, gt)
     if mode not in MODES:
@@ -80,7 +88,7 @@ def metric(columns=("Hue-pcc",), mode="released", n_frames=None):
 
 def get_parser():
     parser = metric_script.metric_parser(__doc__)
-    parser.add_argument("--hue", choices=MODES, default="released", help="cosine as released, or Pearson correlation")
+    parser.add_argument("--hue", choices=MODES, default="released", help="likeness of hues: cosine as released, or Pearson correlation")
     return parser
 
 

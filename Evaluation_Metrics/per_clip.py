@@ -195,6 +195,7 @@ class _Pass:
         results = iter(tqdm(results, total=len(numbers), desc=desc, unit="clip", disable=not todo))
         for i in todo:
             self._fill(i, [next(results) for _ in self.blocks[i]])
+        next(results, None)  # there is none: the processes and the bar end
 
     def _fill(self, i, results):
         """Take a block's results in and show its clips to the models."""

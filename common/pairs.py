@@ -41,7 +41,9 @@ class Pairs:
         there = set(pred.numbers)
         if strangers := sorted((there if numbers is None else set(numbers)) - set(truth)):
             if numbers is not None:
-                raise UserError(f"--clips {format_clips(strangers)}: the ground truth has clips {format_clips(truth)} only; check --gt and --clips")
+                raise UserError(
+                    f"--clips {format_clips(strangers)}: the ground truth has clips {format_clips(truth)} only; check --gt and --clips"
+                )
             raise UserError(
                 f"{pred.path} has clips {format_clips(strangers)} besides the ground truth's {format_clips(truth)}; "
                 "check that both are of the same test set, or choose with --clips"
@@ -67,7 +69,9 @@ class Pairs:
             pred, gt = self.pred.read(number), self.gt.read(number)
         if pred.shape != gt.shape:
             found, wanted = ("{} frames of {} x {}".format(*clip.shape) for clip in (pred, gt))
-            raise UserError(f"{self.pred.path}: clip {number} has {found}, the ground truth {wanted}; choose another --protocol, or {AGAIN}")
+            raise UserError(
+                f"{self.pred.path}: clip {number} has {found}, the ground truth {wanted}; choose another --protocol, or {AGAIN}"
+            )
         return pred, gt
 
     def truth(self):

@@ -93,7 +93,9 @@ class _Clips:
         if borders and (height, width) == (self.size + 2 * BORDER, self.size + (3 * BORDER) // 2):
             return frames
         if not self.resize:
-            raise UserError(f"{where} has frames of {height} x {width}, not {self.size} x {self.size}; choose another --protocol, or --resize")
+            raise UserError(
+                f"{where} has frames of {height} x {width}, not {self.size} x {self.size}; choose another --protocol, or --resize"
+            )
         return resize_frames(frames, self.size)
 
 
@@ -243,7 +245,9 @@ class FolderClips(_Clips):
                         folders.setdefault(name.parent, []).append(name)
                 found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items()]
         if not found:
-            raise UserError(f"{self.path} has no clip of layout {self.layout} among its {len(files)} files; choose --layout from {', '.join(LAYOUTS)}")
+            raise UserError(
+                f"{self.path} has no clip of layout {self.layout} among its {len(files)} files; choose --layout from {', '.join(LAYOUTS)}"
+            )
         return found
 
     def _number(self, found, names):
@@ -362,7 +366,9 @@ def _one_number(path, stem, index):
     digits = re.findall(r"\d+", stem)
     if len(digits) != 1:
         known = f" and is no clip of the data set, such as {next(iter(index))}" if index else ""
-        raise UserError(f"{path}: {stem!r} does not hold one number{known}; rename the files test1, test2, ... in the order of the ground truth")
+        raise UserError(
+            f"{path}: {stem!r} does not hold one number{known}; rename the files test1, test2, ... in the order of the ground truth"
+        )
     return int(digits[0])
 
 

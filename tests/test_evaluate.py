@@ -98,7 +98,9 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
     assert result["protocol"] == "paper" and result["clips"] == {"wanted": N, "scored": N, "missing": [], "numbers": f"1-{N}"}
     assert (result["dataset"], result["phantom"], result["subject"], result["method"]) == ("phantom", True, 1, "full")
     assert result["truth"]["sha256"] == sha256(house / "features/test_groundtruth.npy")
-    assert set(result["models"]) == {"clip", "vifi", "image", "video"} and all(len(model["sha256"]) > 10 for model in result["models"].values())
+    assert set(result["models"]) == {"clip", "vifi", "image", "video"} and all(
+        len(model["sha256"]) > 10 for model in result["models"].values()
+    )
     assert "phantom" in result["title"] and "protocol paper" in printed and "chance 0.750" in printed
     gt, pred = np.load(house / "features/test_groundtruth.npy"), degrade(made_clips(0), 1)
     with np.load(out / "per_clip.npz") as content:
@@ -151,7 +153,7 @@ def test_without_models_only_pixels_and_dashes(house, monkeypatch, capsys):
 
 
 def test_again_and_after_a_kill(house, caplog, monkeypatch):
-    """A second run does nothing; a killed run goes on with the blocks that it has; changed clips are scored anew."""
+    """A second run does nothing; a killed run goes on with the blocks that it has; changed clips are scored again."""
     options = ("--baselines", "none")
     run(evaluate, *options)
     out = house / "metrics/sub1/full"
