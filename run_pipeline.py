@@ -137,11 +137,12 @@ STAGES = {
     "evaluate": evaluate_stage,
     "report": report_stage,
 }
+LISTED = {"phantom": "making", "preprocess": "preparation"}  # stages that are offered where a data set's entry lists their scripts
 
 
 def choose_stages(dataset, text):
     """Names of the stages that --stages asks for, in running order."""
-    offered = [name for name in STAGES if (name != "phantom" or dataset.making) and (name != "preprocess" or dataset.preparation)]
+    offered = [name for name in STAGES if name not in LISTED or getattr(dataset, LISTED[name])]
     chosen = offered if text == "all" else text.split(",")
     for name in chosen:
         if name not in offered:

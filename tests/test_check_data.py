@@ -17,10 +17,10 @@ from tiny import load_script, run_script
 from common import cifti, datasets
 from common.cortex import N_CORTEX
 from common.files import UserError, save_array
-from Data_preprocess.pickles import read_arrays
-from Reconstruction.outputs import gif_bytes
 from common.video import write_mp4
+from Data_preprocess.pickles import read_arrays
 from models.checkpoints import KINDS
+from Reconstruction.outputs import gif_bytes
 
 SCRIPT = load_script("Data_preprocess/check_data.py")
 
