@@ -253,7 +253,7 @@ def test_factors_are_decoded_at_the_lag_that_has_them():
     """Series that hold the factors decode them, noise does not; clips without a volume are left out."""
     scenes, rng = [random_scene(np.random.default_rng([7, i])) for i in range(240)], np.random.default_rng(0)
     both = {"train": scenes[:200], "test": scenes[200:]}
-    code = rng.normal(size=(27, 300))
+    code = rng.normal(size=(28, 300))
     train, test = ((measures.one_hot(these)[0] @ code) * 3 + rng.normal(size=(len(these), 300)) for these in both.values())
     test[-1] = np.nan
     right, noise = (
