@@ -91,7 +91,7 @@ def check_fmri(dataset, data_root, subject, selected, scenes):
         those = {"train": scenes["train"], "test": scenes["test"][number * n : (number + 1) * n]}
         # segs are shifted along with test1, whose offset they share
         shares[run] = np.array([decode_factors(train[lag if run == "test1" else 0], test[lag], scenes=those) for lag in LAGS])
-    vertices = read_json(dataset.truth_path(data_root).with_name(f"phantom_vertices_sub{subject}.json"))
+    vertices = read_json(dataset.vertices_path(data_root, subject))
     return [
         *checks.alignment(shares, lags=LAGS, chance=commonest_share(scenes["train"])),
         *checks.mask(selected, {name: vertices[name] for name in AREAS}, n_cortex=N_CORTEX),
