@@ -225,6 +225,17 @@ def cortex_axis():
     return make(left, N_MESH, name="CortexLeft") + make(right, N_MESH, name="CortexRight")
 
 
+def _xml(n_volumes, tr, models):
+    """Description of a series, bytes, and its number of columns."""
+    return nib.cifti2.Cifti2Header.from_axes((nib.cifti2.SeriesAxis(0, tr, n_volumes), models)).to_xml(), len(models)
+
+
+@lru_cache(maxsize=4)
+def _cortex_xml(n_volumes, tr):
+    """The same of a series of the cortex: making it takes a second, and the series of a subject share it."""
+    return _xml(n_volumes, tr, cortex_axis())
+
+
 def write_series(path, data, tr, other=None):
     """Write a dense series, atomically.
 
@@ -238,11 +249,14 @@ def write_series(path, data, tr, other=None):
     other : nibabel BrainModelAxis, optional
         what follows the cortex
     """
-    models = cortex_axis() if other is None else cortex_axis() + other
-    if np.ndim(data) != 2 or np.shape(data)[1] != len(models):
-        raise ValueError(f"(volumes, {len(models)}) expected, {np.shape(data)} given")
-    data = np.asarray(data, dtype=np.float32)
-    image = nib.Cifti2Image(data, header=(nib.cifti2.SeriesAxis(0, tr, len(data)), models))
-    image.nifti_header.set_intent("ConnDenseSeries", name="ConnDenseSeries")
+    n_volumes, n_columns = np.shape(data)
+    xml, expected = _cortex_xml(n_volumes, tr) if other is None else _xml(n_volumes, tr, cortex_axis() + other)
+    if n_columns != expected:
+        raise ValueError(f"{expected} columns expected, {n_columns} given")
+    header = nib.Nifti2Header()
+    header["pixdim"][:4] = 1  # as nibabel's own CIFTI image has it
+    header.set_intent("ConnDenseSeries", name="ConnDenseSeries")
+    header.extensions.append(nib.nifti1.Nifti1Extension(_EXTENSION, xml))
+    image = nib.Nifti2Image(np.asarray(data, dtype=np.float32)[None, None, None, None], None, header)
     with atomic_path(path) as temporary:
         image.to_filename(temporary)

@@ -1,5 +1,6 @@
 """CC2017 preprocessing through the scripts' mains, on a tiny tree of the real form: mp4 movies, CIFTI of 59412 vertices."""
 
+import gzip
 import json
 import multiprocessing
 import os
@@ -7,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import nibabel as nib
@@ -21,9 +22,12 @@ from common import cifti, datasets, video, workers
 from common.captions import read_captions, write_captions
 from common.cortex import N_CORTEX, area_vertices
 from common.files import UserError, card_path, load_array, read_json, sha256
+from common.fmri import load_statistics, scale
+from common.frames import read_clip
 from common.layout import Layout
 
 N_CLIPS, N_VERTICES, VOLUMES = 8, 30, 13
+GONE = 2**22 + 1  # no process has this number: it is larger than the largest
 TINY = replace(
     datasets.CC2017, name="tiny", folder="tiny", n_train_runs=3, n_test_runs=2, clips_per_train_run=N_CLIPS, clips_per_test_run=N_CLIPS,
     n_train=3 * N_CLIPS, n_test=2 * N_CLIPS, n_vertices=N_VERTICES, test_repetitions=3, frame_size=32, clip_frames=10,
@@ -107,6 +111,12 @@ def tree(folder):
     return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(folder.rglob("*")) if path.suffix in kinds}
 
 
+def change_byte(path, at):
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
 def replace_file(path, content):
     path.unlink()
     path.write_bytes(content)
@@ -144,15 +154,20 @@ def test_steps_1_and_2_resume(data, tmp_path, capsys):
     for split in ("train", "test"):
         for folder in (layout.clip(split, "x").parent, layout.frames(split, "x").parent):
             (folder / "metrics.json").unlink()
+            (folder / "SHA256SUMS").unlink()
     kept = layout.clip("train", "seg1_1").stat().st_mtime_ns
     for name in ("seg1_3", "seg3_8"):
         layout.clip("train", name).unlink()
         shutil.rmtree(layout.frames("train", name))
-    (layout.clip("train", ".partial-1-seg1_3")).write_bytes(b"half")
-    layout.frames("train", ".partial-1-seg1_3").mkdir()
+    (layout.clip("train", f".partial-{GONE}-seg1_3")).write_bytes(b"half")
+    layout.frames("train", f".partial-{GONE}-seg1_3").mkdir()
     run_script(step(1), *flags(data, tmp_path / "cut"))
     run_script(step(2), *flags(data, tmp_path / "cut", "--format", "png"))
     assert tree(tmp_path / "cut") == tree(tmp_path / "whole") and len(tree(tmp_path / "cut")) == 40 + 40 * 3
+    for folder in ("stimuli_clips/Train", "stimuli_frames/Test"):
+        sums = [(tmp_path / which / "tiny" / folder / "SHA256SUMS").read_text() for which in ("cut", "whole")]
+        assert sums[0] == sums[1] and sums[0].count("\n") == {"stimuli_clips/Train": 24, "stimuli_frames/Test": 16 * 3}[folder]
+        subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "cut/tiny" / folder, check=True)
     assert layout.clip("train", "seg1_1").stat().st_mtime_ns == kept
     assert not list((tmp_path / "cut").rglob(".partial*"))
     assert "format png -> jpg" in error_of(capsys, 2, *flags(data, tmp_path / "cut"))
@@ -164,11 +179,11 @@ def test_bad_movies(data, tmp_path, capsys):
     content = movie.read_bytes()
     replace_file(movie, content[: len(content) // 2])
     assert "seg2.mp4" in (line := error_of(capsys, 1, *flags(data, out))) and "truncated" in line
-    assert not (out / "tiny/stimuli_clips/Train").exists()  # found before any work
+    assert not list(out.rglob("*.mp4"))  # found before any work
     movie.unlink()
-    assert "nothing there" in error_of(capsys, 1, *flags(data, out))
+    assert "file not found" in error_of(capsys, 1, *flags(data, out))
     video.write_mp4(movie, [frame_of(k, "train") for k in range(65)], 30)
-    assert "expected 2.67 s, found 2.17 s" in error_of(capsys, 1, *flags(data, out))
+    assert "seg2.mp4 lasts 2.17 s, and its last clip ends at 2.67 s" in error_of(capsys, 1, *flags(data, out))
     run_script(step(1), *flags(data, out, "--drop_short"))
     assert "22 clips of 10 frames made, 24 expected" in capsys.readouterr().out
     run_script(step(2), *flags(data, out, "--split", "train"))
@@ -179,20 +194,29 @@ def test_a_movie_slightly_too_short_is_found_while_cutting(data, tmp_path, capsy
     movie = TINY.movie_path(data, "seg1")
     movie.unlink()
     video.write_mp4(movie, [frame_of(k, "train") for k in range(78)], 30)
-    assert "found 2.60 s" in error_of(capsys, 1, *flags(data, tmp_path / "out"))
+    assert "lasts 2.60 s" in error_of(capsys, 1, *flags(data, tmp_path / "out"))
 
 
-def test_a_changed_clip_is_named(data, tmp_path, capsys):
-    run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
-    clip = Layout(tmp_path / "out/tiny").clip("test", "test1_2")
-    content = bytearray(clip.read_bytes())
-    content[len(content) // 2] ^= 1
-    clip.write_bytes(content)
-    line = error_of(capsys, 2, *flags(data, tmp_path / "out", "--split", "test"))
-    assert "test1_2.mp4" in line and "run step 1 again" in line
+def test_a_changed_clip_or_frame_is_named(data, tmp_path, capsys):
+    argv, layout = flags(data, tmp_path / "out", "--split", "test"), Layout(tmp_path / "out/tiny")
+    run_script(step(1), *argv)
+    clip = layout.clip("test", "test1_2")
+    change_byte(clip, -100)
+    layout.clip("test", "test1_3").unlink()
+    run_script(step(1), *argv)  # makes the other anew, and does not take the changed one for good
+    line = error_of(capsys, 2, *argv)
+    assert "test1_2.mp4 does not match its checksum" in line and "run step 1 again" in line
     clip.unlink()
-    run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
-    run_script(step(2), *flags(data, tmp_path / "out", "--split", "test"))
+    run_script(step(1), *argv)
+    run_script(step(2), *argv)
+    frame = layout.frames("test", "test1_2") / "0000004.jpg"
+    change_byte(frame, -100)
+    for name in ("test1_1", "test1_2"):
+        with pytest.raises(UserError, match="test1_2/0000004.jpg does not match its checksum") if name == "test1_2" else nullcontext():
+            read_clip(layout.frames("test", name), TINY.frame_indices, 32)
+    frame.unlink()
+    run_script(step(2), *argv)
+    read_clip(layout.frames("test", "test1_2"), TINY.frame_indices, 32)
 
 
 # ---------------------------------------------------------------------------------------------- step 3
@@ -209,7 +233,7 @@ def test_ready_captions(data, tmp_path, capsys):
     assert read_captions(layout.captions("test"), key="Test_captions") == lines[: 2 * N_CLIPS]
     (tmp_path / "train.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
     line = error_of(capsys, 3, *flags(data, tmp_path / "other", *given, workers=None))
-    assert "expected 24 captions, found 23" in line and "train.txt" in line
+    assert "train.txt has 23 captions, not 24" in line
     assert not (tmp_path / "other/tiny/captions").exists()
 
 
@@ -278,6 +302,9 @@ def test_averages_reliability_and_rows_are_the_plain_ones(prepared, subject):
         made = load_array(layout.masked_fmri(subject, split, N_VERTICES), dtype="float32", verify=True)
         assert layout.masked_fmri(subject, split, N_VERTICES).name == f"masked{N_VERTICES}_{name}_data.npy"
         np.testing.assert_allclose(made, (rows - rows.mean(0)) / rows.std(0), atol=1e-5)
+        mean, std = load_statistics(layout.statistics(subject, N_VERTICES), split, N_VERTICES)
+        np.testing.assert_allclose([mean, std], [rows.mean(0), rows.std(0)], atol=1e-12)
+        np.testing.assert_array_equal(scale(rows, mean, std), made)
         card = read_json(card_path(layout.masked_fmri(subject, split, N_VERTICES)))
         assert card["vertices"] == np.flatnonzero(mask).tolist() and {"rows", "units", "made_by", "sha256", "shape", "dtype"} <= card.keys()
 
@@ -311,6 +338,8 @@ def test_other_masks_and_normalisation(data, tmp_path, capsys):
     train, test = (np.concatenate(runs)[:, area].astype(float) for runs in averages)
     made = np.load(layout.masked_fmri(1, "test", len(area)))
     np.testing.assert_allclose(made, (test - train.mean(0)) / train.std(0), atol=1e-5)
+    statistics = [load_statistics(layout.statistics(1, len(area)), split) for split in ("train", "test")]
+    np.testing.assert_array_equal(*statistics)
 
     mask = np.zeros(N_CORTEX, np.uint8)
     mask[[3, 5, 77]] = 1  # 5 is constant
@@ -321,7 +350,7 @@ def test_other_masks_and_normalisation(data, tmp_path, capsys):
     np.save(tmp_path / "short.npy", mask[:-1])
     assert "short.npy" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--mask_from", tmp_path / "short.npy"))
     assert "V17" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--roi", "V17"))
-    assert "--n_voxels: expected 1 or more, found 0" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", 9, 0))
+    assert "--n_voxels: 0 is out of range" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", 9, 0))
     assert "59409 have a finite p" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", N_CORTEX))
     assert "n_voxels None -> [9]" in error_of(capsys, 4, *flags(data, tmp_path / "roi", *first, "--n_voxels", 9))
 
@@ -369,7 +398,7 @@ def test_step_4_goes_on_where_it_was_killed(data, prepared, tmp_path, monkeypatc
     assert len(calls) == 2 and not Layout(out / "tiny").mask(1).exists()
     # inside a run: a half-written average does not count
     (Layout(out / "tiny").fmri(1, "train") / "voxels_avg").mkdir(parents=True, exist_ok=True)
-    (Layout(out / "tiny").fmri(1, "train") / "voxels_avg/.partial-1-seg1.npy").write_bytes(b"half")
+    (Layout(out / "tiny").fmri(1, "train") / f"voxels_avg/.partial-{GONE}-seg1.npy").write_bytes(b"half")
     again = []
     monkeypatch.setattr(module, "average_run", lambda run: again.append(run.name) or original(run))
     run_script(module, *argv)
@@ -399,11 +428,9 @@ def test_a_flipped_byte_in_our_own_array_is_named(data, tmp_path, capsys):
     run_script(step(4), *argv)
     layout = Layout(tmp_path / "out/tiny")
     average = layout.fmri(1, "test") / "voxels_avg/test1.npy"
-    content = bytearray(average.read_bytes())
-    content[-3] ^= 1
-    average.write_bytes(content)
+    change_byte(average, -3)
     layout.mask(1).unlink()
-    assert "test1.npy" in (line := error_of(capsys, 4, *argv)) and "SHA-256" in line
+    assert "test1.npy" in (line := error_of(capsys, 4, *argv)) and "checksum" in line
 
 
 # ---------------------------------------------------------------------------------------------- step 4: bad input
@@ -421,7 +448,7 @@ def all_nan(series):
     return series
 
 
-KINDS = ["short", "nan", "constant", "missing", "identical", "truncated", "space", "header", "no cifti", "subject"]
+KINDS = ["short", "nan", "constant", "missing", "identical", "truncated", "space", "vertices", "no cifti", "subject"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -430,39 +457,39 @@ def test_bad_series(kind, data, tmp_path, capsys):
     content = path.read_bytes()
     if kind == "short":
         spoil(data, "seg2", 2, lambda series: series[:N_CLIPS])
-        expected = "at least 9 volumes, found 8"
+        expected = "has 8 volumes, and at least 9 are needed"
     elif kind == "nan":
         spoil(data, "seg2", 2, all_nan)
-        expected = "NaN or infinity in every vertex"
+        expected = "NaN or infinite values in every vertex"
     elif kind == "constant":
         spoil(data, "seg2", 2, lambda series: np.ones_like(series))
         expected = "constant values in every vertex"
     elif kind == "missing":
         path.unlink()
-        expected = "repetition 2 of seg2, subject 1, found nothing there"
+        expected = "file not found"
     elif kind == "identical":
         path.unlink()
         os.link(TINY.series_path(data, 1, "seg2", 1), path)
-        expected = "another scan than repetition 1, found the same values"
+        expected = "has the values of repetition 1"
     elif kind == "truncated":
         replace_file(path, content[: len(content) - 1000])
-        expected = "bytes for 13 volumes of 59412 grayordinates"
+        expected = "is truncated"
     elif kind == "space":
         vertices = nib.cifti2.BrainModelAxis.from_surface(np.arange(10242), 10242, name="CortexLeft")
         image = nib.Cifti2Image(np.zeros((VOLUMES, 10242), np.float32), header=(nib.cifti2.SeriesAxis(0, 2, VOLUMES), vertices))
         image.nifti_header.set_intent("ConnDenseSeries")
         path.unlink()
         image.to_filename(path)
-        expected = "found 10242 on a mesh of 10242 (10242 grayordinates in all)"
-    elif kind == "header":
+        expected = "has 10242 vertices of the left cortex, on a mesh of 10242"
+    elif kind == "vertices":
         at = content.index(b"VertexIndices") + 30  # one vertex number becomes another
         replace_file(path, content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        expected = "seg2_2_Atlas.dtseries.nii"
+        expected = "other vertices of the left cortex"
     elif kind == "no cifti":
         replace_file(path, b"nothing of the kind" * 100)
-        expected = "a readable CIFTI series"
+        expected = "not a readable CIFTI series"
     else:
-        subject, expected = 7, "--subj_ID: expected one of 1, 3 (tiny), found 7"
+        subject, expected = 7, "tiny has no subject 7; choose from 1, 3"
     line = error_of(capsys, 4, *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", subject, workers=2))
     assert expected in line
     assert kind == "subject" or "seg2_2" in line
@@ -486,9 +513,9 @@ def test_the_time_between_volumes_is_checked(data, tmp_path, capsys, caplog):
     argv, path = flags(data, tmp_path / "out", "--no_figures"), TINY.series_path(data, 1, "seg2", 2)
     altered(path, (b'SeriesStep="2.0"', b'SeriesStep="0.2"'))
     line = error_of(capsys, 4, *argv)
-    assert "seg2_2" in line and "expected 2 s between volumes, found 0.2 s" in line and "--ignore_header_tr" in line
-    run_script(step(4), *argv, "--ignore_header_tr", "--ignore_header_fields")
-    assert "the files say" in caplog.text
+    assert "seg2_2" in line and "0.2 s between volumes in its header, not 2 s" in line and "--ignore_header_tr" in line
+    run_script(step(4), *argv, "--ignore_header_tr")
+    assert "headers say 0.2 s" in caplog.text
     run_script(step(4), *argv)  # done
     series = [
         TINY.series_path(data, 1, run, rep) for split in ("train", "test") for run in TINY.runs(split) for rep in TINY.repetitions(1, run)
@@ -505,31 +532,37 @@ def test_the_time_between_volumes_is_checked(data, tmp_path, capsys, caplog):
     cifti.open_series(path).check_tr(2.0)  # the file does not say
 
 
-def test_a_header_unlike_the_others_is_named(data, tmp_path, capsys, caplog):
-    argv, path = flags(data, tmp_path / "out", "--no_figures"), TINY.series_path(data, 1, "test1", 3)
-    content = bytearray(path.read_bytes())
-    content[400] ^= 1  # srow_x, which no one reads
-    replace_file(path, bytes(content))
-    line = error_of(capsys, 4, *argv)
-    assert "test1_3" in line and "found header srow_x [5e-324, 0.0, 0.0, 0.0]" in line and "--ignore_header_fields" in line
-    assert not list((tmp_path / "out").rglob("masked*"))
-    content[400] ^= 1
-    content[240] = ord("A")  # descrip
-    replace_file(path, bytes(content))
-    run_script(step(4), *argv)
-    assert "test1_3" in caplog.text and "descrip A" in caplog.text
-    content[400] ^= 1
-    replace_file(path, bytes(content))
-    run_script(step(4), *argv, "--ignore_header_fields")
+def test_what_nibabel_reads_is_read(data, tmp_path):
+    path, series = TINY.series_path(data, 1, "seg1", 1), series_of(1, "seg1", 1)
+    (tmp_path / "a.dtseries.nii.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+    (tmp_path / "b.dtseries.nii").write_bytes(path.read_bytes() + b"stray bytes")
+    image = nib.load(path)
+    header = image.nifti_header.copy()
+    header["intent_code"] = 3000
+    scaled = nib.Cifti2Image(np.nan_to_num(series), image.header, header)
+    scaled.set_data_dtype(np.int16)
+    scaled.to_filename(tmp_path / "c.dtseries.nii")
+    for name in ("a.dtseries.nii.gz", "b.dtseries.nii"):
+        np.testing.assert_array_equal(cifti.read_series(tmp_path / name, 1, N_CLIPS), series[1 : 1 + N_CLIPS])
+    read = cifti.open_series(tmp_path / "c.dtseries.nii")
+    assert read.image.get_data_dtype() == np.int16 and read.tr == 2
+    np.testing.assert_allclose(read.read(), np.nan_to_num(series), atol=0.01)  # of a range of 120 in 2^16 steps
+    path.unlink()
+    (tmp_path / "a.dtseries.nii.gz").rename(f"{path}.gz")
+    run_script(step(4), *flags(data, tmp_path / "out", "--no_figures"))
 
 
-def test_a_flipped_value_is_found_in_our_own_series(data, tmp_path, capsys):
-    path = TINY.series_path(data, 1, "seg3", 1)
-    content = bytearray(path.read_bytes())
-    content[-2001] ^= 1
-    replace_file(path, bytes(content))
-    line = error_of(capsys, 4, *flags(data, tmp_path / "out", "--no_figures"))
-    assert "seg3_1" in line and "SHA-256" in line
+def test_other_files_are_called_what_they_are(tmp_path):
+    volume, cortical = np.zeros((4, 5, 6, 7), np.float32), np.zeros((1, N_CORTEX), np.float32)
+    images = {
+        "a.nii": (nib.Nifti1Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
+        "b.nii": (nib.Nifti2Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
+        "c.dscalar.nii": (nib.Cifti2Image(cortical, header=(nib.cifti2.ScalarAxis(["x"]), cifti.cortex_axis())), r"map of values \(dscalar\)"),
+    }
+    for name, (image, what) in images.items():
+        nib.save(image, tmp_path / name)
+        with pytest.raises(UserError, match=what):
+            cifti.open_series(tmp_path / name)
 
 
 def test_the_left_out_repetition_need_not_be_there(data, tmp_path):
@@ -537,32 +570,12 @@ def test_the_left_out_repetition_need_not_be_there(data, tmp_path):
     run_script(step(4), *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", 3))
 
 
-def test_header_bytes(data, tmp_path):
-    """A flipped bit anywhere in the description of a series is found, or changes nothing that is read."""
-    path = TINY.series_path(data, 1, "seg1", 1)
-    content, reference = path.read_bytes(), cifti.read_series(path)
-    end = len(content) - reference.nbytes
-    rng = np.random.default_rng(0)
-    found = 0
-    for at in [*range(0, 48, 3), *rng.integers(552, end - 8, 25)]:
-        changed = bytearray(content)
-        changed[at] ^= 1 << int(rng.integers(8))
-        replace_file(path, bytes(changed))
-        try:
-            series = cifti.open_series(path)
-            assert series.tr == 2.0
-            np.testing.assert_array_equal(series.read(), reference)
-        except UserError as error:
-            found += 1
-            assert "seg1_1_Atlas" in str(error)
-    assert found > 20
-
-
 # ---------------------------------------------------------------------------------------------- the machine
 
 
 RUN = """
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 sys.path.insert(0, {tests!r})
 import test_preprocess as t
@@ -609,13 +622,13 @@ def test_a_killed_pool_leaves_whole_files(data, prepared, tmp_path):
 
 
 def boom(job):
-    raise UserError(Path("file"), "one", job, "do") if job == 3 else OSError(28, "No space left on device", "file")
+    raise UserError(f"job {job} is wrong; use another") if job == 3 else OSError(28, "No space left on device", "file")
 
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_workers_hand_errors_on(n):
     assert workers.run_jobs(abs, [-1, 2, -3], n, "jobs") == [1, 2, 3]
-    with pytest.raises(UserError, match="expected one, found 3"):
+    with pytest.raises(UserError, match="job 3 is wrong"):
         workers.run_jobs(boom, [3, 3], n, "jobs")
     with pytest.raises(OSError) as error:
         workers.run_jobs(boom, [1, 2], n, "jobs")
@@ -661,7 +674,7 @@ def test_check_data(data, capsys):
     status, lines = check_data(capsys, data)
     assert status == 1
     assert [line.split()[0] for line in lines[:3]] == ["wrong", "wrong", "missing"]
-    assert "truncated" in lines[0] and "expected at least 9 volumes, found 8" in lines[1] and "test1_2_Atlas" in lines[2]
+    assert "truncated" in lines[0] and "8" in lines[1] and "test1_2_Atlas" in lines[2]
     assert "tiny subject 1: 11 of 12 as expected" in lines
     status, lines = check_data(capsys, data / "nothing", "--subj_ID", 1)
     assert status == 1 and "tiny subject 1: 0 of 12 as expected" in lines
@@ -669,7 +682,8 @@ def test_check_data(data, capsys):
 
 def test_check_data_knows_every_data_set(tmp_path, capsys):
     script = load_script("Data_preprocess/check_data.py")
-    for name, counts in {"CC2017": (23, 86), "HCP": (4, 4), "Algonauts2021": (1000, 9), "phantom": (20, 56)}.items():
-        fails(script, "--dataset", name, "--data_root", tmp_path, "--subj_ID", 1, "--workers", 1, status=1)
+    known = {"CC2017": (1, 23, 86), "HCP": (100610, 4, 4), "Algonauts2021": (1, 1000, 9), "phantom": (1, 20, 56)}
+    for name, (subject, *counts) in known.items():
+        fails(script, "--dataset", name, "--data_root", tmp_path, "--subj_ID", subject, "--workers", 1, status=1)
         out = capsys.readouterr().out
         assert all(f": 0 of {count} as expected" in out for count in counts), name
