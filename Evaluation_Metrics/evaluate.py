@@ -28,10 +28,10 @@ from common.datasets import get_dataset
 from common.files import atomic_path, write_text
 from common.layout import Layout, part
 from common.pages.gallery import build_gallery
-from common.pairs import Pairs
 from common.readers import format_clips
 from Evaluation_Metrics import baselines
 from Evaluation_Metrics.metric_script import add_clip_flags, kinds_of, method_name, open_pairs, scoring, what_decides
+from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_models
 from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, note_gaps, save_per_clip, scored_facts, summarise

@@ -10,10 +10,10 @@ from common.clip_frames import clip_times
 from common.datasets import get_dataset
 from common.files import UserError, fingerprint, read_json, save_array
 from common.layout import Layout
-from common.pairs import Pairs
 from common.readers import LAYOUTS, PAIRED, detect_layout, format_clips, open_clips, parse_clips
 from common.records import Record, working
 from common.released import ReleasedTree
+from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.results import describe, note_gaps, scored_facts, summarise, write_csv
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags

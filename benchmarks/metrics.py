@@ -20,11 +20,11 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from common.files import scratch_folder
-from common.pairs import Pairs
 from common.readers import ArrayClips
 from common.workers import n_cores
 from Evaluation_Metrics import EPE, SSIM, per_clip
 from Evaluation_Metrics.n_way import n_way_accuracy, true_classes
+from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.towers import Towers
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from common.clip_frames import choose_frames, clip_times, split_grid
 from common.datasets import get_dataset
 from common.files import UserError
-from common.pairs import Pairs
 from common.readers import ArrayClips, FolderClips, detect_layout, format_clips, open_clips, parse_clips
+from Evaluation_Metrics.pairs import Pairs
 
 
 def few_colours(seed, n=3, frames=8, size=16):
