@@ -170,12 +170,8 @@ def test_command_parses(place, script, flags, loaded, capsys, monkeypatch):
     assert script in loaded[0], f"{place} shows {script}, which is no script of ours"
     monkeypatch.setattr(datasets, "DATASETS", datasets.DATASETS | own_data_sets())
     monkeypatch.chdir(ROOT)
-    module = loaded[0][script]
     try:
-        if script == "run_pipeline.py":  # it hands flags on that its scripts know
-            module.read_arguments(flags)
-        else:
-            cli.parse(module.get_parser, flags, script.removesuffix(".py"))
+        cli.parse(loaded[0][script].get_parser, flags, script.removesuffix(".py"))
     except SystemExit:
         pytest.fail(f"{place}: {script} {' '.join(flags)}: {capsys.readouterr().err.splitlines()[-1]}")
 

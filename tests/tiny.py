@@ -1,9 +1,8 @@
 """What several tests need: scripts by path, and tiny members of the real model classes."""
 
 import gzip
-import importlib.util
+import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,12 +22,7 @@ CARD = {"rows": "clips", "units": "none", "made_by": "test"}
 
 def load_script(path):
     """A script as a module, by its path in the tree."""
-    name = Path(path).stem
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / path)
-        sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(sys.modules[name])
-    return sys.modules[name]
+    return importlib.import_module(path.removesuffix(".py").replace("/", "."))
 
 
 def run_script(script, *argv):
