@@ -70,7 +70,8 @@ def _claims(layout, dataset, subject, page):
             row = {key: check.get(key) for key in ("held", "statement", "value", "se", "bar", "margin", "chance", "n", "compared_with")}
             claim["rows"].append(row | {"reference": check.get("control")})
         figures = [folder / f"{claim.replace(' ', '_')}.png" for claim in claims]
-        caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}, {facts['n_clips']} test clips. ±: standard error over clips"
+        clips = f", {facts['n_clips']} reconstructed clips" if facts.get("n_clips") else ""
+        caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}{clips}. ±: standard error over clips"
         parts.append({
             "claims": list(claims.values()),
             "about": facts.get("about", ""),
@@ -198,7 +199,9 @@ def build_report(layout, dataset, subject, seed, timings):
     checks = _checks(layout, dataset, subject)
     cards, legend = _cards(layout, dataset, found, subject, page)
     maps = sorted((layout.fmri_report(subject).parent / "figures").glob("*.png"))
-    losses = sorted((layout.root / "checkpoints" / f"sub{subject}").glob("*/figures/*.png"))
+    trained = layout.root / "checkpoints" / f"sub{subject}"
+    arms = _main_first([path.name for path in trained.glob("*")], seed)
+    losses = [path for arm in arms for path in sorted((trained / arm / "figures").glob("*.png"))]
     overview = [("all subjects", layout.report)] if len(dataset.subjects) > 1 else []
     render(
         "report.html",
