@@ -7,9 +7,9 @@ import numpy as np
 
 from common import cortex
 from common.cortex import VISUAL_AREAS
-from common.cortex_maps import draw_cortex
 from common.files import atomic_path, write_text
 from common.workers import run_jobs
+from Data_preprocess.cortex_maps import draw_cortex
 
 BINS = 60
 

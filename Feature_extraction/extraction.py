@@ -5,8 +5,9 @@ import logging
 
 from tqdm import tqdm
 
-from common.files import SUMS, ArrayWriter, sha256
+from common.files import SUMS, sha256
 from common.layout import part
+from Feature_extraction.array_writer import ArrayWriter
 
 log = logging.getLogger(__name__)
 ROWS = "clips in the data set's order"  # of every data card

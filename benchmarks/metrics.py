@@ -12,6 +12,7 @@ About 5 min on two cores with 100 clips. Uses 1.3 GB below --folder, deleted at 
 
 import argparse
 import resource
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from common.files import scratch_folder
 from common.readers import ArrayClips
 from common.workers import n_cores
 from Evaluation_Metrics import EPE, SSIM, per_clip
@@ -75,7 +75,7 @@ def seconds(function):
 
 def main(args):
     cv2.setNumThreads(1)
-    with scratch_folder(args.folder) as folder:
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         folder = Path(folder)
         for name, seed in (("pred", 0), ("gt", 1)):
             make_clips(folder / f"{name}.npy", args.n_clips, seed)

@@ -1,12 +1,13 @@
 """Caption files: HDF5, plain text, CSV."""
 
 import csv
+import io
 from pathlib import Path
 
 import h5py
 
 from common.cli import one_line
-from common.files import UserError, check_sum, missing, read_sums, sha256, write_h5_strings, write_sums
+from common.files import UserError, check_sum, missing, read_sums, sha256, write_bytes, write_sums
 
 _ADVICE = "give a file with one caption per clip, in clip order"
 _AGAIN = "run step3_video_captioning.py again with --overwrite; captions of your own go there as --captions_train and --captions_test"
@@ -98,5 +99,8 @@ def write_captions(path, split, captions):
         in clip order
     """
     path = Path(path)
-    write_h5_strings(path, f"{split.capitalize()}_captions", captions)
+    buffer = io.BytesIO()  # h5py does not always end well on a full disk
+    with h5py.File(buffer, "w") as file:
+        file.create_dataset(f"{split.capitalize()}_captions", data=list(captions), dtype=h5py.string_dtype("utf-8"))
+    write_bytes(path, buffer.getvalue())
     write_sums(path.parent, read_sums(path.parent) | {path.name: sha256(path)})

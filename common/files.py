@@ -3,12 +3,10 @@
 import contextlib
 import errno
 import hashlib
-import io
 import json
 import os
 import re
 import shutil
-import tempfile
 from functools import lru_cache
 from pathlib import Path
 
@@ -243,7 +241,8 @@ def card_path(path):
     return Path(f"{path}.json")
 
 
-def _card(path, array, rows, units, made_by, **facts):
+def make_card(path, array, rows, units, made_by, **facts):
+    """Data card of an array, dict."""
     return {
         "file": Path(path).name,
         "shape": list(array.shape),
@@ -273,7 +272,7 @@ def save_array(path, array, *, rows, units, made_by, **facts):
             # not np.save, whose error for a full disk has no number to know it by
             np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(array))
             handle.write(array.data)
-        card = _card(path, array, rows, units, made_by, **facts, sha256=sha256(temporary))
+        card = make_card(path, array, rows, units, made_by, **facts, sha256=sha256(temporary))
         write_json(card_path(path), card)  # before the array: a card alone is no array
 
 
@@ -368,84 +367,3 @@ def load_npz(path, do=_AGAIN):
         raise missing(path, do) from None
     except Exception as error:  # zipfile and numpy meet damaged bytes with errors of almost any kind
         raise UserError(f"{path} is not a readable .npz file ({_first_line(error)}); {do}") from None
-
-
-class ArrayWriter:
-    """An .npy that is filled row by row, goes on where it was cut off, and gets its name only when it is whole.
-
-    Parameters
-    ----------
-    path : path of the final .npy
-    shape, dtype : of the whole array
-    key : anything JSON holds that identifies the run; a half-done array of another key is thrown away
-    card : dict for the data card: rows, units, made_by and any more facts
-    fresh : bool, throw a half-done array away even if it is of the same key
-
-    Use::
-
-        with ArrayWriter(path, (n, 512), "float32", key=key, card=card) as out:
-            for i in range(out.done, n, batch):
-                out.write(i, values)
-    """
-
-    def __init__(self, path, shape, dtype, *, key, card, fresh=False):
-        self.fresh = fresh
-        self.path, self.shape, self.dtype, self.card = Path(path), tuple(shape), np.dtype(dtype), card
-        self.partial = self.path.with_name(f".partial-{self.path.name}")
-        self.progress = self.path.with_name(f".partial-{self.path.name}.json")
-        self.key = fingerprint([key, list(self.shape), str(self.dtype)])
-
-    def __enter__(self):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.done = 0
-        if self.fresh:
-            self.progress.unlink(missing_ok=True)
-        with contextlib.suppress(UserError, OSError, ValueError, KeyError):
-            state = read_json(self.progress)
-            if state["key"] == self.key:
-                self.array = np.lib.format.open_memmap(self.partial, mode="r+")
-                if self.array.shape == self.shape and self.array.dtype == self.dtype:
-                    self.done = state["done"]
-        if not self.done:
-            try:
-                with naming(self.path):
-                    self.array = np.lib.format.open_memmap(self.partial, mode="w+", dtype=self.dtype, shape=self.shape)
-                    # a sparse map that outgrows the disk would end in a bus error: ask for the room now
-                    with open(self.partial, "r+b") as handle:
-                        os.posix_fallocate(handle.fileno(), 0, os.path.getsize(self.partial))
-            except OSError:
-                self.partial.unlink(missing_ok=True)  # the room that it has taken
-                raise
-        return self
-
-    def write(self, start, rows):
-        """Store rows from index `start` on and note that all before their end are done."""
-        self.array[start : start + len(rows)] = rows
-        self.array.flush()
-        self.done = start + len(rows)
-        write_json(self.progress, {"key": self.key, "done": self.done})
-
-    def __exit__(self, kind, error, trace):
-        if kind is None and self.done == self.shape[0]:
-            card = _card(self.path, self.array, **self.card, sha256=sha256(self.partial))
-            write_json(card_path(self.path), card)
-            os.replace(self.partial, self.path)
-            self.progress.unlink(missing_ok=True)
-        del self.array
-        return False
-
-
-def write_h5_strings(path, key, strings):
-    """Write variable-length UTF-8 strings to `path:key`, atomically."""
-    import h5py
-
-    buffer = io.BytesIO()  # h5py does not always end well on a full disk
-    with h5py.File(buffer, "w") as file:
-        file.create_dataset(key, data=list(strings), dtype=h5py.string_dtype("utf-8"))
-    write_bytes(path, buffer.getvalue())
-
-
-def scratch_folder(parent):
-    """A temporary folder below `parent`, deleted at the end of the block."""
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=parent, prefix=".partial-")

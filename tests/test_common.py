@@ -18,8 +18,9 @@ import pytest
 
 from common import augment, cli, cortex, files, workers
 from common.datasets import CC2017, DATASETS, HCP, PHANTOM, get_dataset
-from common.files import ArrayWriter, UserError, atomic_path, card_path, load_array, save_array
+from common.files import UserError, atomic_path, card_path, load_array, save_array
 from common.records import Record, working
+from Feature_extraction.array_writer import ArrayWriter
 
 CARD = {"rows": "clips", "units": "none", "made_by": "test"}
 
@@ -117,7 +118,7 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, dtype):
 def test_killed_in_mid_write_resumes_to_the_same_bytes(tmp_path):
     program = (
         "import os, signal, sys, numpy as np\n"
-        "from common.files import ArrayWriter\n"
+        "from Feature_extraction.array_writer import ArrayWriter\n"
         "with ArrayWriter(sys.argv[1], (12, 5), 'float32', key='a', card=dict(rows='', units='', made_by='')) as out:\n"
         "    out.write(0, np.ones((3, 5)))\n"
         "    out.array[3:5] = 7\n"
@@ -341,12 +342,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(tmp_path, how):
     script.write_text(
         "import sys, numpy as np\n"
         "from common import cli, files\n"
+        "from Feature_extraction.array_writer import ArrayWriter\n"
         "def main(args):\n"
         "    array, card = np.ones((100000, 4)), dict(rows='', units='', made_by='')\n"
         "    if args.how == 'save_array': files.save_array(args.out, array, **card)\n"
         "    if args.how == 'write_json': files.write_json(args.out, array)\n"
         "    if args.how == 'ArrayWriter':\n"
-        "        with files.ArrayWriter(args.out, array.shape, 'float64', key=1, card=card) as out: out.write(0, array)\n"
+        "        with ArrayWriter(args.out, array.shape, 'float64', key=1, card=card) as out: out.write(0, array)\n"
         "def get_parser():\n"
         "    parser = cli.make_parser('')\n"
         "    parser.add_argument('how'); parser.add_argument('out')\n"

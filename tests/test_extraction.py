@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_clip, make_frames, make_sd, run_script
 
+from common.captions import write_captions
 from common.datasets import DATASETS
-from common.files import read_json, write_h5_strings
+from common.files import read_json
 from common.layout import Layout
 from models import encoders
 
@@ -204,7 +205,7 @@ def test_a_half_done_array_is_not_continued_when_asked_or_of_other_inputs(world,
     monkeypatch.setattr(semantic, "encode_sd_text", cut_off)
     fails(semantic, *command, status=130)
     captions = ["another caption"] * N_TEST
-    write_h5_strings(layout.captions("test"), "Test_captions", captions) if change == "captions" else None
+    write_captions(layout.captions("test"), "test", captions) if change == "captions" else None
     run_script(semantic, *command, *([change] if change == "--overwrite" else []))
     assert len(encoded) == 3 + N_TEST
     if change == "captions":
@@ -268,6 +269,6 @@ def test_missing_captions_and_models(world, models, tmp_path, capsys):
 def test_changed_captions_are_noticed(world, models, capsys):
     layout, _, flags = world
     run_script(semantic, *flags, "--sd_path", models[0], "--split", "test")
-    write_h5_strings(layout.captions("test"), "Test_captions", ["another caption"] * N_TEST)
+    write_captions(layout.captions("test"), "test", ["another caption"] * N_TEST)
     fails(semantic, *flags, "--sd_path", models[0], "--split", "test")
     assert "--overwrite" in capsys.readouterr().err

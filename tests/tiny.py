@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from common import cli
+from common.captions import write_captions
 from common.datasets import PHANTOM
-from common.files import save_array, write_h5_strings
+from common.files import save_array
 from common.layout import Layout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +102,7 @@ WORDS = ("a small red circle", "a large blue star on a tile floor", "two dogs ru
 
 def make_captions(layout, split, n):
     captions = [WORDS[i % len(WORDS)] + " indeed" * (i % 3) for i in range(n)]
-    write_h5_strings(layout.captions(split), f"{split.capitalize()}_captions", captions)
+    write_captions(layout.captions(split), split, captions)
     return captions
 
 

@@ -3,7 +3,7 @@
 Reads    {wordnet}/data.{noun,verb,adj,adv} and index.*       Debian's package wordnet-base puts them in one folder
 Writes   common/wordnet_synonyms.txt.gz                        notice, then lines 'word<TAB>synonym|synonym|...'
 
-    python common/make_synonym_table.py --wordnet WORDNET_FOLDER
+    python Feature_decoding/make_synonym_table.py --wordnet WORDNET_FOLDER
 
 Needed only to make the table again; it ships with the project. A few seconds.
 """
