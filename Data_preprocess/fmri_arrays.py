@@ -85,7 +85,9 @@ def output_paths(layout, subject, numbers):
         selected vertices, as the files' names have them
     """
     of_number = [
-        path for n in numbers for path in (*(layout.masked_fmri(subject, split, n) for split in ("train", "test")), layout.statistics(subject, n))
+        path
+        for n in numbers
+        for path in (*(layout.masked_fmri(subject, split, n) for split in ("train", "test")), layout.statistics(subject, n))
     ]
     return [*of_number, layout.mask(subject), layout.fmri_report(subject)]
 
@@ -152,7 +154,9 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
     shapes, facts = {}, {"made_by": made_by, "dataset": dataset.name, "subject": subject, **facts}
     for split, values in rows.items():
         path, names = layout.masked_fmri(subject, split, n_vertices), dataset.clip_names(split)
-        save_array(path, fmri.scale(values, *scales[split]), rows=f"clips in the data set's order, {names[0]} to {names[-1]}", units=units, **facts)
+        save_array(
+            path, fmri.scale(values, *scales[split]), rows=f"clips in the data set's order, {names[0]} to {names[-1]}", units=units, **facts
+        )
         shapes[path.name] = list(values.shape)
     save_array(
         layout.statistics(subject, n_vertices), np.stack([*scales["train"], *scales["test"]]),

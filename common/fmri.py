@@ -345,7 +345,9 @@ def load_statistics(path, split="train", n_vertices=None):
     UserError
         missing, damaged, or of another number of vertices
     """
-    rows = load_array(path, shape=(4, n_vertices), dtype="float64", verify=True, do="run the last preprocessing step again with --overwrite")
+    rows = load_array(
+        path, shape=(4, n_vertices), dtype="float64", verify=True, do="run the last preprocessing step again with --overwrite"
+    )
     return tuple(rows[:2] if split == "train" else rows[2:])
 
 

@@ -167,9 +167,7 @@ def test_masks_all_voxels_and_norm(small, monkeypatch, capsys):
     mask = np.zeros(N_VOXELS)
     mask[[1, 20]] = 1
     np.save(small / "two.npy", mask)
-    assert "two.npy has 2 ones, and n_vertices of mine is 9" in error_of(
-        capsys, STEP4, *flags(small, "--mask_from", small / "two.npy")
-    )
+    assert "two.npy has 2 ones, and n_vertices of mine is 9" in error_of(capsys, STEP4, *flags(small, "--mask_from", small / "two.npy"))
     register(monkeypatch, n_vertices=25)
     assert "n_vertices of mine is 25, and the series have 24 voxels" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
     register(monkeypatch, n_vertices=2)
@@ -201,7 +199,9 @@ def test_ready_rows(tmp_path, capsys, monkeypatch):
     np.save(tmp_path / "vertices.npy", vertices := np.arange(10, 100, 10))
     given = ["--fmri_train", tmp_path / "train.npy", "--fmri_test"]
     drawn = []
-    monkeypatch.setattr(vertex_figures, "draw_cortex", lambda path, values, *_, **__: drawn.append((path.name, np.flatnonzero(values == 1))))
+    monkeypatch.setattr(
+        vertex_figures, "draw_cortex", lambda path, values, *_, **__: drawn.append((path.name, np.flatnonzero(values == 1)))
+    )
     run_script(STEP4, *flags(tmp_path, *given, tmp_path / "test.npy", "--vertices", tmp_path / "vertices.npy"))
     layout = Layout(tmp_path / "out/mine")
     for split, rows in (("train", train), ("test", test)):

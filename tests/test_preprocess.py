@@ -557,7 +557,10 @@ def test_other_files_are_called_what_they_are(tmp_path):
     images = {
         "a.nii": (nib.Nifti1Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
         "b.nii": (nib.Nifti2Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
-        "c.dscalar.nii": (nib.Cifti2Image(cortical, header=(nib.cifti2.ScalarAxis(["x"]), cifti.cortex_axis())), r"map of values \(dscalar\)"),
+        "c.dscalar.nii": (
+            nib.Cifti2Image(cortical, header=(nib.cifti2.ScalarAxis(["x"]), cifti.cortex_axis())),
+            r"map of values \(dscalar\)",
+        ),
     }
     for name, (image, what) in images.items():
         nib.save(image, tmp_path / name)

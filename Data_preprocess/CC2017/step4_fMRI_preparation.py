@@ -320,13 +320,17 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, subject="several")
     group = parser.add_argument_group("fMRI")
-    group.add_argument("--n_voxels", type=cli.one_or_more, nargs="+", help="numbers of vertices to select, one set of files each; the last is the main one")
+    group.add_argument(
+        "--n_voxels", type=cli.one_or_more, nargs="+", help="numbers of vertices to select, one set of files each; the last is the main one"
+    )
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("--mask_from", type=Path, metavar="FILE.npy", help="mask to use instead of selecting vertices")
     choice.add_argument("--roi", nargs="+", metavar="AREA", help="MMP areas of which all vertices are taken instead, both sides")
     group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 cortical vertices or all 91282 grayordinates")
     fmri_arrays.add_norm_flag(group)
-    group.add_argument("--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'")
+    group.add_argument(
+        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
+    )
     group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
     add_workers_flag(parser, "runs")
     return parser

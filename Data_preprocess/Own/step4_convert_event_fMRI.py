@@ -186,13 +186,19 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, subject="several")
     group = parser.add_argument_group("events")
-    group.add_argument("--lag", type=cli.real(), metavar="SECONDS", help="time from a clip's onset to its first volume (default: the registry's)")
+    group.add_argument(
+        "--lag", type=cli.real(), metavar="SECONDS", help="time from a clip's onset to its first volume (default: the registry's)"
+    )
     group.add_argument(
         "--volumes", choices=["mean", "nearest"], default="mean",
         help="volumes that a response is: the mean of a clip's length from onset + lag on, or the one nearest to onset + lag",
     )  # fmt: skip
-    group.add_argument("--trend_order", type=cli.whole(0, 20), default=TREND_ORDER, help="degree of the polynomial trend that is removed per run")
-    group.add_argument("--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'")
+    group.add_argument(
+        "--trend_order", type=cli.whole(0, 20), default=TREND_ORDER, help="degree of the polynomial trend that is removed per run"
+    )
+    group.add_argument(
+        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
+    )
     group = parser.add_argument_group("ready rows, of one subject")
     group.add_argument("--fmri_train", type=Path, metavar="FILE.npy", help="(clips, voxels) array, rows in clip order, instead of runs")
     group.add_argument("--fmri_test", type=Path, metavar="FILE.npy", help="the same for the test clips")
@@ -272,7 +278,9 @@ def prepare(dataset, layout, subject, runs, shown, rows, n_voxels, vertices, set
     if vertices is not None and figures:
         cortical = {key: onto_cortex(values, vertices, np.nan) for key, values in maps.items() if key == "correlation"}
         who, on_cortex = f"{dataset.name}, subject {subject}", onto_cortex(mask, vertices, False)
-        draw_figures(layout.fmri_report(subject).with_name("figures"), who, cortical, on_cortex, repeats=MAPS["correlation"], note=dataset.note)
+        draw_figures(
+            layout.fmri_report(subject).with_name("figures"), who, cortical, on_cortex, repeats=MAPS["correlation"], note=dataset.note
+        )
     print_summary(dataset, subject, report)
     return report
 
