@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -44,6 +45,16 @@ def test_models_come_from_the_flag_or_the_data_set():
         and model_path(args, "clip") == "ViT-B-32:openai"
         and model_path(args, "clip_classifier") is None
     )
+
+
+def test_a_data_set_is_one_file(tmp_path, monkeypatch):
+    """A file more in the registry's folder, and every script offers what it defines."""
+    (tmp_path / "one_more.py").write_text(
+        "from dataclasses import replace\nfrom common.datasets.cc2017 import CC2017\nOTHER = (replace(CC2017, name='one more'),)\n"
+    )
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "common.datasets.one_more", raising=False)
+    assert datasets._find_entries().keys() == {*DATASETS, "one more"}
 
 
 def test_nothing_outside_the_registry_asks_which_data_set_it_is():

@@ -1,13 +1,17 @@
 """The registry: every fact about a data set stands in its file here, and scripts read it from there.
 
-A new data set is one file: an entry of `Dataset` or of one of its kinds, named in `DATASETS`.
+A new data set is one file in this folder that defines an entry: an object of `Dataset` or of one of its kinds, or a tuple of
+them. Nothing else names it.
 """
+
+import importlib
+import pkgutil
 
 from common.datasets.algonauts2021 import ALGONAUTS, Algonauts
 from common.datasets.base import Dataset
 from common.datasets.cc2017 import CC2017, CC2017Like
 from common.datasets.hcp import HCP, HCPMovie
-from common.datasets.own import OWN, OwnDataset
+from common.datasets.own import OwnDataset
 from common.datasets.phantom import PHANTOM, Phantom
 from common.files import UserError
 
@@ -27,7 +31,19 @@ __all__ = [
     "other_names",
 ]
 
-DATASETS = {entry.name: entry for entry in (CC2017, HCP, ALGONAUTS, PHANTOM, *OWN)}
+
+def _find_entries():
+    """Entries that the files of this folder define, {name: Dataset}."""
+    entries = {}
+    for found in pkgutil.iter_modules(__path__, f"{__name__}."):
+        for value in vars(importlib.import_module(found.name)).values():
+            for entry in value if isinstance(value, tuple) else (value,):
+                if isinstance(entry, Dataset):
+                    entries[entry.name] = entry
+    return entries
+
+
+DATASETS = _find_entries()
 
 
 def get_dataset(name, kind=Dataset):
