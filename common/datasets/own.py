@@ -1,6 +1,6 @@
 """Data sets of your own: docs/own_data.md walks through an entry."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.datasets.base import Dataset, RawFile
@@ -26,6 +26,7 @@ class OwnDataset(Dataset):
     events: str = "events.csv"
     series: str = "sub{subject}/{run}.npy"
     lag_seconds: float = 4.0
+    epochs: dict = field(default_factory=lambda: dict.fromkeys(("semantic", "structure", "CMG", "retrieval"), "last"))
     preparation: tuple = (
         "Data_preprocess/Own/step1_cut_event_clips.py",
         "Data_preprocess/CC2017/step2_get_video_frames.py",
