@@ -88,7 +88,7 @@ def without_seconds(folder):
 
 
 def parse(decoder, command):
-    return cli.parse(SCRIPTS[decoder].get_parser, [str(word) for word in command], f"Feature_decoding/{SCRIPTS[decoder].__name__}")
+    return cli.parse(SCRIPTS[decoder].get_parser, [str(word) for word in command], "train")
 
 
 def contrastive_task(decoder, fmri, models, features, **changes):
