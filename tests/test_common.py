@@ -688,7 +688,7 @@ def test_cc2017_paths():
 
 
 def test_phantom_is_a_small_cc2017():
-    assert len(PHANTOM.clip_names("train")) == PHANTOM.n_train == 720 and len(PHANTOM.clip_names("test")) == PHANTOM.n_test == 60
+    assert len(PHANTOM.clip_names("train")) == PHANTOM.n_train == 720 and len(PHANTOM.clip_names("test")) == PHANTOM.n_test == 120
     assert (PHANTOM.volume_offset("test1"), PHANTOM.volume_offset("test2"), PHANTOM.test_repetitions) == (1, 2, 10)
     assert PHANTOM.movie_path("D", "seg1").as_posix().startswith("D/phantom/CC2017_Purdue/")
 

@@ -53,9 +53,9 @@ PHANTOM = Phantom(
         "frame_size": 64,
         "n_test_runs": 2,
         "clips_per_train_run": 40,
-        "clips_per_test_run": 30,
+        "clips_per_test_run": 60,  # detrending takes most of the first and last clips' signal from much shorter runs
         "n_train": 18 * 40,
-        "n_test": 2 * 30,
+        "n_test": 2 * 60,
         "epochs": dict.fromkeys(RELEASED_EPOCHS, "last"),
         "source": "Data_preprocess/Phantom/step1_make_stimuli.py and step2_make_fmri.py",
         "models": {name: str(MODELS / name) for name in ("sd", "clip", "image_classifier", "clip_classifier")}
