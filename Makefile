@@ -9,11 +9,11 @@ DATA ?= data
 
 demo: .venv/ready
 	$(BIN)/python run_pipeline.py --dataset phantom --data_root $(DATA) --out_root $(OUT)
-	@echo "Look at $(OUT)/phantom/report.html (the gallery is linked from it)."
+	@echo "Look at $(OUT)/phantom/report.html (galleries and tables are linked from it)."
 
 test: .venv/realdata lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests
-	@echo "All tests passed. Look at the report of the chain that they ran: .tests/phantom0/outputs/phantom/report.html."
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests --numprocesses 2 --dist loadfile
+	@echo "All tests passed. Look at the report of the chain that they ran: $$(ls .tests/*/phantom0/outputs/phantom/report.html)."
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -74,7 +74,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Show the default of a flag that has one worth showing."""
 
     def _get_help_string(self, action):
-        shown = action.default not in (None, False, argparse.SUPPRESS) and action.option_strings
+        shown = action.option_strings and not any(action.default is nothing for nothing in (None, False, argparse.SUPPRESS))
         return f"{action.help} (default: %(default)s)" if shown and "default" not in (action.help or "") else action.help
 
 
