@@ -33,8 +33,8 @@ from common.arms import ARMS
 from common.datasets import get_dataset
 from common.files import UserError, full_disk, read_json, write_json
 from common.layout import Layout, reconstruction_name
-from common.pages.report import build_overview, build_report
 from common.workers import n_cores
+from Evaluation_Metrics.report import build_overview, build_report
 
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
 EXTRACTIONS = ("content_feature_extraction", "contrastive_target_extraction", "semantic_feature_extraction")

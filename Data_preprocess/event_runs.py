@@ -10,7 +10,7 @@ from common import fmri
 from common.cifti import open_series
 from common.cortex import N_CORTEX
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256
-from Data_preprocess import fmri_arrays
+from Data_preprocess import fmri_arrays, fmri_runs
 from Data_preprocess.events import clips_of, event_volumes
 
 BLOCK = 2048  # voxels correlated at a time
@@ -105,7 +105,7 @@ def convert_run(job):
     """Write the rows of one run's events; the job is (Run, the script's name for the data card)."""
     run, made_by = job
     series = open_series(run.path).read() if is_cifti(run.path) else load_array(run.path, finite=False)
-    clean, not_finite, constant = fmri.clean_run(series, run.trend_order)
+    clean, not_finite, constant = fmri_runs.clean_run(series, run.trend_order)
     fmri_arrays.check_signal(run.path, not_finite, constant, "voxel")
     rows = np.stack([clean[first:end].mean(axis=0) for first, end in run.windows])
     save_array(

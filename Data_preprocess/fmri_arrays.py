@@ -5,6 +5,7 @@ import numpy as np
 from common import cortex, fmri
 from common.cortex import N_CORTEX
 from common.files import UserError, card_path, load_mask, read_json, save_array
+from Data_preprocess import fmri_runs
 
 CORTEX_ROWS = f"{N_CORTEX} cortical vertices, left then right"
 NORMS = ("own", "train")
@@ -136,7 +137,7 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
     rows : dict
         split -> (clips, V) array, not yet scaled
     scales : dict
-        split -> what is subtracted and what is divided by, each (V,); common.fmri.scales
+        split -> what is subtracted and what is divided by, each (V,); common.fmri_runs.scales
     n_vertices : int
         for the files' names
     units : str
@@ -182,7 +183,7 @@ def save_standardised(layout, dataset, subject, train, test, test_norm, **facts)
         name of a file -> shape
     """
     units = f"z per vertex, by the mean and std of the {'training' if test_norm == 'train' else 'own'} rows"
-    rows, scales = {"train": train, "test": test}, fmri.scales(train, test, test_norm)
+    rows, scales = {"train": train, "test": test}, fmri_runs.scales(train, test, test_norm)
     return save_rows(layout, dataset, subject, rows, scales, units=units, test_norm=test_norm, **facts)
 
 
@@ -218,7 +219,7 @@ def describe_arrays(dataset, subject, shapes, *, n_vertices, selected, how):
 
 def summarise_map(values, mask):
     """Mean and quartiles of a vertex map over all and over the selected vertices, dict."""
-    return {"all": fmri.summarise(values), "selected": fmri.summarise(values[mask])}
+    return {"all": fmri_runs.summarise(values), "selected": fmri_runs.summarise(values[mask])}
 
 
 def print_arrays(report, what):

@@ -7,9 +7,10 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from common.files import UserError, atomic_path, fingerprint, load_npz
+from common.files import UserError, atomic_path, fingerprint
 from common.readers import ArrayClips
 from common.workers import n_cores, pool_map
+from Evaluation_Metrics.results import load_npz
 
 log = logging.getLogger(__name__)
 

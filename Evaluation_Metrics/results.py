@@ -1,11 +1,13 @@
 """What an evaluation leaves on disk, and whether two of them may stand side by side."""
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
 
-from common.files import UserError, atomic_path, load_npz, read_json
+from common.cli import one_line
+from common.files import UserError, atomic_path, missing, read_json
 from common.readers import format_clips
 
 LOWER_IS_BETTER = {"EPE", "angular-error"}
@@ -17,6 +19,21 @@ _COMPARED = {  # entries of metrics.json that two results must share
     "protocol": "protocol",
     "protocol_version": "version of the protocol",
 }
+
+
+def load_npz(path, do=_AGAIN):
+    """Read a .npz file, {name: array}; a missing or broken one is a UserError. Its arrays carry checksums."""
+    try:
+        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as content:
+            arrays = dict(content)
+            handle.seek(-12, os.SEEK_END)  # number of entries, which zipfile does not look at
+            if int.from_bytes(handle.read(2), "little") != len(arrays):
+                raise ValueError("a damaged directory")
+            return arrays
+    except FileNotFoundError:
+        raise missing(path, do) from None
+    except Exception as error:  # zipfile and numpy meet damaged bytes with errors of almost any kind
+        raise UserError(f"{path} is not a readable .npz file ({one_line(error)}); {do}") from None
 
 
 # ---------------------------------------------------------------------------------------------- summaries

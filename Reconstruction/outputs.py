@@ -10,11 +10,11 @@ from einops import rearrange
 from PIL import GifImagePlugin, Image
 
 from common.files import SUMS, atomic_path, sha256, write_bytes, write_json, write_sums
-from common.pages.gallery import write_strip
 from common.video import write_mp4
 
 GIF_MILLISECONDS = 120  # a GIF counts in hundredths of a second: 8 fps would be 125
 FPS = 8
+STRIP_FRAME = 96  # pixels to which a frame of a movie strip is shrunk
 
 
 # ---------------------------------------------------------------------------------------------- where things lie
@@ -156,6 +156,29 @@ FORMATS = {
     "png": write_pngs,
     "mp4": lambda paths, frames: write_mp4(paths[0], frames, FPS),
 }
+
+
+def write_strip(path, gt, frames):
+    """Write a movie strip: all frames in a row, ground truth above, reconstruction below.
+
+    Parameters
+    ----------
+    path : Path
+        of the PNG
+    gt : (F, H, W, 3) uint8 or None
+        None where the truth is not known: the reconstruction alone
+    frames : (F, H, W, 3) uint8
+    """
+    strips = []
+    for clip in (frames,) if gt is None else (gt, frames):
+        if clip.shape[2] > STRIP_FRAME:
+            size = (STRIP_FRAME, round(STRIP_FRAME * clip.shape[1] / clip.shape[2]))
+            clip = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip])
+        opaque = np.concatenate([clip, np.full_like(clip[..., :1], 255)], axis=-1)
+        gap = max(1, clip.shape[2] // 32)  # transparent, below and right of every frame
+        strips.append(np.concatenate(list(np.pad(opaque, ((0, 0), (0, gap), (0, gap), (0, 0)))), axis=1))  # h (f w) c
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.concatenate(strips)).save(temporary)
 
 
 def write_clip(outputs, clip, frames, gt=None, stage1=None):

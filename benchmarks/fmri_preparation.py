@@ -25,11 +25,13 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import cli, fmri
-from common.cifti import N_GRAYORDINATES, SPACES, write_series
+from common.cifti import N_GRAYORDINATES, SPACES
 from common.cortex import N_CORTEX
 from common.datasets import CC2017
 from common.layout import Layout
 from common.workers import n_cores
+from Data_preprocess import fmri_runs
+from Data_preprocess.cifti_writing import write_series
 
 N_SEGMENTS = 18
 
@@ -79,7 +81,7 @@ def compare_arithmetic(volumes, n_vertices, n_plain):
     rep1, rep2 = (rng.normal(size=(n_vertices, volumes)).T + 100 for _ in range(2))
     vertices = rng.choice(n_vertices, n_plain, replace=False)
     expected, plain = timed(plain_clean, rep1, vertices)
-    (clean, _, _), ours = timed(fmri.clean_run, rep1, repeat=3)
+    (clean, _, _), ours = timed(fmri_runs.clean_run, rep1, repeat=3)
     plain *= n_vertices / n_plain
     error = np.abs(clean[:, vertices] - expected).max()
     print(f"one run's arithmetic: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}")

@@ -6,7 +6,6 @@ import errno
 import logging
 import math
 import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from common.files import UserError, full_disk
+from common.files import UserError, full_disk, one_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -124,7 +123,9 @@ def make_parser(doc):
     parser = _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
     group = parser.add_argument_group("run")
     group.add_argument("--seed", "--random_seed", dest="seed", type=whole(0, 2**32 - 1), default=42, help="random seed")
-    group.add_argument("--config", type=Path, metavar="FILE.yaml", changes_result=False, help="default values for flags; the command line wins")
+    group.add_argument(
+        "--config", type=Path, metavar="FILE.yaml", changes_result=False, help="default values for flags; the command line wins"
+    )
     group.add_argument("--overwrite", action="store_true", changes_result=False, help="recompute existing results")
     group.add_argument("--debug", action="store_true", changes_result=False, help="show the traceback of an error")
     return parser
@@ -227,7 +228,7 @@ def _words(path, action, name, value):
             raise UserError(f"{path}: {name} must be true or false, not {value!r}; correct the file")
         return [f"--{name}"] * value
     if isinstance(value, (dict, bool)):
-        raise UserError(f"{path}: {value!r} is no value for {name}; quote words such as \"on\" and \"off\"")
+        raise UserError(f'{path}: {value!r} is no value for {name}; quote words such as "on" and "off"')
     if isinstance(value, list):
         if action.nargs is None:
             raise UserError(f"{path}: {name} takes one value, not a list; correct the file")
@@ -308,18 +309,15 @@ def one_line_errors(debug=False):
         if debug or not (full or forbidden):
             raise
         where = getattr(error, "filename", None) or "the output folder"
-        stop(f"cannot write {where}: {os.strerror(full or error.errno)}; free space or choose another --out_root, then run the same command again")
+        stop(
+            f"cannot write {where}: {os.strerror(full or error.errno)}; free space or choose another --out_root, then run the same command again"
+        )
     except KeyboardInterrupt:
         print("stopped; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
     except Terminated:
         print("terminated; run the same command again to continue", file=sys.stderr)
         sys.exit(143)
-
-
-def one_line(error):
-    """An error's message on one line; the name of its class where it has none."""
-    return re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
 
 
 def script_name(main):

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,19 +21,19 @@ class UserError(Exception):
         one sentence that names the file or flag and what is wrong with it, then, after a semicolon, what to do
     """
 
-    def __str__(self):
-        if len(self.args) == 4:
-            return "{}: expected {}, found {}; {}".format(*self.args)
-        return str(self.args[0])
-
 
 class MissingFile(UserError):
     """A file that is not there."""
 
 
-def missing(path, *words):
+def missing(path, do="run the script that writes it, or check the path"):
     """MissingFile for a path, with what to do about it."""
-    return MissingFile(f"file not found: {path}; {words[-1] if words else 'run the script that writes it, or check the path'}")
+    return MissingFile(f"file not found: {path}; {do}")
+
+
+def one_line(error):
+    """An error's message on one line; the name of its class where it has none."""
+    return re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
 
 
 # ---------------------------------------------------------------------------------------------- a full disk
@@ -92,22 +91,6 @@ def atomic_path(path):
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def atomic_files(folder):
-    """Yield an empty temporary folder beside `folder`; its files move into `folder` when the block ends well."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
-    try:
-        with naming(folder):
-            temporary.mkdir(parents=True)
-            yield temporary
-            folder.mkdir(exist_ok=True)
-            for path in temporary.iterdir():
-                os.replace(path, folder / path.name)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_bytes(path, content):
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
@@ -151,14 +134,10 @@ def read_json(path, kind=dict):
     except FileNotFoundError:
         raise missing(path) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({_first_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{path} is not readable JSON ({one_line(error)}); {_AGAIN}") from None
     if not isinstance(content, kind):
         raise UserError(f"{path} holds a {type(content).__name__} where a {kind.__name__} belongs; {_AGAIN}")
     return content
-
-
-def _first_line(error):
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def sha256(path):
@@ -303,7 +282,7 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
     try:
         array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with errors of almost any kind
-        raise UserError(f"{path} is not a readable .npy array ({_first_line(error)}); {do}") from None
+        raise UserError(f"{path} is not a readable .npy array ({one_line(error)}); {do}") from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{path} is an .npz archive where a single .npy array belongs; {do}")
@@ -352,18 +331,3 @@ def check_card(path, digest=None, do=_AGAIN):
     """
     if card_path(path).exists() and read_json(card_path(path)).get("sha256") != (digest or sha256(path)):
         raise UserError(f"{path} does not match its checksum in {card_path(path).name}; {do}")
-
-
-def load_npz(path, do=_AGAIN):
-    """Read a .npz file, {name: array}; a missing or broken one is a UserError. Its arrays carry checksums."""
-    try:
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as content:
-            arrays = dict(content)
-            handle.seek(-12, os.SEEK_END)  # number of entries, which zipfile does not look at
-            if int.from_bytes(handle.read(2), "little") != len(arrays):
-                raise ValueError("a damaged directory")
-            return arrays
-    except FileNotFoundError:
-        raise missing(path, do) from None
-    except Exception as error:  # zipfile and numpy meet damaged bytes with errors of almost any kind
-        raise UserError(f"{path} is not a readable .npz file ({_first_line(error)}); {do}") from None

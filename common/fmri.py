@@ -11,7 +11,6 @@ from scipy import stats
 from common.files import load_array
 
 BLOCK = 256  # vertices whose series are worked on together, so that they stay in a core's cache
-SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below which it is rounding error
 
 
 # ---------------------------------------------------------------------------------------------- one run
@@ -23,7 +22,7 @@ def polynomial_basis(n_volumes, order):
     return np.ascontiguousarray(np.linalg.qr(np.polynomial.legendre.legvander(time, order))[0].T)
 
 
-def _blocks(run):
+def blocks(run):
     """Slices of vertices and copies of their series, (vertices, T) float64."""
     for start in range(0, run.shape[1], BLOCK):
         block = slice(start, start + BLOCK)
@@ -34,7 +33,7 @@ def _is_constant(series):
     return (series == series[:, :1]).all(axis=1)
 
 
-def _norm(series):
+def norm_of(series):
     return np.sqrt(np.vecdot(series, series))
 
 
@@ -42,10 +41,10 @@ def _centre(series):
     """Subtract the mean of every series in place; (V,) bool: those that differ from it by rounding errors alone."""
     mean = series.mean(axis=1)
     series -= mean[:, None]
-    return _norm(series) <= 1e-13 * np.sqrt(series.shape[1]) * np.abs(mean)
+    return norm_of(series) <= 1e-13 * np.sqrt(series.shape[1]) * np.abs(mean)
 
 
-def _check_run(run, order):
+def check_run(run, order):
     run = np.asarray(run)
     if run.ndim != 2 or len(run) <= order:
         raise ValueError(f"(more than {order} volumes, vertices) expected, {run.shape} given")
@@ -71,10 +70,10 @@ def detrend(run, order=4):
     ----------
     Paper, section on data preprocessing; least squares, as `np.polyfit` per vertex.
     """
-    run = _check_run(run, order)
+    run = check_run(run, order)
     basis = polynomial_basis(len(run), order)
     clean = np.empty(run.shape[::-1])
-    for block, series in _blocks(run):
+    for block, series in blocks(run):
         constant = _is_constant(series)
         with np.errstate(invalid="ignore"):  # infinite values
             clean[block] = series - (series @ basis.T) @ basis
@@ -94,54 +93,17 @@ def zscore(run):
     array, shape (T, V), float64
         a constant column gives 0, one with a NaN gives NaN
     """
-    run = _check_run(run, 0)
+    run = check_run(run, 0)
     scaled = np.empty(run.shape[::-1])
-    for block, series in _blocks(run):
+    for block, series in blocks(run):
         constant = _is_constant(series)
         with np.errstate(invalid="ignore"):
             series -= series.mean(axis=1, keepdims=True)
-            std = _norm(series) / np.sqrt(len(run))
+            std = norm_of(series) / np.sqrt(len(run))
         std[std == 0] = 1
         series[constant] = 0
         np.divide(series, std[:, None], out=scaled[block])
     return scaled.T
-
-
-def clean_run(run, order=4, out=None):
-    """Detrend and z-score a run in one pass; vertices without a usable signal become 0.
-
-    Parameters
-    ----------
-    run : array, shape (T, V)
-        of any memory order; a column contiguous in memory is fastest
-    order : int
-        degree of the polynomial trend
-    out : array, shape (T, V), float64, optional
-        for the result; saves the time of asking for memory
-
-    Returns
-    -------
-    clean : array, shape (T, V), float64
-    not_finite : array, shape (V,), bool
-        vertices with a NaN or an infinite value
-    constant : array, shape (V,), bool
-        vertices without variance beyond the trend
-    """
-    run = _check_run(run, order)
-    basis = polynomial_basis(len(run), order)
-    clean = np.empty(run.shape[::-1]) if out is None else out.T
-    not_finite, constant = np.zeros(run.shape[1], bool), np.zeros(run.shape[1], bool)
-    for block, series in _blocks(run):
-        norm = _norm(series)
-        bad = ~np.isfinite(norm)
-        series[bad] = 0
-        series -= (series @ basis.T) @ basis  # its mean is 0 from here on: the basis holds the constant
-        residual = _norm(series)
-        flat = ~bad & (residual <= SIGNAL_FLOOR * norm)
-        residual[bad | flat] = np.inf
-        np.multiply(series, (np.sqrt(len(run)) / residual)[:, None], out=clean[block])
-        not_finite[block], constant[block] = bad, flat
-    return clean.T, not_finite, constant
 
 
 # ---------------------------------------------------------------------------------------------- repetitions
@@ -162,10 +124,10 @@ def correlate_repetitions(rep1, rep2):
     if np.shape(rep1) != np.shape(rep2):
         raise ValueError(f"two repetitions of one shape expected, {np.shape(rep1)} and {np.shape(rep2)} given")
     r = np.empty(np.shape(rep1)[1])
-    for (block, x), (_, y) in zip(_blocks(np.asarray(rep1)), _blocks(np.asarray(rep2)), strict=True):
+    for (block, x), (_, y) in zip(blocks(np.asarray(rep1)), blocks(np.asarray(rep2)), strict=True):
         with np.errstate(invalid="ignore", divide="ignore"):
             constant = _centre(x) | _centre(y)
-            part = np.vecdot(x, y) / (_norm(x) * _norm(y))
+            part = np.vecdot(x, y) / (norm_of(x) * norm_of(y))
         part[constant | ~(np.abs(part) < 1 - 1e-12)] = np.nan
         r[block] = part
     return r
@@ -250,34 +212,6 @@ def select_vertices(t, p, n):
     return mask
 
 
-def explainable_variance(average, n_repetitions):
-    """Share of the variance that repetitions have in common: the noise ceiling of a model's R squared.
-
-    For z-scored repetitions the share is v = var(average), of which a part (1 - v) / (R - 1) is noise that averaging
-    has not removed and that is subtracted.
-
-    Parameters
-    ----------
-    average : array, shape (T, V)
-        mean over repetitions that were z-scored one by one
-    n_repetitions : int
-        R, at least 2
-
-    Returns
-    -------
-    array, shape (V,), float64
-        at most 1; around 0, also below, where nothing repeats
-
-    References
-    ----------
-    Sahani & Linden 2003; Hsu, Borst & Theunissen 2004.
-    """
-    if n_repetitions < 2:
-        raise ValueError(f"at least 2 repetitions expected, {n_repetitions} given")
-    v = np.var(average, axis=0, dtype=np.float64)
-    return v - (1 - v) / (n_repetitions - 1)
-
-
 # ---------------------------------------------------------------------------------------------- rows of the decoders
 
 
@@ -302,23 +236,6 @@ def scale(rows, mean, std):
     """
     rows = np.asarray(rows, np.float64)
     return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
-
-
-def scales(train, test, test_norm="own"):
-    """What standardises the rows of both splits.
-
-    Parameters
-    ----------
-    train, test : array, shape (clips, V)
-    test_norm : str
-        "own" scales the test rows by their own mean and std, "train" by those of the training rows
-
-    Returns
-    -------
-    dict
-        split -> (mean, std), each (V,) float64
-    """
-    return {"train": statistics(train), "test": statistics(test if test_norm == "own" else train)}
 
 
 def load_statistics(path, split="train", n_vertices=None):
@@ -349,14 +266,6 @@ def load_statistics(path, split="train", n_vertices=None):
         path, shape=(4, n_vertices), dtype="float64", verify=True, do="run the last preprocessing step again with --overwrite"
     )
     return tuple(rows[:2] if split == "train" else rows[2:])
-
-
-def summarise(values):
-    """Mean and quartiles of the finite values of a vertex map, dict; None without one."""
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    return {"mean": values.mean(), **dict(zip(("25%", "50%", "75%"), np.percentile(values, (25, 50, 75)), strict=True))}
 
 
 # ---------------------------------------------------------------------------------------------- training

@@ -2,12 +2,10 @@
 
 import io
 import struct
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
@@ -61,32 +59,11 @@ def check_whole(path):
         raise UserError(f"{path} is a damaged mp4 file; {_ADVICE}")
 
 
-def _broken(path, reason):
+def unreadable(path, reason):
     return UserError(f"{path} is not a readable movie ({one_line(reason)}); {_ADVICE}")
 
 
 # ---------------------------------------------------------------------------------------------- reading
-
-
-@dataclass(frozen=True)
-class MovieInfo:
-    """What a movie's header says: frames per second, number of frames (0: not said), pixels."""
-
-    rate: Fraction
-    n_frames: int
-    width: int
-    height: int
-
-
-def movie_info(path):
-    """Read a movie's header, MovieInfo."""
-    check_whole(path)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return MovieInfo(stream.average_rate, stream.frames, stream.codec_context.width, stream.codec_context.height)
-    except (av.FFmpegError, IndexError) as error:
-        raise _broken(path, error) from None
 
 
 def iterate_frames(path):
@@ -116,7 +93,7 @@ def iterate_frames(path):
             first, end = None, Fraction(0)
             for frame in container.decode(stream):
                 if frame.is_corrupt:
-                    raise _broken(path, f"a damaged frame at {float(end):.2f} s")
+                    raise unreadable(path, f"a damaged frame at {float(end):.2f} s")
                 start = end if frame.pts is None else frame.pts * frame.time_base - (first or 0)
                 if first is None:
                     first, start = start, Fraction(0)
@@ -124,36 +101,9 @@ def iterate_frames(path):
                 end = start + duration
                 yield start, end, frame
             if first is None:
-                raise _broken(path, "no frame in it")
+                raise unreadable(path, "no frame in it")
     except (av.FFmpegError, IndexError) as error:
-        raise _broken(path, error) from None
-
-
-def resample(path, fps):
-    """Frames of a movie at a constant rate: for every k/fps the frame whose timestamp is nearest (ties: the earlier).
-
-    Parameters
-    ----------
-    path : str or Path
-        of a movie of any rate, constant or not
-    fps : int or Fraction
-        wanted frames per second
-
-    Yields
-    ------
-    av.VideoFrame
-        one for each k/fps before the movie's end; the same object again where a frame is repeated
-    """
-    k, last, last_start, last_end = 0, None, None, None
-    for start, end, frame in iterate_frames(path):
-        if last is not None:
-            while Fraction(k) / fps <= (last_start + start) / 2:
-                yield last
-                k += 1
-        last, last_start, last_end = frame, start, end
-    while Fraction(k) / fps < last_end:
-        yield last
-        k += 1
+        raise unreadable(path, error) from None
 
 
 def to_rgb(frame):
@@ -267,25 +217,3 @@ def write_mp4(path, frames, fps, crf=12):
         container.mux(stream.encode())
     write_bytes(path, buffer.getvalue())
     return n
-
-
-# ---------------------------------------------------------------------------------------------- size
-
-
-def stretch(frame, size):
-    """Resize a frame to size x size pixels, whatever its proportions, with an area filter.
-
-    Parameters
-    ----------
-    frame : array, shape (H, W, 3), uint8
-    size : int
-        pixels
-
-    Returns
-    -------
-    array, shape (size, size, 3), uint8
-    """
-    height, width = frame.shape[:2]
-    # OpenCV averages over areas only when both sides shrink: first shrink the longer sides, then enlarge the shorter
-    smaller = cv2.resize(frame, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(smaller, (size, size), interpolation=cv2.INTER_LINEAR)

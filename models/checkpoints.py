@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from common.files import UserError, atomic_path, missing, naming, read_json, sha256, write_json
+from common.files import UserError, atomic_path, missing, naming, one_line, read_json, sha256, write_json
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.retrieval_decoder import RetrievalDecoder
@@ -130,7 +130,7 @@ def load_checkpoint(path):
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a readable safetensors file ({_first_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{path} is not a readable safetensors file ({one_line(error)}); {_AGAIN}") from None
     fill(model, state, path)
     return model.eval(), record
 
@@ -143,7 +143,7 @@ def _build(record, path):
     try:
         return empty_model(kind, record["arguments"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} does not hold arguments of a {kind.__name__} ({_first_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{path} does not hold arguments of a {kind.__name__} ({one_line(error)}); {_AGAIN}") from None
 
 
 def empty_model(kind, arguments):
@@ -211,7 +211,7 @@ def read_released(path, mmap=False):
     except Exception as error:  # torch.load raises almost any kind for a broken file
         if "Unsupported global" in str(error):  # not the message itself: it advises to unpickle everything
             raise UserError(f"{path} holds Python objects, which are not unpickled; {_WEIGHTS_ALONE}") from None
-        why = "" if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error) else f" ({_first_line(error)})"
+        why = "" if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error) else f" ({one_line(error)})"
         raise UserError(f"{path} is broken or not a PyTorch file{why}; download it again") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; {_WEIGHTS_ALONE}")
@@ -277,7 +277,3 @@ def _names(names, most=20):
 
 def _spell(model):
     return ", ".join(f"{key}={value}" for key, value in getattr(model, "arguments", {}).items())
-
-
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

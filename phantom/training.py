@@ -4,9 +4,13 @@ Used by Data_preprocess/Phantom/step3_train_models.py. Every function takes its 
 from its global one, which the script seeds.
 """
 
+import contextlib
 import json
 import math
+import os
+import shutil
 import string
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,7 +19,7 @@ from tqdm import tqdm
 
 from common.augment import eda, load_synonyms
 from common.datasets import PHANTOM
-from common.files import atomic_files, write_json
+from common.files import naming, write_json
 from phantom import world
 
 SCALE = 0.18215  # Stable Diffusion's latent scale
@@ -261,6 +265,22 @@ def write_record(folder, **record):
     path = folder / "training.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     write_json(path, {**old, **record})
+
+
+@contextlib.contextmanager
+def atomic_files(folder):
+    """Yield an empty temporary folder beside `folder`; its files move into `folder` when the block ends well."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    try:
+        with naming(folder):
+            temporary.mkdir(parents=True)
+            yield temporary
+            folder.mkdir(exist_ok=True)
+            for path in temporary.iterdir():
+                os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def save(model, folder):

@@ -14,10 +14,11 @@ from test_checkpoints import build
 from test_recons import make_stable_diffusion
 from tiny import load_script, run_script
 
-from common import cifti, datasets
+from common import datasets
 from common.cortex import N_CORTEX
 from common.files import UserError, save_array
 from common.video import write_mp4
+from Data_preprocess import cifti_writing
 from Data_preprocess.pickles import read_arrays
 from models.checkpoints import KINDS
 from Reconstruction.outputs import gif_bytes
@@ -65,7 +66,7 @@ def hcp(tmp_path, monkeypatch):
     for participant in SMALL_HCP.subjects:
         for run in SMALL_HCP.runs:
             path = root / str(participant) / "MNINonLinear/Results" / run / f"{run}_Atlas.dtseries.nii"
-            cifti.write_series(path, rng.standard_normal((10, N_CORTEX), dtype=np.float32), 1.0)
+            cifti_writing.write_series(path, rng.standard_normal((10, N_CORTEX), dtype=np.float32), 1.0)
     return root
 
 
@@ -84,10 +85,10 @@ def test_hcp(hcp, capsys):
     film(movies[0], 5)
     cut(movies[1], 100)
     movies[2].unlink()
-    cifti.write_series(series[100610, 1], np.random.default_rng(1).standard_normal((9, N_CORTEX)), 1.0)
+    cifti_writing.write_series(series[100610, 1], np.random.default_rng(1).standard_normal((9, N_CORTEX)), 1.0)
     cut(series[100610, 2], 4)
     series[100610, 3].unlink()
-    cifti.write_series(series[100610, 4], np.random.default_rng(1).standard_normal((10, N_CORTEX)), 0.72)
+    cifti_writing.write_series(series[100610, 4], np.random.default_rng(1).standard_normal((10, N_CORTEX)), 0.72)
     status, lines = check(capsys, *argv)
     found = odd_lines(lines)
     assert status == 1 and len(found) == 7

@@ -21,6 +21,7 @@ from common.datasets import CC2017, DATASETS, HCP, PHANTOM, get_dataset
 from common.files import UserError, atomic_path, card_path, load_array, save_array
 from common.records import Record, working
 from Feature_extraction.array_writer import ArrayWriter
+from phantom.training import atomic_files
 
 CARD = {"rows": "clips", "units": "none", "made_by": "test"}
 
@@ -442,12 +443,12 @@ def test_a_device_that_is_not_there():
 
 def test_files_go_together_or_not_at_all(tmp_path):
     files.write_text(tmp_path / "model/a", "old")
-    with pytest.raises(OSError) as error, files.atomic_files(tmp_path / "model") as folder:
+    with pytest.raises(OSError) as error, atomic_files(tmp_path / "model") as folder:
         (folder / "a").write_text("new")
         raise LibraryError("os error 28")
     assert error.value.filename == str(tmp_path / "model") and names(tmp_path) == ["model"]
     assert (tmp_path / "model/a").read_text() == "old"
-    with files.atomic_files(tmp_path / "model") as folder:
+    with atomic_files(tmp_path / "model") as folder:
         (folder / "a").write_text("new")
         (folder / "b").write_text("new")
     assert names(tmp_path) == ["model"] and names(tmp_path / "model") == ["a", "b"] and (tmp_path / "model/a").read_text() == "new"

@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from common import fmri
+from Data_preprocess import fmri_runs
 
 T, V = 240, 41
 RNG = np.random.default_rng(0)
@@ -59,7 +60,7 @@ def test_detrend_removes_polynomials(kind):
 def test_a_constant_column_gives_exactly_zero(value):
     run = make_run()
     run[:, 3] = value
-    for function in (fmri.detrend, fmri.zscore, lambda run: fmri.clean_run(run)[0]):
+    for function in (fmri.detrend, fmri.zscore, lambda run: fmri_runs.clean_run(run)[0]):
         clean = function(run)
         assert (clean[:, 3] == 0).all() and (clean[:, 4] != 0).any()
 
@@ -76,7 +77,7 @@ def test_a_bad_column_leaves_the_others_alone():
     run[5, 2], run[7, 9], run[:, 11] = np.nan, np.inf, 3
     for clean in (fmri.detrend(run), fmri.zscore(run)):
         assert np.isnan(clean[:, 2]).all() and not np.isfinite(clean[:, 9]).any()
-    clean, not_finite, constant = fmri.clean_run(run)
+    clean, not_finite, constant = fmri_runs.clean_run(run)
     assert np.flatnonzero(not_finite).tolist() == [2, 9] and np.flatnonzero(constant).tolist() == [11]
     assert (clean[:, [2, 9, 11]] == 0).all()
     others = np.delete(np.arange(V), [2, 9, 11])
@@ -86,7 +87,7 @@ def test_a_bad_column_leaves_the_others_alone():
 def test_a_column_that_is_all_trend_has_no_signal():
     run = make_run()
     run[:, 0] = 5 + 3 * np.linspace(0, 1, T) ** 3
-    clean, _, constant = fmri.clean_run(run)
+    clean, _, constant = fmri_runs.clean_run(run)
     assert constant[0] and not constant[1:].any() and (clean[:, 0] == 0).all()
 
 
@@ -168,7 +169,7 @@ def test_explainable_variance_is_its_definition():
         residual = np.mean([np.var(rep[:, v] - repetitions[:, :, v].mean(0)) for rep in repetitions])
         share = 1 - residual
         expected.append(share - (1 - share) / 4)
-    np.testing.assert_allclose(fmri.explainable_variance(repetitions.mean(0), 5), expected, atol=1e-12)
+    np.testing.assert_allclose(fmri_runs.explainable_variance(repetitions.mean(0), 5), expected, atol=1e-12)
 
 
 def test_explainable_variance_recovers_the_planted_share():
@@ -176,10 +177,10 @@ def test_explainable_variance_recovers_the_planted_share():
     for share in (0.0, 0.3, 0.8):
         signal = np.sqrt(share) * rng.normal(size=(400, 500))
         repetitions = [fmri.zscore(signal + np.sqrt(1 - share) * rng.normal(size=signal.shape)) for _ in range(10)]
-        found = fmri.explainable_variance(np.mean(repetitions, axis=0), 10)
+        found = fmri_runs.explainable_variance(np.mean(repetitions, axis=0), 10)
         assert abs(found.mean() - share) < 4 * found.std() / np.sqrt(500) + 0.003  # the share itself varies with the sample
     with pytest.raises(ValueError):
-        fmri.explainable_variance(signal, 1)
+        fmri_runs.explainable_variance(signal, 1)
 
 
 # ---------------------------------------------------------------------------------------------- rows of the decoders
@@ -189,7 +190,7 @@ def test_explainable_variance_recovers_the_planted_share():
 def test_rows_are_standardised_by_statistics_that_bring_other_rows_onto_their_scale(norm):
     train, test = RNG.normal(3, 2, (50, 6)), RNG.normal(1, 4, (20, 6))
     train[:, 4] = 0.7
-    scales = fmri.scales(train.astype(np.float32), test.astype(np.float32), norm)
+    scales = fmri_runs.scales(train.astype(np.float32), test.astype(np.float32), norm)
     made = fmri.scale(train, *scales["train"])
     assert made.dtype == np.float32 and (made[:, 4] == 0).all()
     good = [0, 1, 2, 3, 5]

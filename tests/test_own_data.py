@@ -10,11 +10,11 @@ from scipy.stats import gamma
 from test_house import code_blocks, commands, own_data_sets
 from tiny import ROOT, fails, load_script, run_script
 
-from common import cifti, datasets, fmri, video
+from common import datasets, fmri, video
 from common.captions import read_captions
 from common.files import card_path, load_array, read_json
 from common.layout import Layout
-from Data_preprocess import events, vertex_figures
+from Data_preprocess import cifti_writing, events, vertex_figures
 from models.checkpoints import load_checkpoint
 from phantom import world as phantom_world
 
@@ -232,7 +232,7 @@ def test_cifti_series(tmp_path, capsys, monkeypatch):
         series = rng.normal(size=(40, 59412)).astype(np.float32)
         series[:, 2000:2100] += 5 * shared
         path = entry.series_path(tmp_path / "DATA", 1, run)
-        cifti.write_series(path, series, 1.5)
+        cifti_writing.write_series(path, series, 1.5)
         np.save(path.with_name(f"{run}.npy"), series)
     run_script(STEP4, *flags(tmp_path, "--no_figures"))
     layout = Layout(tmp_path / "out/mine")

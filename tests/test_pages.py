@@ -15,9 +15,11 @@ from common import cli, pages
 from common.datasets import CC2017, DATASETS, PHANTOM
 from common.files import write_json
 from common.layout import Layout
-from common.pages import comparison, gallery
-from common.pages.report import build_overview, build_report
+from common.pages import gallery
 from Evaluation_Metrics import compare
+from Evaluation_Metrics import comparison_page as comparison
+from Evaluation_Metrics.report import build_overview, build_report
+from Reconstruction.outputs import write_strip
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS, FRAMES, SIZE = 6, 8, 16
@@ -78,7 +80,7 @@ def make_reconstruction(folder, dataset, arm="full", clips=range(1, CLIPS + 1), 
     for clip in clips:
         gt, frames = frames_of(clip), frames_of(100 + clip)
         (folder / "strips").mkdir(parents=True, exist_ok=True)
-        gallery.write_strip(folder / f"strips/test{clip}.png", gt if truth else None, frames)
+        write_strip(folder / f"strips/test{clip}.png", gt if truth else None, frames)
         for name, shown in (("results_recons", frames), ("results_recons_with_gt", np.concatenate([gt, frames], axis=2))):
             if truth or name == "results_recons":
                 (folder / name).mkdir(exist_ok=True)

@@ -25,6 +25,7 @@ from common.files import UserError, card_path, load_array, read_json, sha256
 from common.fmri import load_statistics, scale
 from common.frames import read_clip
 from common.layout import Layout
+from Data_preprocess import cifti_writing
 
 N_CLIPS, N_VERTICES, VOLUMES = 8, 30, 13
 GONE = 2**22 + 1  # no process has this number: it is larger than the largest
@@ -70,7 +71,7 @@ def raw(tmp_path_factory):
             video.write_mp4(TINY.movie_path(root, run), [frame_of(k, split) for k in range(N_CLIPS * 10)], 30, crf=1)
             for subject in (1, 3):
                 for rep in TINY.repetitions(subject, run):
-                    cifti.write_series(TINY.series_path(root, subject, run, rep), series_of(subject, run, rep), 2.0)
+                    cifti_writing.write_series(TINY.series_path(root, subject, run, rep), series_of(subject, run, rep), 2.0)
     return root
 
 
@@ -368,7 +369,7 @@ def test_the_whole_of_the_grayordinates(tmp_path, monkeypatch):
         for rep in (1, 2):
             data = np.random.default_rng([rep, ord(run[-1])]).normal(size=(VOLUMES, cifti.N_GRAYORDINATES)).astype(np.float32)
             data[:, planted] = shared + 0.001 * data[:, planted]
-            cifti.write_series(one.series_path(tmp_path, 1, run, rep), data, 2.0, voxels)
+            cifti_writing.write_series(one.series_path(tmp_path, 1, run, rep), data, 2.0, voxels)
     run_script(step(4), *flags(tmp_path, tmp_path / "full", "--space", "full", "--no_figures"))
     mask = np.load(Layout(tmp_path / "full/tiny").mask(1))
     r = np.load(Layout(tmp_path / "full/tiny").mask(1).parent / "correlation.npy")
@@ -416,7 +417,7 @@ def test_a_changed_series_is_taken_in_again(data, tmp_path):
     before = tree(tmp_path / "out")
     cifti_path = TINY.series_path(data, 1, "seg2", 1)
     cifti_path.unlink()
-    cifti.write_series(cifti_path, series_of(1, "seg2", 9), 2.0)
+    cifti_writing.write_series(cifti_path, series_of(1, "seg2", 9), 2.0)
     run_script(step(4), *argv)
     changed = {name for name, digest in tree(tmp_path / "out").items() if before[name] != digest}
     assert any("seg2" in name for name in changed) and not any("voxels_avg/seg1" in name for name in changed)
@@ -440,7 +441,7 @@ def spoil(data, run, rep, change, subject=1):
     """Rewrite one series."""
     path = TINY.series_path(data, subject, run, rep)
     path.unlink()
-    cifti.write_series(path, change(series_of(subject, run, rep)), 2.0)
+    cifti_writing.write_series(path, change(series_of(subject, run, rep)), 2.0)
 
 
 def all_nan(series):
@@ -558,7 +559,7 @@ def test_other_files_are_called_what_they_are(tmp_path):
         "a.nii": (nib.Nifti1Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
         "b.nii": (nib.Nifti2Image(volume, np.eye(4)), "is a NIfTI volume of 4 x 5 x 6 x 7"),
         "c.dscalar.nii": (
-            nib.Cifti2Image(cortical, header=(nib.cifti2.ScalarAxis(["x"]), cifti.cortex_axis())),
+            nib.Cifti2Image(cortical, header=(nib.cifti2.ScalarAxis(["x"]), cifti_writing.cortex_axis())),
             r"map of values \(dscalar\)",
         ),
     }

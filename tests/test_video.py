@@ -12,6 +12,7 @@ import pytest
 
 from common import captions, video
 from common.files import UserError
+from Data_preprocess import movies
 
 
 def numbered_frames(n, size=48):
@@ -59,7 +60,7 @@ def test_resampling_takes_the_nearest_timestamp(tmp_path, rate, late):
         seen = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     assert not late or seen[0] > 0.6  # the file does start late
     times = [time - seen[0] for time in seen]
-    got = [number_of(video.to_rgb(frame)) for frame in video.resample(path, 30)]
+    got = [number_of(video.to_rgb(frame)) for frame in movies.resample(path, 30)]
     assert got[: len(got) - 2] == nearest(times, times[-1] + 1 / rate, 30)[: len(got) - 2]
     assert abs(len(got) - 40 * 30 / rate) <= 1.5
     assert got[0] == 0 and got[-1] == 39
@@ -68,13 +69,13 @@ def test_resampling_takes_the_nearest_timestamp(tmp_path, rate, late):
 def test_uneven_timestamps(tmp_path):
     ticks = [0, 10, 50, 60, 200, 210, 220, 400]  # ms
     write_with_timestamps(tmp_path / "movie.mp4", numbered_frames(8), ticks, Fraction(1, 1000))
-    got = [number_of(video.to_rgb(frame)) for frame in video.resample(tmp_path / "movie.mp4", 50)]
+    got = [number_of(video.to_rgb(frame)) for frame in movies.resample(tmp_path / "movie.mp4", 50)]
     assert got[:20] == nearest([Fraction(t, 1000) for t in ticks], Fraction(2, 5), 50)
 
 
 def test_the_same_rate_keeps_every_frame(tmp_path):
     video.write_mp4(tmp_path / "movie.mp4", numbered_frames(40), 30)
-    assert [number_of(video.to_rgb(frame)) for frame in video.resample(tmp_path / "movie.mp4", 30)] == list(range(40))
+    assert [number_of(video.to_rgb(frame)) for frame in movies.resample(tmp_path / "movie.mp4", 30)] == list(range(40))
 
 
 # ---------------------------------------------------------------------------------------------- reading and writing
@@ -90,7 +91,7 @@ def picture_frames(n=12, height=48, width=64):
 def test_writing_and_reading(tmp_path):
     frames = picture_frames()
     assert video.write_mp4(tmp_path / "a.mp4", frames, 30) == 12
-    info = video.movie_info(tmp_path / "a.mp4")
+    info = movies.movie_info(tmp_path / "a.mp4")
     assert (info.rate, info.n_frames, info.width, info.height) == (30, 12, 64, 48)
     read = video.read_frames(tmp_path / "a.mp4")
     assert read.shape == frames.shape and read.dtype == np.uint8
@@ -144,7 +145,7 @@ def test_a_movie_tagged_bt709_keeps_its_colours(tmp_path):
         container.mux(stream.encode())
     with av.open(str(tmp_path / "709.mp4")) as container:
         assert next(container.decode(video=0)).colorspace == 1
-    video.write_mp4(tmp_path / "clip.mp4", video.resample(tmp_path / "709.mp4", 30), 30)
+    video.write_mp4(tmp_path / "clip.mp4", movies.resample(tmp_path / "709.mp4", 30), 30)
     error = video.read_frames(tmp_path / "clip.mp4").astype(float) - frames
     assert np.abs(error.mean(axis=(0, 1, 2))).max() < 2
 
@@ -152,12 +153,12 @@ def test_a_movie_tagged_bt709_keeps_its_colours(tmp_path):
 def test_stretching_averages_over_areas():
     frame = picture_frames(1, 96, 128)[0]
     expected = frame.reshape(32, 3, 32, 4, 3).mean(axis=(1, 3))
-    assert np.abs(video.stretch(frame, 32).astype(float) - expected).max() <= 1
-    assert video.stretch(frame, 112).shape == (112, 112, 3)
+    assert np.abs(movies.stretch(frame, 32).astype(float) - expected).max() <= 1
+    assert movies.stretch(frame, 112).shape == (112, 112, 3)
     wide = picture_frames(1, 20, 128)[0]  # one side shrinks, the other grows
     columns = wide.reshape(20, 64, 2, 3).mean(axis=2)
     grown = cv2.resize(columns, (64, 64), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(video.stretch(wide, 64).astype(float) - grown).max() <= 1.5
+    assert np.abs(movies.stretch(wide, 64).astype(float) - grown).max() <= 1.5
 
 
 # ---------------------------------------------------------------------------------------------- bad movies
@@ -182,7 +183,7 @@ def test_a_truncated_movie_is_named(tmp_path, part, faststart):
     content = index_first(path) if faststart else path.read_bytes()
     assert (content.index(b"moov") < content.index(b"mdat")) == faststart
     path.write_bytes(content[: int(len(content) * part)])
-    for read in (video.read_frames, video.movie_info, lambda path: list(video.resample(path, 30))):
+    for read in (video.read_frames, movies.movie_info, lambda path: list(movies.resample(path, 30))):
         with pytest.raises(UserError, match=r"movie\.mp4.*truncated") as error:
             read(path)
         assert "\n" not in str(error.value)

@@ -35,7 +35,7 @@ from common.files import UserError, card_path, load_array, read_json, save_array
 from common.layout import Layout
 from common.records import working
 from common.workers import add_workers_flag, run_jobs
-from Data_preprocess import fmri_arrays
+from Data_preprocess import fmri_arrays, fmri_runs
 from Data_preprocess.vertex_figures import by_area, draw_figures, write_areas
 
 TREND_ORDER = 4  # paper, data preprocessing
@@ -135,7 +135,7 @@ def average_run(run):
         if values in seen:
             raise UserError(f"{path} has the values of repetition {seen[values]}; copy the right file")
         seen[values] = rep
-        clean, not_finite, constant = fmri.clean_run(volumes, TREND_ORDER, out=buffers[number % 2])
+        clean, not_finite, constant = fmri_runs.clean_run(volumes, TREND_ORDER, out=buffers[number % 2])
         fmri_arrays.check_signal(path, not_finite, constant, "vertex")
         total += clean
         bad += not_finite | constant
@@ -149,7 +149,7 @@ def average_run(run):
         save_array(run.quality("correlation"), correlation, units="Pearson r of repetitions 1 and 2", **made)
     total /= len(run.repetitions)
     if run.split == "test":
-        ceiling = fmri.explainable_variance(total, len(run.repetitions))
+        ceiling = fmri_runs.explainable_variance(total, len(run.repetitions))
         save_array(run.quality("noise_ceiling"), ceiling, units="explainable share of variance", **made)
     # last: the run counts as done when this is there
     save_array(

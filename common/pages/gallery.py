@@ -8,15 +8,12 @@ import contextlib
 import csv
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image
 
 from common.datasets import DATASETS
-from common.files import atomic_path, read_json
+from common.files import read_json
 from common.pages import relative, render
 
-STRIP_FRAME = 96  # pixels to which a frame of a movie strip is shrunk
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
 RANKING = ("SSIM", "PSNR", "CLIP-pcc", "2-way-I")  # the first that was scored says which clips are best, median and worst
 ARMS = {
@@ -29,32 +26,6 @@ ABLATIONS = {
     "structure": "Ablation: the first frame is the mean latent of the training clips.",
     "motion": "Ablation: the first frame is repeated eight times. (The paper replaced the motion generator by plain MLPs instead.)",
 }
-
-
-# ---------------------------------------------------------------------------------------------- pictures
-
-
-def write_strip(path, gt, frames):
-    """Write a movie strip: all frames in a row, ground truth above, reconstruction below.
-
-    Parameters
-    ----------
-    path : Path
-        of the PNG
-    gt : (F, H, W, 3) uint8 or None
-        None where the truth is not known: the reconstruction alone
-    frames : (F, H, W, 3) uint8
-    """
-    strips = []
-    for clip in (frames,) if gt is None else (gt, frames):
-        if clip.shape[2] > STRIP_FRAME:
-            size = (STRIP_FRAME, round(STRIP_FRAME * clip.shape[1] / clip.shape[2]))
-            clip = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip])
-        opaque = np.concatenate([clip, np.full_like(clip[..., :1], 255)], axis=-1)
-        gap = max(1, clip.shape[2] // 32)  # transparent, below and right of every frame
-        strips.append(np.concatenate(list(np.pad(opaque, ((0, 0), (0, gap), (0, gap), (0, 0)))), axis=1))  # h (f w) c
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(strips)).save(temporary)
 
 
 # ---------------------------------------------------------------------------------------------- metrics
