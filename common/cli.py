@@ -167,9 +167,8 @@ def add_data_flags(parser, subject=False, split=False, device=False):
 
 def _scripts():
     """Paths of all scripts below the project, without the ending."""
-    files = [path.relative_to(PROJECT) for path in PROJECT.glob("[A-Z]*/**/*.py")]
-    files += [path.relative_to(PROJECT) for path in PROJECT.glob("phantom/*.py")]
-    return {path.with_suffix("").as_posix() for path in files if ".venv" not in path.parts} | {"run_pipeline"}
+    files = [path.relative_to(PROJECT) for pattern in ("[A-Z]*/**/*.py", "phantom/*.py", "examples/*.py") for path in PROJECT.glob(pattern)]
+    return {path.with_suffix("").as_posix() for path in files} | {"run_pipeline"}
 
 
 def read_config(path, parser, script):

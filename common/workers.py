@@ -48,9 +48,9 @@ def _start_worker(setup, arguments):
 
 
 @contextlib.contextmanager
-def _without_opencv_threads():
-    """End OpenCV's threads for the block: a child that inherits its pool without them would wait for them forever."""
-    cv2 = sys.modules.get("cv2")
+def _forking():
+    """Hold SIGINT and SIGTERM, which would be lost in mid-fork, and end OpenCV's threads, for which a child would wait forever."""
+    cv2, before = sys.modules.get("cv2"), signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     threads = cv2.getNumThreads() if cv2 else 0
     if cv2:
         cv2.setNumThreads(1)
@@ -59,15 +59,6 @@ def _without_opencv_threads():
     finally:
         if cv2:
             cv2.setNumThreads(threads)
-
-
-@contextlib.contextmanager
-def _signals_held():
-    """Deliver SIGINT and SIGTERM after the block: one that arrives while processes are forked would be lost."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -108,7 +99,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
     waiting, in_flight = deque(), in_flight or 2 * workers
     try:
         for item in items:
-            with _signals_held(), _without_opencv_threads():
+            with _forking():
                 waiting.append(pool.submit(function, item))
             if len(waiting) >= in_flight:
                 yield waiting.popleft().result()
