@@ -29,9 +29,9 @@ from common.files import MissingFile, UserError, load_array, missing, read_json
 from common.model_sources import model_files
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
-from common.video import movie_info
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.events import event_volumes, read_events
+from Data_preprocess.movies import movie_info
 from Data_preprocess.pickles import read_arrays
 from models.released import find_checkpoint
 
