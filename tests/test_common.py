@@ -639,7 +639,10 @@ def test_a_killed_script_ends_with_its_workers(tmp_path, number, status):
         "cli.run(main, get_parser)\n"
     )
     (tmp_path / "out").mkdir()
-    process = subprocess.Popen([sys.executable, script, tmp_path / "out"], stderr=subprocess.DEVNULL)
+    # a shell's background jobs, and so what they start, ignore Ctrl-C unless told otherwise
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "out"], stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    )
     until(lambda: len(names(tmp_path / "out")) == 2)
     process.send_signal(number)
     assert process.wait(30) == status

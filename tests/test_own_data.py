@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -494,9 +495,9 @@ def whole_way(tmp_path_factory):
         patch.delenv("MINDANIMATOR_DATA", raising=False)
         patch.chdir(folder)
         for script, flags in [command for block in code_blocks(PAGE) for command in commands(block)]:
-            module = load_script(script)
-            if module.__name__ != "content_feature_extraction":  # for the other decoders
-                run_script(module, *flags, *ADDED.get(module.__name__, []))
+            name = Path(script).stem
+            if name != "content_feature_extraction":  # for the other decoders
+                run_script(load_script(script), *flags, *ADDED.get(name, []))
     return captions, Layout(folder / "outputs/mine")
 
 
