@@ -144,14 +144,13 @@ def through_latents(clips, vae):
     def one_per_clip():
         return torch.rand(b, 1, 1, 1).repeat_interleave(f, 0)
 
-    with torch.autocast("cpu", torch.bfloat16):
-        latents = vae.encode(clips.flatten(0, 1)).latent_dist.mode().float() * SCALE  # (clips frames) c h w
-        blurred = F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
-        latents = torch.lerp(latents, blurred, 0.8 * one_per_clip())
-        shared, own = torch.randn(b, *latents.shape[1:]).repeat_interleave(f, 0), torch.randn_like(latents)
-        amount = 0.6 * one_per_clip()
-        latents = latents * (1 - 0.35 * one_per_clip()) + amount * (shared + own) / 2**0.5
-        return vae.decode(latents / SCALE).sample.float().clamp(-1, 1).unflatten(0, (b, f))
+    latents = vae.encode(clips.flatten(0, 1)).latent_dist.mode() * SCALE  # (clips frames) c h w
+    blurred = F.avg_pool2d(latents, 3, 1, 1, count_include_pad=False)
+    latents = torch.lerp(latents, blurred, 0.8 * one_per_clip())
+    shared, own = torch.randn(b, *latents.shape[1:]).repeat_interleave(f, 0), torch.randn_like(latents)
+    amount = 0.6 * one_per_clip()
+    latents = latents * (1 - 0.35 * one_per_clip()) + amount * (shared + own) / 2**0.5
+    return vae.decode(latents / SCALE).sample.clamp(-1, 1).unflatten(0, (b, f))
 
 
 def disturb(clips):
