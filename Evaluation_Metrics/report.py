@@ -179,7 +179,7 @@ def _metric_files(layout, evaluations, checks, subject, page):
 
 
 def build_report(layout, dataset, subject, seed, timings):
-    """Write report_sub{ID}.html and, anew with all metrics, the galleries that it links.
+    """Write report_sub{ID}.html and, with all metrics, the galleries that it links.
 
     Parameters
     ----------

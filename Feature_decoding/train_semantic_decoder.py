@@ -1,6 +1,6 @@
 """Train the semantic decoder: fMRI to CLIP's text embedding and to Stable Diffusion's text tokens.
 
-Learns   fMRI (B, 4500), 10 % of it set to zero anew in every epoch -> embedding (B, 512) and tokens (B, 19, 768)
+Learns   fMRI (B, 4500), 10 % of it newly set to zero in every epoch -> embedding (B, 512) and tokens (B, 19, 768)
          embedding compared with CLIP features of an augmented caption (B, 512): MSE, and k1 * contrastive loss with
          these and with CLIP features of a crop of the middle frame (B, 512)
          tokens compared with Stable Diffusion's of the same caption, without the start token (B, 19, 768): k2 * MSE
@@ -15,7 +15,7 @@ Writes   checkpoints/sub{ID}/{arm}/semantic/               epoch_{n}, last, best
     python Feature_decoding/train_semantic_decoder.py --dataset CC2017 --subj_ID 1 --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
 About half a minute for the phantom on one CPU thread. CC2017 needs a GPU: every epoch, captions and frames are
-augmented and encoded anew (--image_aug off spares the frames, --num_workers reads them ahead).
+augmented and encoded again (--image_aug off spares the frames, --num_workers reads them ahead).
 """
 
 from common import cli

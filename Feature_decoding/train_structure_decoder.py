@@ -1,6 +1,6 @@
 """Train the structure decoder: fMRI to the VAE latent of a clip's first frame.
 
-Learns   fMRI (B, 4500), 20 % of it set to zero anew in every epoch -> latent (B, 4, 64, 64)
+Learns   fMRI (B, 4500), 20 % of it newly set to zero in every epoch -> latent (B, 4, 64, 64)
          compared with the stored latent of frame 0 (B, 4, 64, 64): k * MSE + w * sum |weights|
 Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
          features/Train_contents.npy                            (N, 4, 8, 64, 64), channels before frames

@@ -1,6 +1,6 @@
 """Train the retrieval decoder: fMRI to a CLIP embedding that finds its clip.
 
-Learns   fMRI (B, 4500), 10 % of it set to zero anew in every epoch -> embedding (B, 512)
+Learns   fMRI (B, 4500), 10 % of it newly set to zero in every epoch -> embedding (B, 512)
          compared with CLIP features of a crop of the middle frame (B, 512): MSE; with these and with CLIP features of
          an augmented caption (B, 512): contrastive loss
 Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
