@@ -97,7 +97,7 @@ def encode_stills(vae, n, rng):
     for _ in tqdm(range(0, n, 64), desc="stills", unit="batch", mininterval=5):
         scenes, pictures = draw_stills(min(64, n - len(captions)), rng)
         captions += [scene.caption for scene in scenes]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             latents.append(vae.encode(as_pixels(pictures)).latent_dist.sample().float() * SCALE)
     return torch.cat(latents), captions
 
@@ -217,6 +217,11 @@ def choose_prompts(step, captions, rng):
 
 
 # ---------------------------------------------------------------------------------------------- the loop
+
+
+def mixed_precision():
+    """Context of bfloat16 where the CPU computes in it; elsewhere of float32, which is several times faster than imitating it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def cosine_lr(step, steps, peak, warm_up=200):

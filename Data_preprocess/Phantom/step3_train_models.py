@@ -56,6 +56,7 @@ from phantom.training import (
     encode_stills,
     factor_log_probabilities,
     make_tokenizer,
+    mixed_precision,
     optimise,
     save,
     to_tokens,
@@ -101,7 +102,7 @@ def train_vae(folder, *, steps, lr, seed):
 
     def loss_of(step):
         pixels = as_pixels(draw_stills(VAE_BATCH, rng)[1])  # b 3 h w
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample  # b 3 h w
         error = decoded.float() - pixels
@@ -188,7 +189,7 @@ def train_unet(folder, *, steps, batch, lr, bank, seed):
         a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
         prompts, length = choose_prompts(step, [captions[i] for i in index], rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             words = text_encoder(to_tokens(tokenizer, prompts, length))[0]  # b tokens 96
             guess = unet(noisy, t, words).sample  # b c h w
         return F.mse_loss(guess.float(), noise), {"mean_loss": f"{np.mean(losses[-500:] or np.nan):.4f}"}
@@ -237,7 +238,7 @@ def train_clip(folder, *, steps, lr, seed):
         scenes, pictures = draw_stills(CLIP_BATCH, rng)
         captions = [scene.caption for scene in scenes]
         tokens = to_tokens(tokenizer, augmented(captions, rng, 0.5), CLIP_TOKENS)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             image, text, scale = model(as_pixels(pictures), tokens)  # b 512 each
         logits = scale * image.float() @ text.float().T  # images texts
         names = np.array(captions)
