@@ -5,7 +5,7 @@ from collections import deque
 from common import video
 from common.files import SUMS, UserError, read_sums, sha256, write_sums
 from common.workers import run_jobs
-from Data_preprocess import movies
+from Data_preprocess.movies import movie_info, resample
 
 
 def too_short(movie, needed, found, advice):
@@ -28,7 +28,7 @@ def check_lengths(movies, clip_frames, fps, advice):
         what to do about a movie that is too short; without it, short movies pass
     """
     for movie, clips in movies.items():
-        info = movies.movie_info(movie)
+        info = movie_info(movie)
         needed = (max(clips.values()) + clip_frames) / fps
         if advice and info.n_frames and info.rate and info.n_frames / info.rate < needed - 0.5:  # nearer than that, only timestamps tell
             raise too_short(movie, needed, float(info.n_frames / info.rate), advice)
@@ -53,7 +53,7 @@ def cut_movie(job):
         if not clip.exists():
             ending.setdefault(first + clip_frames, []).append(clip)
     recent, n = deque(maxlen=clip_frames), 0
-    for n, frame in enumerate(movies.resample(movie, fps) if ending else (), 1):
+    for n, frame in enumerate(resample(movie, fps) if ending else (), 1):
         recent.append(frame)
         for clip in ending.pop(n, ()):
             video.write_mp4(clip, recent, fps, crf)

@@ -137,7 +137,7 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
     rows : dict
         split -> (clips, V) array, not yet scaled
     scales : dict
-        split -> what is subtracted and what is divided by, each (V,); common.fmri_runs.scales
+        split -> what is subtracted and what is divided by, each (V,); Data_preprocess.fmri_runs.scales
     n_vertices : int
         for the files' names
     units : str

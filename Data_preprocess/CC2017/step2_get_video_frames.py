@@ -23,7 +23,7 @@ from common.files import SUMS, check_sum, missing, naming, read_sums, sha256, wr
 from common.layout import Layout
 from common.records import working
 from common.workers import add_workers_flag, run_jobs
-from Data_preprocess import movies
+from Data_preprocess.movies import stretch
 
 
 def encode(frame, ending, jpg_quality):
@@ -60,7 +60,7 @@ def take_frames(job):
         with naming(folder):
             partial.mkdir(parents=True, exist_ok=True)
             for path, frame in zip(frame_paths(partial, indices, ending), video.read_frames(clip, indices), strict=True):
-                path.write_bytes(encode(movies.stretch(frame, size), ending, jpg_quality))
+                path.write_bytes(encode(stretch(frame, size), ending, jpg_quality))
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(partial, folder)
     finally:
