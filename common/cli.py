@@ -267,9 +267,12 @@ def parse(get_parser, argv, script):
         parser.error(f"unrecognized arguments: {' '.join(others)}")
     if others:
         args.others = others
-    if getattr(args, "subj_ID", None) is not None and hasattr(args, "dataset"):
-        from common.datasets import get_dataset
+    from common.datasets import get_dataset, use_split
+    from common.layout import Layout
 
+    if getattr(args, "dataset", None) and getattr(args, "out_root", None):
+        use_split(args.dataset, Layout.of(args).split)
+    if getattr(args, "subj_ID", None) is not None and hasattr(args, "dataset"):
         find = get_dataset(args.dataset).find_subject
         several = isinstance(args.subj_ID, list)
         args.subj_ID = list(dict.fromkeys(map(find, args.subj_ID))) if several else find(args.subj_ID)

@@ -33,6 +33,11 @@ class Layout:
     def of(cls, args):
         return cls(Path(args.out_root) / args.dataset)
 
+    @property
+    def split(self):
+        """File with the test clips of a data set whose split --test_clips has changed (common.datasets.use_split)."""
+        return self.root / "split.json"
+
     # stimuli
     def clip(self, split, name):
         return self.root / "stimuli_clips" / part(split) / f"{name}.mp4"

@@ -33,7 +33,7 @@ _FILES = {  # pattern of the file names that belong to a layout
 # ---------------------------------------------------------------------------------------------- clip numbers
 
 
-def parse_clips(text):
+def parse_clips(text, flag="--clips"):
     """Clip numbers of a flag such as '1-40,52'.
 
     Returns
@@ -45,7 +45,7 @@ def parse_clips(text):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
         if not 1 <= first <= last:
-            raise UserError(f"--clips {text}: {part!r} is no clip number; use numbers from 1, such as 1-40,52")
+            raise UserError(f"{flag} {text}: {part!r} is no clip number; use numbers from 1, such as 1-40,52")
         numbers |= set(range(first, last + 1))
     return sorted(numbers)
 

@@ -8,7 +8,7 @@ from test_checkpoints import build
 from common import captions, files, frames, video
 from common.files import UserError
 from common.readers import FolderClips
-from Data_preprocess.CC2017.step2_get_video_frames import encode
+from Data_preprocess.frames import encode
 from Feature_decoding import training_state
 from models.checkpoints import load_checkpoint, save_checkpoint
 from Reconstruction.outputs import FORMATS

@@ -13,23 +13,12 @@ from common.datasets.cc2017 import CC2017, CC2017Like
 from common.datasets.hcp import HCP, HCPMovie
 from common.datasets.own import OwnDataset
 from common.datasets.phantom import PHANTOM, Phantom
-from common.files import UserError
+from common.files import UserError, read_json
 
 __all__ = [
-    "ALGONAUTS",
-    "CC2017",
-    "DATASETS",
-    "HCP",
-    "PHANTOM",
-    "Algonauts",
-    "CC2017Like",
-    "Dataset",
-    "HCPMovie",
-    "OwnDataset",
-    "Phantom",
-    "get_dataset",
-    "other_names",
-]
+    "ALGONAUTS", "CC2017", "DATASETS", "HCP", "PHANTOM", "Algonauts", "CC2017Like", "Dataset", "HCPMovie", "OwnDataset", "Phantom",
+    "get_dataset", "other_names", "use_split",
+]  # fmt: skip
 
 
 def _find_entries():
@@ -44,6 +33,12 @@ def _find_entries():
 
 
 DATASETS = _find_entries()
+_SPLITS = {}  # data set -> test clips that the output folder at hand has
+
+
+def use_split(name, path):
+    """Let a data set have the test clips that a file names, Layout.split of its output folder; its own where there is none."""
+    _SPLITS[name] = read_json(path).get("test_clips") if path.is_file() else None
 
 
 def get_dataset(name, kind=Dataset):
@@ -68,7 +63,7 @@ def get_dataset(name, kind=Dataset):
             f"this script is not for {name} (only for {', '.join(fitting) or 'data sets that you add'}); "
             "use the one in the data set's own folder of Data_preprocess"
         )
-    return DATASETS[name]
+    return DATASETS[name].with_test_clips(_SPLITS[name]) if _SPLITS.get(name) else DATASETS[name]
 
 
 def other_names(dataset):

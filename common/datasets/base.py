@@ -4,7 +4,7 @@ Times and indices count from 0, scanner runs and clips from 1.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.files import UserError
@@ -25,14 +25,14 @@ class RawFile:
         a path, or a pattern of which the first match is taken; "**" stands for any depth
     kind : str
         movie, series, array, rows, responses, events, ...: what check_data looks at
-    least : float
-        seconds of a movie, volumes of a series or an array
+    least, rate : float
+        seconds of a movie, volumes of a series or an array; frames per second that a movie must have, 0 for any
     tr : float
         s between volumes of a series
     shape : tuple
         of an array, None for any number
-    preferred : Path
-        path or pattern that goes before `path` where there is such a file
+    preferred : tuple of Path
+        patterns that go before `path` where there is such a file; files of a group are then of one of them
     """
 
     group: str
@@ -41,7 +41,8 @@ class RawFile:
     least: float = 0
     tr: float = 0
     shape: tuple = ()
-    preferred: Path | None = None
+    preferred: tuple = ()
+    rate: float = 0
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Dataset:
     n_vertices : int
         vertices that preprocessing keeps; 0 for all that there are
     epochs : dict
-        checkpoint that reconstruction takes, per decoder; "last" is allowed
+        checkpoint that is used, per decoder, or per (decoder, subject) where one differs; "last" is allowed
     source : str
         where the raw data come from
     models : dict
@@ -87,10 +88,14 @@ class Dataset:
         scripts that check results against a known truth, for the report
     tables : tuple
         tables of the paper that results of the data set stand in (Evaluation_Metrics/paper_tables.py)
+    distractors : tuple
+        further entries of the large gallery of retrieval (Retrieval/Large_set.py)
     note : str
         what every figure and page made from the data must say, such as "phantom, not a brain"; "" for real data
     released_names : tuple
         words by which paths in the authors' folder name the data set
+    test_clips : tuple
+        numbers of the test clips over the whole data set, ascending from 1; the last n_test by default
     """
 
     name: str
@@ -113,8 +118,10 @@ class Dataset:
     preparation: tuple = ()
     checks: tuple = ()
     tables: tuple = ()
+    distractors: tuple = ()
     note: str = ""
     released_names: tuple = ()
+    test_clips: tuple = ()
 
     @property
     def simulated(self):
@@ -129,10 +136,19 @@ class Dataset:
     def n_clips(self, split):
         return {"train": self.n_train, "test": self.n_test}[split]
 
+    def with_test_clips(self, numbers):
+        """The same data set in another split."""
+        return replace(self, test_clips=tuple(numbers), n_train=self.n_train + self.n_test - len(numbers), n_test=len(numbers))
+
+    def clip_numbers(self, split):
+        """Numbers of a split's clips over the whole data set, ascending from 1, list of int."""
+        every = range(1, self.n_train + self.n_test + 1)
+        test = set(self.test_clips or every[self.n_train :])
+        return [number for number in every if (number in test) == (split == "test")]
+
     def clip_names(self, split):
-        """Clip names in the order of every array's rows: 'clip_1', 'clip_2', ... over the whole data set."""
-        first = {"train": 1, "test": self.n_train + 1}[split]
-        return [f"clip_{i}" for i in range(first, first + self.n_clips(split))]
+        """Clip names in the order of every array's rows, numbered over the whole data set: 'clip_1', 'clip_2', ..."""
+        return [f"clip_{number}" for number in self.clip_numbers(split)]
 
     def find_subject(self, word):
         """Participant of a word such as '1', 'sub01' or '100610': the entry of `subjects`.

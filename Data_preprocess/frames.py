@@ -1,0 +1,121 @@
+"""Frames of clips as picture files, with their SHA256SUMS: what the steps that write frames share."""
+
+import os
+import shutil
+
+import cv2
+
+from common import cli, video
+from common.files import SUMS, check_sum, missing, naming, read_sums, sha256, write_sums
+from common.records import working
+from common.workers import run_jobs
+from Data_preprocess.movies import stretch
+
+
+def add_frame_flags(parser, format="jpg"):
+    """Add --format, whose default is `format`, and --jpg_quality."""
+    group = parser.add_argument_group("frames")
+    group.add_argument("--format", choices=["jpg", "png"], default=format, help="picture files; png is lossless and four times as large")
+    group.add_argument("--jpg_quality", type=cli.whole(0, 100), default=95, help="JPEG quality from 0 to 100")
+    return group
+
+
+def encode(frame, ending, jpg_quality):
+    """Bytes of a picture file of a frame, (H, W, 3) uint8 RGB."""
+    options = [cv2.IMWRITE_JPEG_QUALITY, jpg_quality] if ending == "jpg" else []
+    return cv2.imencode(f".{ending}", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+
+
+def frame_paths(folder, indices, ending):
+    return [folder / f"{index:07d}.{ending}" for index in indices]
+
+
+def read_stretched(clip, indices, size):
+    """Frames of a clip, stretched to size x size, whatever its proportions; a UserError for one that is not there or has changed.
+
+    Parameters
+    ----------
+    clip : Path
+        of an mp4
+    indices : sequence of int
+    size : int
+
+    Returns
+    -------
+    list of arrays, shape (size, size, 3), uint8
+    """
+    if not clip.is_file():
+        raise missing(clip, "run step 1, or check --out_root")
+    check_sum(clip, do="delete it and run step 1 again")
+    return [stretch(frame, size) for frame in video.read_frames(clip, indices)]
+
+
+def take_frames(job):
+    """Write the frames of one clip; their folder gets its name when all are in it. Frames that are there are kept.
+
+    Parameters
+    ----------
+    job : tuple
+        function (source, indices, size) that gives the frames, source, folder for its frames, frame indices, pixels, file ending,
+        JPEG quality
+
+    Returns
+    -------
+    dict
+        path below the split's folder -> SHA-256, of the frames that were written
+    """
+    read, source, folder, indices, size, ending, jpg_quality = job
+    if all(path.is_file() for path in frame_paths(folder, indices, ending)):
+        return {}
+    frames = read(source, indices, size)
+    partial = folder.with_name(f".partial-{os.getpid()}-{folder.name}")
+    try:
+        with naming(folder):
+            partial.mkdir(parents=True, exist_ok=True)
+            for path, frame in zip(frame_paths(partial, indices, ending), frames, strict=True):
+                path.write_bytes(encode(frame, ending, jpg_quality))
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return {f"{folder.name}/{path.name}": sha256(path) for path in frame_paths(folder, indices, ending)}
+
+
+def make_frames(args, dataset, split, source, target, *, names=None, read=read_stretched, size=None):
+    """Write the frames of a split's clips, or find them done.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        with the flags of `add_frame_flags` and --workers
+    dataset : common.datasets.Dataset
+    split : str
+    source, target : function
+        of a clip's name: what its frames are read from, and their folder
+    names : list of str, optional
+        clips; those that step 1 has left by default, as a short movie's last clips may have been left out on purpose
+    read : function
+        (source, indices, size) -> list of arrays, shape (size, size, 3), uint8
+    size : int, optional
+        pixels, the data set's by default
+    """
+    sources, root, size = source("any").parent, target("any").parent, size or dataset.frame_size
+    listed = read_sums(sources)
+    if names is None:
+        names = [name for name in dataset.clip_names(split) if not listed or source(name).name in listed]
+    frames = [path for name in names for path in frame_paths(target(name), dataset.frame_indices, args.format)]
+    inputs = [sources / SUMS] if listed else []
+    with working(root, args, inputs=inputs, outputs=[root / SUMS, *frames], clear=[root]) as record:
+        if record is None:
+            return
+        how = (dataset.frame_indices, size, args.format, args.jpg_quality)
+        jobs = [(read, source(name), target(name), *how) for name in names]
+        made = {}
+        for sums in run_jobs(take_frames, jobs, args.workers, f"{dataset.name} {split} clips", "clip"):
+            made |= sums
+        known = read_sums(root)  # a frame keeps its first checksum: a changed one is not taken for good by a second run
+        here = {path.relative_to(root).as_posix(): path for path in frames}
+        write_sums(root, {name: made.get(name) or known.get(name) or sha256(path) for name, path in here.items()})
+        expected = dataset.n_clips(split) * len(dataset.frame_indices)
+        print(f"{dataset.name} {split}: {len(frames)} frames of {size} x {size} pixels made, {expected} expected")
+        record.finish(clips=len(names), frames=len(frames), expected=expected)
