@@ -12,6 +12,7 @@ from common import datasets
 from common.captions import read_captions
 from common.files import read_json
 from common.layout import Layout
+from Data_preprocess import caption_steps
 from Data_preprocess.captioning import PROMPT, choose_caption, load_captioner
 
 SCRIPT = "Data_preprocess/CC2017/step3_video_captioning.py"
@@ -152,8 +153,8 @@ def test_resuming_changes_nothing_and_batch_size_next_to_nothing(out, sources, m
     layout.captions("test").unlink()
     path.write_text("".join(lines.splitlines(keepends=True)[:2]) + lines[:30])  # cut off in the third entry
     seen = []
-    original = script.read_clip
-    monkeypatch.setattr(script, "read_clip", lambda folder, *rest: seen.append(folder.name) or original(folder, *rest))
+    original = caption_steps.read_clip
+    monkeypatch.setattr(caption_steps, "read_clip", lambda folder, *rest: seen.append(folder.name) or original(folder, *rest))
     run_script(script, *argv, "--batch_size", 2)
     assert seen == SMALL.clip_names("test")[2:] and len(seen) == N_TEST - 2
     assert layout.captions("test").read_bytes() == whole and path.read_text() == lines

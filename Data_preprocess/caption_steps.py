@@ -1,0 +1,190 @@
+"""Writing the captions of a split: ready-made ones, or by a model, going on where earlier work stopped."""
+
+import json
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common import cli
+from common.captions import read_captions, write_captions
+from common.files import UserError, naming, write_text
+from common.frames import read_clip
+from common.layout import part
+from common.model_sources import model_path
+from common.records import working
+from Data_preprocess.captioning import PROMPT, load_captioner
+
+CAPTION_MODEL = "Salesforce/blip2-flan-t5-xxl"  # paper, data preprocessing
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+# ---------------------------------------------------------------------------------------------- flags
+
+
+def add_caption_flags(parser):
+    """Add the flags of the caption model."""
+    group = parser.add_argument_group("caption model")
+    group.add_argument("--caption_model", help=f"image-to-text model of transformers, hub id or folder (default: {CAPTION_MODEL})")
+    group.add_argument("--caption_revision", help="branch, tag or commit on the hub")
+    group.add_argument("--prompt", default=PROMPT, help="question to the model")
+    group.add_argument("--precision", choices=list(DTYPES), help="type of its weights (default: fp16 on a GPU, fp32 on a CPU)")
+    group.add_argument("--batch_size", type=cli.one_or_more, default=8, changes_result=False, help="clips at a time")
+
+
+def add_one_file_flag(parser):
+    """Add --captions, of a data set whose captions are one file."""
+    group = parser.add_argument_group("ready-made captions")
+    group.add_argument(
+        "--captions", type=Path, metavar="FILE", help=".h5, .txt or .csv file with one caption per clip of the whole data set"
+    )
+
+
+def caption_model(args):
+    return model_path(args, "caption_model") or CAPTION_MODEL
+
+
+def open_captioner(args):
+    """The captioning model of the flags, Captioner; loaded once."""
+    device = cli.choose_device(args.device)
+    return _open_captioner(
+        caption_model(args), args.caption_revision, args.precision or ("fp16" if device.type == "cuda" else "fp32"), device
+    )
+
+
+@cache
+def _open_captioner(source, revision, precision, device):
+    return load_captioner(source, revision, DTYPES[precision], device)
+
+
+# ---------------------------------------------------------------------------------------------- captions by a model
+
+
+def read_entries(path, names):
+    """Entries of work that was stopped, as far as they go; a line that was cut off ends them."""
+    entries = []
+    if path.exists():
+        for line, name in zip(path.read_text(encoding="utf-8").splitlines(), names, strict=False):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                break
+            if entry.get("clip") != name:
+                break
+            entries.append(entry)
+    return entries
+
+
+def make_captions(path, folders, indices, size, batch_size, describe):
+    """Captions of all clips by a model; goes on where earlier work stopped.
+
+    Parameters
+    ----------
+    path : Path
+        .jsonl, one line a clip
+    folders : list of Path
+        frames of each clip, in folders of the clips' names
+    indices : tuple
+        frames that are described
+    size : int
+        pixels of a frame
+    batch_size : int
+        clips at a time
+    describe : function of frames and clip names
+        returns entries: dicts of clip, caption and what else there is to say
+
+    Returns
+    -------
+    list of str
+    """
+    entries = read_entries(path, [folder.name for folder in folders])
+    write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+    with naming(path), open(path, "a", encoding="utf-8") as handle:
+        for start in tqdm(range(len(entries), len(folders), batch_size), desc=path.stem.replace("_", " "), unit="batch"):
+            batch = folders[start : start + batch_size]
+            made = describe([read_clip(folder, indices, size) for folder in batch], [folder.name for folder in batch])
+            handle.writelines(json.dumps(entry) + "\n" for entry in made)
+            handle.flush()
+            entries += made
+    return [entry["caption"] for entry in entries]
+
+
+def describe_middles(args, frames, names):
+    """Caption a batch of clips by one frame each.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    frames : list of arrays, shape (1, H, W, 3), uint8
+    names : list of str
+        clips
+
+    Returns
+    -------
+    list of dict
+        clip, caption
+    """
+    captions = open_captioner(args)([clip[0] for clip in frames], args.prompt)
+    if "" in captions:
+        raise no_words(names[captions.index("")])
+    return [{"clip": name, "caption": caption} for name, caption in zip(names, captions, strict=True)]
+
+
+def no_words(name):
+    """UserError for a clip that the model says nothing about."""
+    return UserError(f"the caption model says nothing about {name}; use another --caption_model or --prompt")
+
+
+# ---------------------------------------------------------------------------------------------- captions of a split
+
+
+def caption_split(args, dataset, layout, split, given, indices, describe, facts=None):
+    """Write the captions of a split, or find them done.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+    dataset : common.datasets.Dataset
+    layout : common.layout.Layout
+    split : str
+    given : tuple
+        file of ready captions, and the captions, list of str; (None, None) to have them made
+    indices : tuple
+        frames that are described
+    describe : function of frames and clip names
+        as for `make_captions`
+    facts : dict, optional
+        further settings that captions depend on
+    """
+    path, n, (file, captions) = layout.captions(split), dataset.n_clips(split), given
+    lines = path.with_name(f"{part(split)}_captions.jsonl")
+    folder, inputs = path.parent / "records" / part(split), [file] if file else []
+    with working(folder, args, inputs=inputs, outputs=[path], facts=facts, clear=[path, lines]) as record:
+        if record is None:
+            return
+        if captions is None:
+            folders = [layout.frames(split, name) for name in dataset.clip_names(split)]
+            captions = make_captions(lines, folders, indices, dataset.frame_size, args.batch_size, describe)
+        write_captions(path, split, captions)
+        source = str(file or caption_model(args))
+        print(f"{dataset.name} {split}: {len(captions)} captions from {source}, {n} expected; the first: '{captions[0]}'")
+        record.finish(captions=len(captions), expected=n, source=source)
+
+
+def caption_by_middle_frame(args, dataset, layout, facts=None):
+    """Write the captions of a data set with one caption file, or a caption model's of the clips' middle frames.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        with --split, --captions and the flags of `add_caption_flags`
+    dataset, layout, facts
+        as for `caption_split`
+    """
+    every = read_captions(args.captions, dataset.n_train + dataset.n_test) if args.captions else None
+    for split in args.split:
+        given = (None, None) if args.caption_model else dataset.known_captions(args.data_root, split)
+        if every:
+            given = args.captions, [every[number - 1] for number in dataset.clip_numbers(split)]
+        caption_split(args, dataset, layout, split, given, (dataset.middle_frame,), partial(describe_middles, args), facts)
