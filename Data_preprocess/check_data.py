@@ -12,16 +12,12 @@ Reads    {data_root}/...         movies and fMRI of the data set, as its entry i
 Seconds for the phantom; CC2017 has 86 series a subject, a twentieth of a second each on one core.
 """
 
-import fnmatch
-import os
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
 from common import cli
-from common.cifti import open_series
 from common.cortex import N_CORTEX
 from common.datasets import get_dataset
 from common.datasets.base import RawFile
@@ -30,8 +26,10 @@ from common.model_sources import model_files
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
 from common.workers import add_workers_flag, run_jobs
+from Data_preprocess.cifti import open_series
 from Data_preprocess.events import event_volumes, read_events
-from Data_preprocess.movies import movie_info
+from Data_preprocess.finding import Finder
+from Data_preprocess.movies import check_rate, movie_info
 from Data_preprocess.pickles import read_arrays
 from models.released import find_checkpoint
 
@@ -100,40 +98,23 @@ def released_files(dataset, root, subjects):
 # ---------------------------------------------------------------------------------------------- finding
 
 
-@lru_cache(maxsize=4)
-def tree_of(root):
-    """Folders at any depth below root, links followed, and their files: list of (parts below root, file names), sorted."""
-    folders, seen = [], set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above itself
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders.sort()
-        folders.append((Path(folder).relative_to(root).parts, sorted(names)))
-    return sorted(folders)
-
-
-def find(pattern):
-    """First file that a path or pattern stands for, or None; '**' stands for any depth."""
-    parts = pattern.parts
-    if "**" in parts:
-        at = parts.index("**")
-        root, above, name = Path(*parts[:at]), parts[at + 1 : -1], parts[-1]
-        folders = [(folder, names) for folder, names in tree_of(root) if folder[len(folder) - len(above) :] == above]
-        return next((root.joinpath(*folder, found) for folder, names in folders for found in fnmatch.filter(names, name)), None)
-    if "*" in pattern.name:
-        return next((path for path in sorted(pattern.parent.glob(pattern.name)) if path.is_file()), None)
-    return pattern if pattern.exists() else None
-
-
-def find_file(file):
+def find_file(file, finder):
     """Path of a RawFile, or None where there is none."""
-    patterns = [pattern for pattern in (file.preferred, file.path) if pattern]
+    patterns = [*file.preferred, file.path]
     if file.kind == "series":
         patterns = [form for pattern in patterns for form in (pattern, pattern.with_name(f"{pattern.name}.gz"))]
-    return next(filter(None, map(find, patterns)), None)
+    return finder.first(*patterns)
+
+
+def mixed_kinds(files, paths):
+    """A line for every group whose series are of different kinds, where they should be of one, list of str."""
+    kinds = {}
+    for file, path in zip(files, paths, strict=True):
+        if path and file.preferred:
+            kind = path.name.removesuffix(".gz").removeprefix(file.path.name.partition("*")[0])
+            kinds.setdefault(file.group, {}).setdefault(kind, path)
+    mixed = [list(of_group.values()) for of_group in kinds.values() if len(of_group) > 1]
+    return [f"{a} and {b.name} are of different kinds of series; {AGAIN}, or name one kind with --series" for a, b, *_ in mixed]
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -144,6 +125,7 @@ def look_at_movie(path, file):
     seconds = float(info.n_frames / info.rate) if info.n_frames and info.rate else None
     if seconds is not None and seconds < file.least - 1 / float(info.rate):
         raise UserError(f"{path} lasts {seconds:.2f} s, not {file.least:.2f} s; {AGAIN}")
+    check_rate(path, info, file.rate)
     return f"{info.width} x {info.height}, {float(info.rate or 0):.2f} frames a second"
 
 
@@ -241,9 +223,11 @@ def main(args):
     else:
         raw = dataset.raw_files(args.data_root, subjects)
         source, files = dataset.source, list(with_events(raw, dataset, args.data_root, subjects))
-    jobs = [(file, find_file(file)) for file in files]
-    seen = run_jobs(look_at, jobs, args.workers, f"{dataset.name} files", "file")
-    for state, line in seen:
+    finder = Finder()
+    paths = [find_file(file, finder) for file in files]
+    seen = run_jobs(look_at, list(zip(files, paths, strict=True)), args.workers, f"{dataset.name} files", "file")
+    mixed = mixed_kinds(files, paths)
+    for state, line in [*seen, *(("wrong", line) for line in mixed)]:
         if state != "there" or args.list:
             print(f"{state:8s} {line}")
     good = Counter(file.group for file, (state, _) in zip(files, seen, strict=True) if state == "there")
@@ -251,7 +235,7 @@ def main(args):
         print(f"{dataset.name} {group}: {good[group]} of {n} as expected")
     if not args.released_root:
         print(f"{dataset.name}: {dataset.n_train} training and {dataset.n_test} test clips come out of a complete data set")
-    if good.total() < len(files):
+    if mixed or good.total() < len(files):
         print(f"not as expected; it comes from {source}")
         sys.exit(1)
 

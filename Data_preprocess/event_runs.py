@@ -7,10 +7,10 @@ import numpy as np
 from tqdm import tqdm
 
 from common import fmri
-from common.cifti import open_series
 from common.cortex import N_CORTEX
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256
 from Data_preprocess import fmri_arrays, fmri_runs
+from Data_preprocess.cifti import open_series
 from Data_preprocess.events import clips_of, event_volumes
 
 BLOCK = 2048  # voxels correlated at a time

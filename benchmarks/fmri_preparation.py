@@ -25,12 +25,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common import cli, fmri
-from common.cifti import N_GRAYORDINATES, SPACES
 from common.cortex import N_CORTEX
 from common.datasets import CC2017
 from common.layout import Layout
 from common.workers import n_cores
 from Data_preprocess import fmri_runs
+from Data_preprocess.cifti import N_GRAYORDINATES, SPACES
 from Data_preprocess.cifti_writing import write_series
 
 N_SEGMENTS = 18

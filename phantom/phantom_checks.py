@@ -1,7 +1,7 @@
 """Check what the chain decoded from the phantom against what was put in, each claim with its control.
 
 Reads    {data_root}/phantom/phantom_truth.json, phantom_vertices_sub{ID}.json and the CIFTI series; mask, features,
-         semantic checkpoints and reconstructions of the arms
+         semantic checkpoints and reconstructions of the arms; retrieval/sub{ID}/small_set*, where they are
 Writes   metrics/sub{ID}/phantom_checks/metrics.json   all checks; `held` is false where a bar is missed
                                        /{claim}.png     one figure a claim
 
@@ -11,19 +11,21 @@ Writes   metrics/sub{ID}/phantom_checks/metrics.json   all checks; `held` is fal
 About a minute. Nothing here is a result about brains.
 """
 
+import csv
+
+import nibabel as nib
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from common import cli
 from common.arms import ARMS, load_fmri
-from common.cifti import read_series
 from common.cortex import N_CORTEX
 from common.datasets import Phantom, get_dataset
 from common.files import load_array, missing, read_json
 from common.fmri import detrend, zscore
 from common.frames import read_frame
-from common.layout import Layout, arm_name, reconstruction_name
+from common.layout import DEFAULT_SEED, Layout, arm_name, reconstruction_name
 from common.readers import open_clips
 from common.records import working
 from Evaluation_Metrics.EPE import epe
@@ -62,7 +64,9 @@ def lagged_series(dataset, data_root, subject, split, runs, vertices):
     for run in tqdm(runs, desc=f"series of {split}", unit="run"):
         sums, repetitions = dict.fromkeys(LAGS, 0), dataset.repetitions(subject, run)
         for rep in repetitions:
-            series = read_series(dataset.series_path(data_root, subject, run, rep))[:, vertices].astype(float)
+            # not by the reader that preprocessing uses: a fault of it would go unseen here
+            image = nib.Nifti2Image.from_filename(dataset.series_path(data_root, subject, run, rep))
+            series = np.asarray(image.dataobj[0, 0, 0, 0])[:, vertices].astype(float)
             for lag in LAGS:
                 first = dataset.volume_offset(run) + lag
                 rows = np.arange(max(first, 0), min(first + n, len(series)))
@@ -130,6 +134,33 @@ def rank_captions(args, dataset, layout, scenes):
     for arm in args.arms:
         ranks[arm], n_gallery = caption_ranks(decode_embedding(args, dataset, layout, arm), text, captions)
     return ranks, n_gallery
+
+
+def retrieval_results(layout, subject, seed):
+    """Folders of the searches among the test clips that were made with both arms, {target: folder}."""
+    suffix = "" if seed == DEFAULT_SEED else f"_seed{seed}"
+    folders = {"text": layout.retrieval(subject) / f"small_set{suffix}", "image": layout.retrieval(subject) / f"small_set_image{suffix}"}
+    return {target: folder for target, folder in folders.items() if (folder / "metrics.json").exists()}
+
+
+def check_retrieval(folders):
+    """Rows of the claims about retrieval, of `retrieval_results`."""
+    found = {}
+    for target, folder in folders.items():
+        facts = read_json(folder / "metrics.json")
+        columns = read_columns(folder / "ranks.csv")
+        for direction, entry in facts["directions"].items():
+            ranks = {arm: np.array(columns[f"rank, {direction}, {arm}"], float) for arm in ("full", "control") if arm in entry["arms"]}
+            if len(ranks) == 2 and "10" in entry["chance"]:
+                found[f"{target} target, {direction}"] = ranks, entry["chance"]["10"]
+    return checks.retrieval(found)
+
+
+def read_columns(path):
+    """Columns of a CSV file, {name: list of str}."""
+    with open(path, newline="", encoding="utf-8") as handle:
+        rows = list(csv.DictReader(handle))
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def score_first_frames(stage1, truth, mean_frame):
@@ -234,12 +265,13 @@ def reconstruction_folders(args, layout):
 
 def main(args):
     dataset, layout = get_dataset(args.dataset, Phantom), Layout.of(args)
-    folders = reconstruction_folders(args, layout)
+    folders, searches = reconstruction_folders(args, layout), retrieval_results(layout, args.subj_ID, args.seed)
     folder = layout.metrics(args.subj_ID, "phantom_checks")
     inputs = [
         layout.mask(args.subj_ID),
         *([layout.ground_truth] if folders else []),
         *(path / "manifest.json" for path in folders.values()),
+        *(path / "ranks.csv" for path in searches.values()),
     ]
     with working(folder, args, inputs=inputs) as record:
         if record is None:
@@ -250,6 +282,7 @@ def main(args):
         if folders:
             measured = measure(args, dataset, layout, scenes["test"], folders)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
+        rows += check_retrieval(searches)
         draw(folder, rows, measured)
         for row in rows:
             words = {True: "holds ", False: "MISSED", None: "shown "}[row["held"]]

@@ -18,14 +18,14 @@ import pytest
 from scipy import stats
 from tiny import ROOT, fails, load_script, run_script
 
-from common import cifti, datasets, video, workers
+from common import datasets, video, workers
 from common.captions import read_captions, write_captions
 from common.cortex import N_CORTEX, area_vertices
 from common.files import UserError, card_path, load_array, read_json, sha256
 from common.fmri import load_statistics, scale
 from common.frames import read_clip
 from common.layout import Layout
-from Data_preprocess import cifti_writing
+from Data_preprocess import cifti, cifti_writing
 
 N_CLIPS, N_VERTICES, VOLUMES = 8, 30, 13
 GONE = 2**22 + 1  # no process has this number: it is larger than the largest

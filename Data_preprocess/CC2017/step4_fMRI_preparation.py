@@ -28,7 +28,6 @@ from pathlib import Path
 import numpy as np
 
 from common import cli, cortex, fmri
-from common.cifti import SPACES, find_series, open_series
 from common.cortex import VISUAL_AREAS
 from common.datasets import CC2017Like, get_dataset
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256, write_json
@@ -36,6 +35,7 @@ from common.layout import Layout
 from common.records import working
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess import fmri_arrays, fmri_runs
+from Data_preprocess.cifti import SPACES, find_series, open_series
 from Data_preprocess.vertex_figures import by_area, draw_figures, write_areas
 
 TREND_ORDER = 4  # paper, data preprocessing
