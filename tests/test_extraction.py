@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_clip, make_frames, make_sd, run_script
+from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, run_script
 
 from common.captions import write_captions
 from common.datasets import DATASETS
@@ -17,12 +17,6 @@ from models import encoders
 semantic = load_script("Feature_extraction/semantic_feature_extraction.py")
 contrastive = load_script("Feature_extraction/contrastive_target_extraction.py")
 content = load_script("Feature_extraction/content_feature_extraction.py")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return make_sd(folder / "sd"), make_clip(folder / "clip")
 
 
 @pytest.fixture(scope="module")

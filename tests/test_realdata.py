@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tiny import load_script, make_sd, run_script
+from tiny import load_script, run_script
 
 from common import datasets, video
 from common.frames import read_clip
@@ -81,12 +81,12 @@ def test_frames_are_stretched_to_512(layout, split):
             np.testing.assert_allclose(*quarters, atol=2.5)
 
 
-def test_latents_of_real_movies(layout, tmp_path, monkeypatch):
+def test_latents_of_real_movies(layout, models, monkeypatch):
     """Content extraction by a tiny VAE that shrinks pictures by 4."""
     monkeypatch.setitem(datasets.DATASETS, "movies", ENTRY)
     script = load_script("Feature_extraction/content_feature_extraction.py")
     where = ["--dataset", "movies", "--out_root", layout.root.parent, "--split", "test"]
-    run_script(script, *where, "--sd_path", make_sd(tmp_path / "sd"), "--device", "cpu")
+    run_script(script, *where, "--sd_path", models[0], "--device", "cpu")
     latents = np.load(layout.contents("test"))
     assert latents.shape == (2, 4, 8, 128, 128) and latents.dtype == np.float32
     assert np.isfinite(latents).all() and latents.std() > 0

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from tiny import CARD, N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_clip, make_features, make_sd, run_script
+from tiny import CARD, N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_features, run_script
 from torch.nn import functional as F
 
 from common import cli
@@ -34,12 +34,6 @@ SCRIPTS = {
 }
 N_VAL = 4
 EPOCHS = 3
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models")
-    return make_sd(folder / "sd"), make_clip(folder / "clip")
 
 
 @pytest.fixture(scope="module")

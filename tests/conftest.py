@@ -1,0 +1,23 @@
+"""Order of the files, and tiny models that several of them use."""
+
+import pytest
+from tiny import make_clip, make_sd
+
+FIRST = ("test_phantom.py", "test_full_disk.py", "test_own_data.py", "test_training.py", "test_recons.py")  # longest first
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # xdist would start the files with the most tests first
+
+
+def pytest_collection_modifyitems(items):
+    """Put long files first: with two workers, none of them is alone at the end."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of Stable Diffusion's VAE and text encoder, and of CLIP."""
+    folder = tmp_path_factory.mktemp("models")
+    return make_sd(folder / "sd"), make_clip(folder / "clip")
