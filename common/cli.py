@@ -57,7 +57,7 @@ def _range(low=-math.inf, high=math.inf, above=None, below=None):
     """Words for a range of numbers."""
     high = math.inf if high is None else high
     if above is None and below is None and math.isfinite(low) and math.isfinite(high):
-        return f"from {low:g} to {high:g}"
+        return f"from {low:.12g} to {high:.12g}"
     lower = f"greater than {above:g}" if above is not None else f"of at least {low:g}" if math.isfinite(low) else ""
     upper = f"less than {below:g}" if below is not None else f"of at most {high:g}" if math.isfinite(high) else ""
     return " and ".join(filter(None, (lower, upper))) or "that is finite"
@@ -124,8 +124,9 @@ def make_parser(doc):
     group = parser.add_argument_group("run")
     group.add_argument("--seed", "--random_seed", dest="seed", type=whole(0, 2**32 - 1), default=42, help="random seed")
     group.add_argument(
-        "--config", type=Path, metavar="FILE.yaml", changes_result=False, help="default values for flags; the command line wins"
-    )
+        "--config", type=Path, metavar="FILE.yaml", changes_result=False,
+        help="default values for flags, which the command line overrules; default: the data set's own, if any; none: without",
+    )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", changes_result=False, help="recompute existing results")
     group.add_argument("--debug", action="store_true", changes_result=False, help="show the traceback of an error")
     return parser
@@ -235,8 +236,15 @@ def _words(path, action, name, value):
     return [f"--{name}={value}"]
 
 
+def _profile(name):
+    """The config file that comes with a data set; None for none."""
+    from common.datasets import DATASETS
+
+    return PROJECT / "configs" / DATASETS[name].config if name in DATASETS and DATASETS[name].config else None
+
+
 def parse(get_parser, argv, script):
-    """Parse a command line; a --config file gives the defaults, the data set checks the participants.
+    """Parse a command line; a config file, --config or the data set's own, gives the defaults, the data set checks the participants.
 
     Flags that the parser does not know are an error, or go to `others` where the parser has a default for it.
 
@@ -250,9 +258,11 @@ def parse(get_parser, argv, script):
     parser = get_parser()
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
-    config = early.parse_known_args(argv)[0].config
+    early.add_argument("--dataset", default=parser.get_default("dataset"))
+    early = early.parse_known_args(argv)[0]
+    config = _profile(early.dataset) if early.config is None else early.config
     words = []
-    if config is not None:
+    if config not in (None, "none"):
         words = read_config(config, parser, script)
         required = [action for action in parser._actions if action.required]
         for action in required:
@@ -280,6 +290,25 @@ def parse(get_parser, argv, script):
 
 
 # ---------------------------------------------------------------------------------------------- running
+
+_draw_bar = tqdm.__init__
+LOG_PACE = 30  # seconds between a progress bar's lines in a file
+
+
+class _Log:
+    """Where progress bars are drawn without a terminal: a redraw is a line."""
+
+    def write(self, text):
+        if line := text.replace("\x1b[A", "").strip():
+            sys.stderr.write(line + "\n")
+
+    def flush(self):
+        sys.stderr.flush()
+
+
+def _log_bar(bar, *args, **options):
+    pace = dict.fromkeys(("mininterval", "maxinterval", "delay"), LOG_PACE)
+    _draw_bar(bar, *args, **options | pace | {"file": _Log()})
 
 
 class Terminated(BaseException):
@@ -343,6 +372,7 @@ def run(main, get_parser, argv=None):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    tqdm.__init__ = _draw_bar if sys.stderr.isatty() else _log_bar
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file-size limit then shows as an OSError
     with one_line_errors("--debug" in argv):

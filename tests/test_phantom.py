@@ -7,6 +7,7 @@ finished `make demo` to test instead of making a new one.
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,26 +81,31 @@ def test_second_run_changes_nothing(chain):
 
 
 def test_killed_run_equals_an_uninterrupted_one(chain, tmp_path):
-    """The control arm once more, killed while cutting, while training and while reconstructing."""
+    """The control arm with its clips, one decoder and its last reconstructions gone, killed while each is made again."""
     (tmp_path / "data").symlink_to(chain / "data")
-    flags = ("--stages", "preprocess,extract,train,reconstruct", "--arms", "control")
+    out = tmp_path / "outputs/phantom"
+    shutil.copytree(chain / "outputs/phantom", out, ignore=shutil.ignore_patterns("full*", "oracle*", "released_recipe*"))
+    for folder in ("stimuli_clips", "checkpoints/sub1/control/structure"):
+        shutil.rmtree(out / folder)
+    for path in (out / "recons/sub1/control").rglob("*"):
+        if path.name in ("metrics.json", "SHA256SUMS") or path.stem.endswith(("87", "88", "89", "90")):  # the last batch
+            path.unlink()
     signs = (
         "stimuli_clips/Train/seg9_1.mp4",
-        "checkpoints/sub1/control/CMG/training_state.safetensors",  # after its first epoch
-        "recons/sub1/control/results_recons/test1.npz",
+        "checkpoints/sub1/control/structure/training_state.safetensors",  # after its first epoch
+        "recons/sub1/control/results_recons/test87.npz",
     )
+    flags = ("--stages", "preprocess,train,reconstruct", "--arms", "control")
     for sign in signs:
         with open(tmp_path / "killed.log", "w") as log:
             process = subprocess.Popen(command(tmp_path, *flags), cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
-        while process.poll() is None and not (tmp_path / "outputs/phantom" / sign).exists():
-            time.sleep(0.2)
+        while process.poll() is None and not (out / sign).exists():
+            time.sleep(0.05)
         assert process.poll() is None, (tmp_path / "killed.log").read_text()[-2000:]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     done = run(tmp_path, *flags)
     assert done.returncode == 0, done.stderr[-2000:]
     resumed, uninterrupted = (sha256_of_results(folder / "outputs") for folder in (tmp_path, chain))
-    ours = {name for name in uninterrupted if "/control/" in name and "/metrics/" not in name}  # evaluation is not among the stages
-    assert {name for name in resumed if "/control/" in name} == ours
-    assert len(resumed) > 1000
+    assert len(resumed) > 1000 and {name for name in uninterrupted if "/control/" in name} <= resumed.keys()
     assert {name: uninterrupted.get(name) for name in resumed} == resumed
