@@ -8,7 +8,7 @@ Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
 Writes   checkpoints/sub{ID}/{arm}/CMG/                    epoch_{n}, last, best (.safetensors and .json), log.jsonl
          checkpoints/sub{ID}/{arm}/figures/CMG_loss.png
 
-    python Feature_decoding/train_CMG.py --dataset phantom --config configs/phantom.yaml
+    python Feature_decoding/train_CMG.py --dataset phantom
     python Feature_decoding/train_CMG.py --dataset CC2017 --subj_ID 1 --mask_ratio 0.6
 
 Trained with the true earlier frames, validated by generating all frames from the true first one: the first loss says

@@ -11,7 +11,7 @@ Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
 Writes   checkpoints/sub{ID}/{arm}/semantic/               epoch_{n}, last, best (.safetensors and .json), log.jsonl
          checkpoints/sub{ID}/{arm}/figures/semantic_loss.png
 
-    python Feature_decoding/train_semantic_decoder.py --dataset phantom --config configs/phantom.yaml
+    python Feature_decoding/train_semantic_decoder.py --dataset phantom
     python Feature_decoding/train_semantic_decoder.py --dataset CC2017 --subj_ID 1 --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
 About half a minute for the phantom on one CPU thread. CC2017 needs a GPU: every epoch, captions and frames are

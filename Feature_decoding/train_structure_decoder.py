@@ -7,7 +7,7 @@ Reads    fMRI_in_fslr/sub{ID}/Train/masked4500_trn_data.npy     (N, 4500)
 Writes   checkpoints/sub{ID}/{arm}/structure/              epoch_{n}, last, best (.safetensors and .json), log.jsonl
          checkpoints/sub{ID}/{arm}/figures/structure_loss.png
 
-    python Feature_decoding/train_structure_decoder.py --dataset phantom --config configs/phantom.yaml
+    python Feature_decoding/train_structure_decoder.py --dataset phantom
     python Feature_decoding/train_structure_decoder.py --dataset CC2017 --subj_ID 1
 
 About a quarter of a minute for the phantom on one CPU thread.

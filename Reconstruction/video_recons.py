@@ -11,7 +11,7 @@ Writes   recons/sub{ID}/{name}/results_recons/           test{i}.gif, test{i}.np
                               /gallery.html, manifest.json, args.json, log.jsonl, metrics.json; SHA256SUMS in the folders
          {name} is the arm, with _ablate_{what} and _seed{n} where these are not the defaults; --name gives another.
 
-    python Reconstruction/video_recons.py --dataset phantom --config configs/phantom.yaml --subj_ID 1
+    python Reconstruction/video_recons.py --dataset phantom --subj_ID 1
     python Reconstruction/video_recons.py --subj_ID 1 --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5 --precision fp16
     python Reconstruction/video_recons.py --subj_ID 1 --released_root Mind_Animator_data
     accelerate launch Reconstruction/video_recons.py --subj_ID 1

@@ -5,8 +5,8 @@ Reads    fMRI_in_fslr/sub{ID}/{Train,Test}/masked{n}_{trn,test}_data.npy; featur
 Writes   {to}/latents.npy (N, 4, 8, h, w), tokens.npy (N, 19, D), embedding.npy (N, 512) of the N test clips
 
     python examples/ridge_decoder.py --dataset phantom --to outputs/ridge
-    python Reconstruction/video_recons.py --dataset phantom --config configs/phantom.yaml --stage1_from outputs/ridge
-    python Evaluation_Metrics/evaluate.py --dataset phantom --config configs/phantom.yaml --name ridge
+    python Reconstruction/video_recons.py --dataset phantom --stage1_from outputs/ridge
+    python Evaluation_Metrics/evaluate.py --dataset phantom --name ridge
 """
 
 from pathlib import Path

@@ -77,7 +77,7 @@ def house(tmp_path, monkeypatch, tiny_models):
     np.save(place / "features" / "test_groundtruth.npy", gt)
     save_recons(place / "recons/sub1/full/results_recons", degrade(gt, 1))
     own = {name: str(tiny_models / name) for name in ("clip", "image_classifier", "clip_classifier")} | {"vifi": str(tiny_models / "clip")}
-    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models=own))
+    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models=own, config=""))
     monkeypatch.chdir(tmp_path)
     return place
 
@@ -144,7 +144,7 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
 
 
 def test_without_models_only_pixels_and_dashes(house, monkeypatch, capsys):
-    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models={"clip": "hub/model-that-is-not-here"}))
+    monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models={"clip": "hub/model-that-is-not-here"}, config=""))
     run(evaluate, "--baselines", "none")
     assert "VIFI-score: – (no --vifi_path)" in capsys.readouterr().out
     result = read_json(house / "metrics/sub1/full/metrics.json")

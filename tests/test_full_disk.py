@@ -98,7 +98,7 @@ def set_up():
     torch.set_num_threads(1)
     datasets.DATASETS["phantom"] = replace(
         datasets.PHANTOM, n_train_runs=2, clips_per_train_run=N_TRAIN, n_train=2 * N_TRAIN, n_test_runs=2, clips_per_test_run=N_TEST,
-        n_test=2 * N_TEST, test_repetitions=2, n_vertices=N_VOXELS,
+        n_test=2 * N_TEST, test_repetitions=2, n_vertices=N_VOXELS, config="",
     )  # fmt: skip
     datasets.DATASETS["own"] = datasets.OwnDataset(
         name="own", subjects=(1,), n_train=8, n_test=4, tr=1.0, fps=10, clip_frames=10, frame_indices=tuple(range(8)), middle_frame=4,

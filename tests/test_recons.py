@@ -39,8 +39,9 @@ from Reconstruction.stage2 import load_pipeline, pipeline_options, render_batche
 VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
 LATENT, SIZE, FRAMES = (4, 8, 8), 16, 8
 TINY = replace(
-    datasets.PHANTOM, frame_size=SIZE, n_vertices=VERTICES, n_train_runs=1, clips_per_train_run=5, n_train=5, clips_per_test_run=3, n_test=6
-)
+    datasets.PHANTOM, frame_size=SIZE, n_vertices=VERTICES, n_train_runs=1, clips_per_train_run=5, n_train=5, clips_per_test_run=3, n_test=6,
+    config="",
+)  # fmt: skip
 CAPTIONS = ["a red circle", "a <b>blue</b> star", "a red circle", "a green square", "a white star", "a pink circle"]
 STEPS = ("--steps", "3", "--guidance", "2")
 ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)

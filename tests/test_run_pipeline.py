@@ -6,7 +6,7 @@ import textwrap
 from dataclasses import replace
 
 import pytest
-from tiny import ROOT, fails, run_script
+from tiny import ROOT, fails, load_script, run_script
 
 import run_pipeline as pipeline
 from common import cli, datasets
@@ -135,6 +135,31 @@ def test_flags_go_to_the_scripts_that_know_them():
     assert lines["Feature_decoding/train_CMG arm control"].endswith("--arm control")
 
 
+def test_a_data_set_brings_its_profile(tmp_path):
+    """Each script takes it by itself; another config file, `none` and the command line go before it."""
+    script = "Feature_decoding/train_CMG"
+    (tmp_path / "mine.yaml").write_text("attn_dim: 128")
+
+    def width(*flags):
+        return cli.parse(load_script(script).get_parser, flags, script).attn_dim
+
+    plain = width()
+    assert (width("--dataset", "phantom"), width("--dataset", "phantom", "--attn_dim", "64")) == (256, 64)
+    assert (width("--dataset", "phantom", "--config", "none"), width("--dataset=phantom", f"--config={tmp_path}/mine.yaml")) == (plain, 128)
+    args, tasks = tasks_of("phantom", "--stages", "reconstruct")
+    lines = [" ".join(pipeline.command_line(task, args)) for task in tasks]
+    assert all(("--config none" in line) == ("released_recipe" in line) for line in lines)
+
+
+def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
+    models = ("--vifi_path", "--image_classifier", "--clip_classifier")
+    args, tasks = tasks_of("CC2017", "--stages", "evaluate", *(word for flag in models for word in (flag, f"{tmp_path}/model")))
+    (line,) = (" ".join(pipeline.command_line(task, args)) for task in tasks)
+    assert all(f"{flag} {tmp_path}/model" in line for flag in models)
+    fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path, "--stages", "evaluate", *models[1:2], tmp_path)
+    assert "need --clip_path, --vifi_path, --clip_classifier will be dashes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "flags, words",
     [
@@ -144,7 +169,6 @@ def test_flags_go_to_the_scripts_that_know_them():
         (("stray",), "'stray'"),
         (("--epoch", "0"), "Feature_decoding/train_CMG.py --help"),
         (("--stages", "phantom"), "no stage 'phantom' for CC2017"),
-        (("--dataset", "HCP", "--subj_ID", "100610", "--stages", "preprocess"), "no stage 'preprocess' for HCP"),
         (("--dataset", "HCP"), "HCP has no subject 1; choose from 100610"),
     ],
 )
@@ -192,6 +216,17 @@ def test_a_failure_is_one_sentence(scripts, capsys, end, words):
     message = capsys.readouterr().err.splitlines()[-1]
     assert message == f"error: step1_same failed: {words} (log: {out / 'CC2017/logs/sub1/first/step1_same.log'})"
     assert not (out / "second.txt").exists()
+
+
+def test_bars_in_a_log_are_few_lines(scripts, monkeypatch):
+    """A terminal's redraws would be hundreds."""
+    monkeypatch.setattr(cli, "LOG_PACE", 0.5)
+    end = "import time; from tqdm import tqdm; [time.sleep(0.01) for _ in tqdm(range(200), desc='work', mininterval=0.1, leave=False)]"
+    out = scripts(first=("none", end), second=("none", end.replace("200", "3")))
+    run_script(pipeline, "--dataset", "CC2017", "--out_root", out)
+    log = (out / "CC2017/logs/sub1/first/step1_same.log").read_bytes().decode()
+    assert "\r" not in log and 2 <= log.count("work:") <= 5 and all("/200 [" in line for line in log.splitlines())
+    assert (out / "CC2017/logs/sub1/second/step1_same.log").read_text() == ""
 
 
 def test_reports_are_a_participants_own(monkeypatch, tmp_path, capsys):

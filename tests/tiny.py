@@ -95,7 +95,7 @@ N_TRAIN, N_TEST, N_VERTICES, SIZE = 26, 4, 30, 32
 SMALL = replace(
     PHANTOM, n_train=N_TRAIN, n_train_runs=2, clips_per_train_run=N_TRAIN // 2,
     n_test=N_TEST, n_test_runs=2, clips_per_test_run=N_TEST // 2,
-    frame_size=SIZE, n_vertices=N_VERTICES, epochs={"semantic": 2, "structure": 3, "CMG": 2, "retrieval": 2},
+    frame_size=SIZE, n_vertices=N_VERTICES, epochs={"semantic": 2, "structure": 3, "CMG": 2, "retrieval": 2}, config="",
 )  # fmt: skip
 WORDS = ("a small red circle", "a large blue star on a tile floor", "two dogs run over the green grass", "waves")
 
