@@ -10,7 +10,7 @@ from scipy.special import erf
 from torch import nn
 
 from models import losses
-from models.cmg import BranchNorm, ConsistencyMotionGenerator, sparse_causal_mask
+from models.cmg import ConsistencyMotionGenerator, sparse_causal_mask
 from models.cmg_patch import PatchCMG
 from models.layers import TokenAttention
 from models.retrieval_decoder import RetrievalDecoder
@@ -129,9 +129,7 @@ def plain_patch_cmg(w, fmri, frames, mask, patch, n_heads, depth):
             for t in range(n_times):
                 heads = []
                 for h in range(n_heads):
-                    scores = [
-                        qkv[t][0, h] @ qkv[s][1, h] * (dim / n_heads) ** -0.5 if mask[t][s] else -1e9 for s in range(n_times)
-                    ]
+                    scores = [qkv[t][0, h] @ qkv[s][1, h] * (dim / n_heads) ** -0.5 if mask[t][s] else -1e9 for s in range(n_times)]
                     heads.append(sum(a * qkv[s][2, h] for s, a in enumerate(softmax(np.array(scores)))))
                 new[t, p] = x[t, p] + linear(w, f"blocks.{b}.temporal_attention.proj", np.concatenate(heads))
         for t, p in new:
@@ -229,7 +227,7 @@ def test_state_dicts_have_the_released_names():
     assert state["blocks.0.adaLN_modulation.1.weight"].shape == (32, 16)
 
 
-@pytest.mark.parametrize("build", [lambda: SemanticDecoder(64, 32), lambda: StructureDecoder(64, 32), lambda: RetrievalDecoder(64, 32)])
+@pytest.mark.parametrize("build", [lambda: SemanticDecoder(64, 32, 3, 4, 48, (64, 96)), lambda: StructureDecoder(64, 32), lambda: RetrievalDecoder(64, 32)])
 def test_weights_start_xavier_uniform(build):
     torch.manual_seed(0)
     for name, parameter in build().named_parameters():
@@ -237,12 +235,8 @@ def test_weights_start_xavier_uniform(build):
             bound = math.sqrt(6 / sum(parameter.shape))
             assert parameter.abs().max() <= bound, name
             assert abs(parameter.std().item() / (bound / math.sqrt(3)) - 1) < 0.1, name
-
-
-def test_logit_scale_starts_at_the_log_of_one_over_temperature():
-    for model in (SemanticDecoder(**SEMANTIC_SIZES), RetrievalDecoder(in_dim=4, hidden_dim=8)):
-        assert model.logit_scale.ndim == 0
-        assert math.isclose(model.logit_scale.exp().item(), 1 / 0.07, rel_tol=1e-6)
+        if name == "logit_scale":
+            assert parameter.ndim == 0 and math.isclose(parameter.exp().item(), 1 / 0.07, rel_tol=1e-6)
 
 
 def test_dropout_rates():
@@ -312,14 +306,6 @@ def test_cmg_forward_is_the_formula(keep_ratio):
     assert torch.allclose(single[0], predicted[0])
 
 
-def test_cmg_in_single_precision():
-    model = randomise(ConsistencyMotionGenerator(**CMG_SIZES))
-    w, fmri, frames = weights_of(model), draw(1, 6), draw(1, 5, 32)
-    with torch.no_grad():
-        predicted = model(fmri, frames, sparse_causal_mask(5, 1.0))
-    assert relative_error(predicted[0], plain_cmg(w, fmri[0].double().numpy(), frames[0].double().numpy(), causal_row(5), 2, 4, 2)) < 1e-5
-
-
 @pytest.mark.parametrize("visibility, rows", [("released", released_row), ("causal", causal_row)])
 def test_generate_is_the_plain_greedy_loop(visibility, rows):
     model = randomise(ConsistencyMotionGenerator(**CMG_SIZES)).double()
@@ -350,13 +336,6 @@ def test_generate_equals_forward_on_the_growing_sequence(visibility, keep_ratio,
             assert relative_error(generated, frames[:, :n_frames]) < 1e-5
 
 
-def test_the_two_visibilities_differ_from_the_fourth_frame_on():
-    model = randomise(ConsistencyMotionGenerator(**CMG_SIZES))
-    released, causal = (model.generate(draw(2, 6), draw(2, 32), visibility=v) for v in ("released", "causal"))
-    assert torch.allclose(released[:, :3], causal[:, :3], atol=1e-6)
-    assert (released[:, 3:] - causal[:, 3:]).abs().amax((0, 2)).min() > 1e-3
-
-
 def test_generate_leaves_inputs_and_mode_alone_and_has_no_dropout():
     model = randomise(ConsistencyMotionGenerator(**CMG_SIZES))
     fmri, first = draw(2, 6), draw(2, 32)
@@ -367,60 +346,6 @@ def test_generate_leaves_inputs_and_mode_alone_and_has_no_dropout():
     assert model.training and model.encoder.training
     assert torch.equal(fmri, copies[0]) and torch.equal(first, copies[1])
     assert torch.equal(expected[:, 0], first)
-
-
-def test_query_and_key_of_the_single_memory_token_do_not_matter():
-    model = randomise(ConsistencyMotionGenerator(**CMG_SIZES))
-    fmri, frames, mask = draw(2, 6), draw(2, 4, 32), sparse_causal_mask(4, 1.0)
-    with torch.no_grad():
-        before = model(fmri, frames, mask)
-        for layer in model.decoder.layers:
-            for linear_ in layer.src_attn.linears[:2]:
-                linear_.weight.normal_(0, 100)
-        assert torch.equal(model(fmri, frames, mask), before)
-        model.decoder.layers[0].src_attn.linears[2].weight.add_(1)
-        assert not torch.allclose(model(fmri, frames, mask), before)
-
-
-def test_hidden_frames_have_no_influence():
-    model = randomise(ConsistencyMotionGenerator(**CMG_SIZES))
-    fmri, frames, mask = draw(1, 6), draw(1, 6, 32), sparse_causal_mask(6, 0.5, torch.Generator().manual_seed(3))
-    with torch.no_grad():
-        before = model(fmri, frames, mask)
-        # a change of the last frame reaches the last position alone
-        changed = model(fmri, torch.cat([frames[:, :-1], frames[:, -1:] + 1], 1), mask)
-    assert torch.equal(changed[:, :-1], before[:, :-1])
-    assert not torch.allclose(changed[:, -1], before[:, -1])
-
-
-def test_branch_norm_is_not_torchs():
-    x, norm = draw(3, 8).double(), BranchNorm(8).double()
-    with torch.no_grad():
-        assert relative_error(norm(x), (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6)) < 1e-12
-        ratio = norm(x) / nn.functional.layer_norm(x, (8,))
-    assert torch.allclose(ratio, torch.full_like(ratio, math.sqrt(7 / 8)), atol=1e-4)  # unbiased deviation
-
-
-def test_self_attention_equals_torchs_multihead():
-    ours = randomise(ConsistencyMotionGenerator(**dict(CMG_SIZES, attn_dim=32))).decoder.layers[0].self_attn
-    theirs = nn.MultiheadAttention(32, 4, batch_first=True).eval()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(torch.cat([part.weight for part in ours.linears]))
-        theirs.in_proj_bias.copy_(torch.cat([part.bias for part in ours.linears]))
-        theirs.out_proj.weight.copy_(ours.linears1.weight)
-        theirs.out_proj.bias.copy_(ours.linears1.bias)
-        x, mask = draw(2, 6, 32), sparse_causal_mask(6, 0.6, torch.Generator().manual_seed(0))
-        expected, _ = theirs(x, x, x, attn_mask=~mask[0])
-        assert relative_error(ours(x, mask), expected) < 1e-5
-
-
-def test_a_row_with_nothing_visible_is_uniform():
-    attention = randomise(ConsistencyMotionGenerator(**CMG_SIZES)).decoder.layers[0].self_attn
-    x = draw(1, 3, 32)
-    with torch.no_grad():
-        nothing = attention(x, torch.zeros(1, 3, 3, dtype=torch.bool))
-        mean_value = attention.linears1(attention.linears[2](x).mean(1))
-    assert torch.allclose(nothing[0, 1], mean_value[0], atol=1e-5)
 
 
 def test_attention_to_one_token_in_training_drops_whole_heads_per_query():
@@ -460,6 +385,9 @@ def test_mask_limits():
         assert torch.equal(sparse_causal_mask(size, 0.0)[0], torch.tensor(causal_row(size)))
     with pytest.raises(ValueError, match="0 to 1"):
         sparse_causal_mask(4, 1.5)
+    state = torch.get_rng_state()
+    first, again = (sparse_causal_mask(7, 0.6, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(first, again) and torch.equal(torch.get_rng_state(), state)
 
 
 def test_mask_statistics_over_seeds():
@@ -474,14 +402,6 @@ def test_mask_statistics_over_seeds():
     drawn = masks[:, free].double()  # entries are independent of one another
     correlation = np.corrcoef(drawn.numpy().T) - np.eye(free.sum())
     assert np.abs(correlation).max() < 5 / math.sqrt(2000)
-
-
-def test_mask_comes_from_its_generator():
-    first, again, other = (sparse_causal_mask(7, 0.6, torch.Generator().manual_seed(s)) for s in (5, 5, 6))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-    state = torch.get_rng_state()
-    sparse_causal_mask(7, 0.6, torch.Generator())
-    assert torch.equal(torch.get_rng_state(), state)
 
 
 # ---------------------------------------------------------------------------------------------- patch CMG
@@ -535,20 +455,6 @@ def test_patch_cmgs_unused_weights_are_unused_and_its_codes_fixed():
         else:
             assert parameter.grad.abs().max() > 0, name
     assert not model.pos_embed.requires_grad and not model.time_embed.requires_grad
-
-
-def test_temporal_attention_equals_torchs_multihead():
-    ours = randomise(PatchCMG(**PATCH_SIZES)).blocks[0].temporal_attention
-    theirs = nn.MultiheadAttention(16, 4, batch_first=True).eval()
-    with torch.no_grad():
-        theirs.in_proj_weight.copy_(ours.qkv.weight)
-        theirs.in_proj_bias.copy_(ours.qkv.bias)
-        theirs.out_proj.weight.copy_(ours.proj.weight)
-        theirs.out_proj.bias.copy_(ours.proj.bias)
-        x, mask = draw(2, 3, 4, 16), sparse_causal_mask(4, 0.6, torch.Generator().manual_seed(0))
-        flat = x.flatten(0, 1)
-        expected, _ = theirs(flat, flat, flat, attn_mask=~mask[0])
-        assert relative_error(ours(x, mask).flatten(0, 1), expected) < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------- wrong inputs
