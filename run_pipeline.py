@@ -8,8 +8,9 @@ Writes   {out_root}/{dataset}/report.html, report_sub{ID}.html, timings_sub{ID}.
          what the scripts write
 
     python run_pipeline.py --dataset phantom --data_root data --out_root outputs
-    python run_pipeline.py --dataset CC2017 --data_root DATA --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5 --subj_ID 1 2 3
-    python run_pipeline.py --dataset phantom --stages train,reconstruct --epoch 10 --out_root outputs_short
+    python run_pipeline.py --dataset CC2017 --data_root DATA --subj_ID 1 2 3 --vifi_path k400_seed1_vifi_clip_base2novel.pth \\
+        --image_classifier google/vit-base-patch16-224 --clip_classifier MCG-NJU/videomae-base-finetuned-kinetics
+    python run_pipeline.py --dataset phantom --epoch 10 --out_root outputs_short
     python run_pipeline.py --dataset phantom --stages report
 """
 
@@ -35,6 +36,8 @@ from common.files import UserError, full_disk, read_json, write_json
 from common.layout import Layout, reconstruction_name
 from common.workers import n_cores
 from Evaluation_Metrics.report import build_overview, build_report
+from Evaluation_Metrics.towers import HELP, KINDS, Towers
+from Retrieval.galleries import METHODS
 
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
 EXTRACTIONS = ("content_feature_extraction", "contrastive_target_extraction", "semantic_feature_extraction")
@@ -55,7 +58,7 @@ class Task:
     alone : bool
         whether the script uses all cores
     profile : bool
-        whether it takes --config and the flags that are not the pipeline's own
+        whether it takes a config file and the flags that are not the pipeline's own
     """
 
     stage: str
@@ -100,7 +103,14 @@ def extract_stage(dataset, args):
 
 
 def train_stage(dataset, args):
-    return [[Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]]
+    tasks = [Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]
+    return [tasks + [Task("train", "Retrieval/train_retrieval_decoder.py", flags) for flags in retrieval_flags(args)]]
+
+
+def retrieval_flags(args):
+    """Flags of the retrieval decoders: the arms but the oracle, and the paper's baselines."""
+    arms = [["--arm", arm] for arm in args.arms if arm != "oracle"]
+    return arms + [["--arm", "full", "--method", method] for method in METHODS if method != "contrastive" and "full" in args.arms]
 
 
 def reconstruct_stage(dataset, args):
@@ -113,6 +123,17 @@ def reconstruct_stage(dataset, args):
         tasks.append(Task("reconstruct", script, [*recipe, "--name", "released_recipe"], profile=False))
         tasks.append(Task("reconstruct", script, [*recipe, "--name", "released_recipe_still", "--ablate", "motion"], profile=False))
     return [tasks]
+
+
+def retrieve_stage(dataset, args):
+    if "full" not in args.arms:
+        return []
+    names = [word.partition(":")[0] for word in dataset.distractors]
+    there = [name == dataset.name or Layout(Path(args.out_root) / name).features.is_dir() for name in names]
+    scripts = ["small_set", *["Large_set"] * (bool(names) and all(there))]
+    searches = [(script, ["--method", method]) for script in scripts for method in METHODS]
+    searches.append(("small_set", ["--target", "image"]))
+    return [[Task("retrieve", f"Retrieval/{script}.py", ["--arm", "full", *flags]) for script, flags in searches]]
 
 
 def evaluate_stage(dataset, args):
@@ -134,6 +155,7 @@ STAGES = {
     "extract": extract_stage,
     "train": train_stage,
     "reconstruct": reconstruct_stage,
+    "retrieve": retrieve_stage,
     "evaluate": evaluate_stage,
     "report": report_stage,
 }
@@ -184,7 +206,7 @@ def own_flags(task, args):
 
 def command_line(task, args):
     """Flags for a script: the pipeline's own and the others that it knows, then those that this call sets, list of str."""
-    others = given_flags(args.others) if task.profile else []
+    others = given_flags(args.others) if task.profile else [("--config", ["--config", "none"])]
     known = [word for option, words in others if option in task.options and option not in task.flags for word in words]
     return own_flags(task, args) + known + list(map(str, task.flags))
 
@@ -277,7 +299,7 @@ def run_wave(tasks, args, layout, timings, bar):
                 log_path = layout.logs(args.subj_ID[0]) / task.log
                 running[start(task, command_line(task, args), log_path, one_thread=limit > 1)] = (task, log_path, time.time())
             shown = [f"{Path(task.script).stem}: {''.join(said_lines(log_path)[-1:])[-60:]}" for task, log_path, _ in running.values()]
-            bar.set_postfix_str(" | ".join(shown))
+            bar.set_postfix_str(" | ".join(shown), refresh=sys.stderr.isatty())
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:
                 time.sleep(0.2)
@@ -321,8 +343,9 @@ def get_parser():
     )  # fmt: skip
     group.add_argument("--arms", nargs="+", choices=list(ARMS), help="training arms (default: the data set's)")
     group = parser.add_argument_group("models")
-    group.add_argument("--sd_path", metavar="SOURCE", help="Stable Diffusion, hub id or folder (default: the data set's)")
-    group.add_argument("--clip_path", metavar="SOURCE", help="CLIP, open_clip name or folder (default: the data set's)")
+    group.add_argument("--sd_path", metavar="SOURCE", help="Stable Diffusion, hub id or folder; default: the data set's")
+    for flag, what in HELP.items():
+        group.add_argument(f"--{flag}", metavar="SOURCE", help=f"{what}; default: the data set's own, if it comes with one")
     parser.set_defaults(others=[])  # flags of the scripts
     return parser
 
@@ -342,12 +365,11 @@ def run_subject(waves, args, layout, first):
 def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     args.arms = args.arms or list(dataset.arms)
-    if dataset.config and args.config is None:
-        args.config = cli.PROJECT / "configs" / dataset.config
     stages = choose_stages(dataset, args.stages)
     waves = [wave for stage in stages for wave in STAGES[stage](dataset, args)]
-    os.environ["TQDM_MININTERVAL"] = "1"  # the scripts' bars go to log files
     check_flags([task for wave in waves for task in wave], args)
+    if "evaluate" in stages and (absent := [f"--{KINDS[kind][0]}" for kind in KINDS if kind not in Towers.of(args)]):
+        print(f"metrics that need {', '.join(absent)} will be dashes")
     began, subjects = time.time(), args.subj_ID
     for subject in subjects:
         # scripts that take one participant get the first of the list

@@ -95,18 +95,25 @@ def own_facts(path, dataset):
     return facts
 
 
-def our_retrieval(folder, gallery, dataset):
-    """Our retrieval accuracies in %, of retrieval/sub{ID}/{small_set,Large_set}/metrics.json with `accuracy` {k: share}."""
-    row, of_subjects, n = Row("this project"), {}, []
-    for path in sorted(Path(folder).glob(f"sub*/{'small_set' if gallery == 'small' else 'Large_set'}/metrics.json"), key=natural_key):
-        subject, facts = path.parent.parent.name.removeprefix("sub"), own_facts(path, dataset)
-        n.append(facts.get("clips", dataset.n_test))
-        for k, share in facts.get("accuracy", {}).items():
+def our_retrieval(folder, gallery, size, dataset):
+    """Our retrieval accuracies in %, of retrieval/sub{ID}/*/metrics.json: a row a method and target, the default one first."""
+    rows, of_subjects = {}, {}
+    for path in sorted(Path(folder).glob("sub*/*/metrics.json"), key=natural_key):
+        facts, subject = own_facts(path, dataset), path.parent.parent.name.removeprefix("sub")
+        if facts.get("gallery", path.parent.name) != gallery or "accuracy" not in facts:
+            continue
+        target = f"{facts['target']} target" if "target" in facts else ""
+        words = ["this project", facts.get("method"), target, facts.get("arm", "full").replace("full", "")]
+        words += [f"{key} {facts[key]}" for key in ("ties", "seed") if key in facts]
+        label, pool = ", ".join(filter(None, words)), f"pool {facts['pool'] if 'pool' in facts else size}"
+        row = rows.setdefault((label, pool), Row(label, pool, str(facts.get("clips", dataset.n_test)), ranked=False))
+        for k, share in facts["accuracy"].items():
             row.values[f"S{subject} top-{k}"] = 100 * share
-            of_subjects.setdefault(f"mean top-{k}", []).append(100 * share)
-    row.values |= {column: float(np.mean(shares)) for column, shares in of_subjects.items() if len(shares) == len(dataset.subjects)}
-    row.clips = " / ".join(dict.fromkeys(map(str, n)))
-    return [row] if row.values else []
+            of_subjects.setdefault(((label, pool), f"mean top-{k}"), []).append(100 * share)
+    for (key, column), shares in of_subjects.items():
+        if len(shares) == len(dataset.subjects):
+            rows[key].values[column] = float(np.mean(shares))
+    return sorted(rows.values(), key=lambda row: "contrastive" not in row.method)
 
 
 def retrieval_table(reference, folder, dataset):
@@ -114,14 +121,18 @@ def retrieval_table(reference, folder, dataset):
     table = reference["tables"]["retrieval"]
     published, rows = "retrieval" in dataset.tables, []
     for gallery, size in table["galleries"].items():
-        part = (published_rows(table, gallery=gallery) if published else []) + our_retrieval(folder, gallery, dataset)
-        if published:
-            part.append(Row("chance", values={f"mean top-{k}": 100 * k / size for k in (10, 100)}))
+        part = published_rows(table, gallery=gallery) if published else []
         for row in part:
-            row.subject, row.ranked = f"{gallery} set", False
+            row.subject, row.ranked = f"pool {size}", False
+        part += our_retrieval(folder, "small_set" if gallery == "small" else "Large_set", size, dataset)
+        for pool in dict.fromkeys(row.subject for row in part):
+            columns = {column for row in part if row.subject == pool for column in row.values}
+            shares = {column: 100 * min(1, int(column.split("-")[-1]) / int(pool.split()[-1])) for column in columns}
+            part.append(Row("chance (k / pool)", pool, values=shares, ranked=False))
         rows += part
     there = set().union(*(row.values for row in rows))
-    columns = [column for column in table["columns"] if column in there] + sorted(there - set(table["columns"]))
+    known = [column for column in table["columns"] if column in there] if published else []
+    columns = known + sorted(there - set(known), key=natural_key)
     title = dataset.label + (table["title"] if published else "Retrieval, accuracy in %")
     return Table("retrieval", title, columns, rows, notes_of(reference, rows, table["note"] if published else dataset.note), digits=2)
 

@@ -145,20 +145,23 @@ class ContrastiveTask(Task):
             features["tokens"] = encode_sd_text(self.text_encoder, self.tokenizer, captions, n_tokens)[:, 1:].cpu()
         return features
 
-    def start_epoch(self, epoch):
+    def draw_sparse(self, epoch):
+        """Draw the entries of the fMRI that are zero in an epoch."""
         rng = numpy_generator(self.seed, "sparsify", epoch)
         self.sparse = torch.from_numpy(sparsify(self.fmri[: self.n_train].numpy(), SELECT_RATE, ZERO_RATE, rng))
+
+    def start_epoch(self, epoch):
+        self.draw_sparse(epoch)
         self.bank.open(epoch)
 
     def load(self, clips, epoch):
         if epoch is None:
             return {"fmri": self.fmri[clips], **{name: table[clips] for name, table in self.stored.items()}}
-        batch = {"fmri": self.sparse[clips], **self.bank.take(clips, epoch)}
-        if self.crop_frames:
-            batch["pixels"] = self.cropped_pixels(clips, epoch)
-        else:
-            batch["image"] = self.stored["image"][clips]
-        return batch
+        return {"fmri": self.sparse[clips], **self.bank.take(clips, epoch), **self.load_images(clips, epoch)}
+
+    def load_images(self, clips, epoch):
+        """Image features of clips, or the pixels that they are made of in an epoch."""
+        return {"pixels": self.cropped_pixels(clips, epoch)} if self.crop_frames else {"image": self.stored["image"][clips]}
 
     def cropped_pixels(self, clips, epoch):
         """Preprocessed random crops of the middle frames, (B, 3, H, W)."""
@@ -173,7 +176,7 @@ class ContrastiveTask(Task):
         """What the model should give: text, image and, if wanted, tokens."""
         if "pixels" in batch:
             batch["image"] = encode_clip_images(self.clip, batch["pixels"])
-        return {name: batch[name] for name in self.stored}
+        return {name: batch[name] for name in self.stored if name in batch}
 
 
 def add_contrastive_flags(group):

@@ -164,8 +164,10 @@ class Plan:
             yield record
 
 
-def make_plan(args, decoder, further_epochs=()):
+def make_plan(args, decoder, further_epochs=(), name=None):
     """Plan of a command line; further_epochs are kept beside the one that reconstruction takes.
+
+    `name` is that of the folder and the figure where it is not the decoder's.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def make_plan(args, decoder, further_epochs=()):
         as many validation clips as there are training clips
     """
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
-    folder = args.model_dir or layout.checkpoints(args.subj_ID, arm_name(args.arm, args.seed), decoder)
+    folder = args.model_dir or layout.checkpoints(args.subj_ID, arm_name(args.arm, args.seed), name or decoder)
     n = dataset.n_train
     n_val = int(n * VALIDATION_SHARE + 1e-9) if args.n_val is None else args.n_val
     if not 0 < n_val < n:
@@ -181,8 +183,8 @@ def make_plan(args, decoder, further_epochs=()):
     train_clips, val_clips = np.split(np.arange(n), [n - n_val])
     statistics = layout.statistics(args.subj_ID, dataset.n_vertices)
     return Plan(
-        decoder=decoder, folder=folder, figure=(args.figure_dir or folder.parent / "figures") / f"{decoder}_loss.png",
-        title=f"{args.dataset}, subject {args.subj_ID}, {args.arm}: {decoder} decoder",
+        decoder=decoder, folder=folder, figure=(args.figure_dir or folder.parent / "figures") / f"{name or decoder}_loss.png",
+        title=f"{args.dataset}, subject {args.subj_ID}, {args.arm}: {name or decoder} decoder",
         train_clips=train_clips, val_clips=val_clips, epochs=args.epoch, batch_size=args.batch_size, seed=args.seed,
         kept_epochs=(dataset.epochs[decoder], *further_epochs), save_every=args.save_every,
         device=args.device, precision=args.precision, num_workers=args.num_workers, tensorboard=args.tensorboard,

@@ -17,6 +17,7 @@ from common.fmri import load_statistics, scale, statistics
 from common.model_sources import model_files
 from common.readers import open_clips
 from common.video import read_frames
+from Evaluation_Metrics.ranking import Gallery
 
 log = logging.getLogger(__name__)
 
@@ -216,17 +217,17 @@ class CaptionRanker:
 
     def __init__(self, captions, features):
         self.captions = captions
-        self.distinct, rows = np.unique(captions, return_index=True)
-        self.features = features[rows] / np.linalg.norm(features[rows], axis=1, keepdims=True)
+        self.distinct, rows, self.own = np.unique(captions, return_index=True, return_inverse=True)
+        self.gallery = Gallery(features[rows])
 
     def describe(self, clip, embedding):
         """Entries of the manifest: caption, nearest caption, rank of the own one among the different captions."""
-        own = self.captions[clip - 1]
-        if embedding is None or len(embedding) != self.features.shape[1]:
-            return {"caption": own}
-        similarity = self.features @ (embedding / np.linalg.norm(embedding))
-        rank = 1 + int((similarity > similarity[self.distinct == own][0]).sum())
-        return {"caption": own, "nearest_caption": str(self.distinct[similarity.argmax()]), "rank": rank, "n_captions": len(self.distinct)}
+        words = {"caption": self.captions[clip - 1]}
+        if embedding is None or len(embedding) != self.gallery.distinct.shape[1]:
+            return words
+        rank, _ = self.gallery.rank(embedding[None], self.own[[clip - 1]])
+        nearest, _ = self.gallery.nearest(embedding[None], 1)
+        return words | {"nearest_caption": str(self.distinct[nearest[0, 0]]), "rank": int(rank[0]), "n_captions": len(self.gallery)}
 
 
 # ---------------------------------------------------------------------------------------------- models

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from common.files import UserError, atomic_path, missing, naming, one_line, read_json, sha256, write_json
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
-from models.retrieval_decoder import RetrievalDecoder
+from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
-KINDS = {kind.__name__: kind for kind in (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder)}
+_MODELS = (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder, LinearDecoder)
+KINDS = {kind.__name__: kind for kind in _MODELS}
 TRAINING_STATE = "training_state.safetensors"  # in the folder of a training that has not finished
 _OURS = ("kind", "arguments", "sha256")
 _AGAIN = "run the training script again, or give another checkpoint"
@@ -257,9 +258,9 @@ def fill(model, state, path):
         ],
     }
     if any(faults.values()):
-        found = ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
         raise UserError(
-            f"{path} does not fit {type(model).__name__}({_spell(model)}): {found}; give a checkpoint of this model, or a model of these sizes"
+            f"{path} does not fit {type(model).__name__}({_spell(model)}): {describe_faults(faults)}; "
+            "give a checkpoint of this model, or a model of these sizes"
         )
     broken = [name for name, value in state.items() if not value.is_floating_point() or not value.to(own[name].dtype).isfinite().all()]
     if broken:
@@ -269,6 +270,11 @@ def fill(model, state, path):
 
 
 # ---------------------------------------------------------------------------------------------- words
+
+
+def describe_faults(faults):
+    """Words for {what is wrong with entries: their names}: '2 missing (a, b), 1 unexpected (c)'."""
+    return ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
 
 
 def _names(names, most=20):

@@ -13,12 +13,14 @@ from models.checkpoints import load_checkpoint
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.released import identify
+from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
 log = logging.getLogger(__name__)
 
-KINDS = {"semantic": (SemanticDecoder,), "structure": (StructureDecoder,), "CMG": (ConsistencyMotionGenerator, PatchCMG)}
+DECODERS = {"semantic": (SemanticDecoder,), "structure": (StructureDecoder,), "CMG": (ConsistencyMotionGenerator, PatchCMG)}
+KINDS = DECODERS | {"retrieval": (RetrievalDecoder, LinearDecoder)}
 
 
 class Decoders(NamedTuple):
@@ -105,32 +107,29 @@ def load_decoders(paths, token_dim, *, subject=None, dataset=None, allow_unfinis
     UserError
         a checkpoint is missing, broken, of another kind, or of an unfinished training
     """
-    loaded, epochs = {}, {}
-    for name in KINDS:
-        path = paths[name]
-        loaded[name], record = _load(path, token_dim)
-        if not isinstance(loaded[name], KINDS[name]):
-            kinds = " or ".join(kind.__name__ for kind in KINDS[name])
-            raise UserError(f"{path} is a {type(loaded[name]).__name__}, not a {kinds}; give a checkpoint of the {name} decoder")
-        if record.get("finished") is False and not allow_unfinished:
-            raise UserError(
-                f"{path} is of a training that is not finished (epoch {record.get('epoch')}); train to the end, or use --allow_unfinished"
-            )
-        for key, wanted in (("subject", subject), ("dataset", dataset)):
-            if wanted is not None and record.get(key) not in (None, wanted):
-                log.warning("%s was trained on %s %s, and is used on %s", path, key, record[key], wanted)
-        epochs[name] = record.get("epoch")
-    return Decoders(**loaded), epochs
+    whose = {"subject": subject, "dataset": dataset, "allow_unfinished": allow_unfinished}
+    loaded = {name: load_decoder(paths[name], name, token_dim, **whose) for name in DECODERS}
+    return Decoders(**{name: model for name, (model, _) in loaded.items()}), {name: epoch for name, (_, epoch) in loaded.items()}
 
 
-def _load(path, token_dim):
-    """Model of a checkpoint, ours or released, ready to decode, and what is known of it."""
+def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow_unfinished=False):
+    """Load one decoder, ready to decode; `name` is one of KINDS, the rest as in `load_decoders`. Returns model and epoch."""
     if path.suffix == ".safetensors":
         model, record = load_checkpoint(path)
     else:
         found = identify(path, token_dim=token_dim)
         model, record = found.load(), {"epoch": found.epoch, "subject": found.subject}
-    return model.eval().requires_grad_(False), record
+    if not isinstance(model, KINDS[name]):
+        kinds = " or ".join(kind.__name__ for kind in KINDS[name])
+        raise UserError(f"{path} is a {type(model).__name__}, not a {kinds}; give a checkpoint of the {name} decoder")
+    if record.get("finished") is False and not allow_unfinished:
+        raise UserError(
+            f"{path} is of a training that is not finished (epoch {record.get('epoch')}); train to the end, or use --allow_unfinished"
+        )
+    for key, wanted in (("subject", subject), ("dataset", dataset)):
+        if wanted is not None and record.get(key) not in (None, wanted):
+            log.warning("%s was trained on %s %s, and is used on %s", path, key, record[key], wanted)
+    return model.eval().requires_grad_(False), record.get("epoch")
 
 
 def check_fit(decoders, paths, n_vertices, channels, token_dim):
@@ -148,7 +147,7 @@ def check_fit(decoders, paths, n_vertices, channels, token_dim):
     token_dim : int
         width of the tokens that Stable Diffusion takes
     """
-    for name, model in zip(KINDS, decoders, strict=True):
+    for name, model in zip(DECODERS, decoders, strict=True):
         if model.arguments["in_dim"] != n_vertices:
             raise UserError(
                 f"{paths[name]} decodes {model.arguments['in_dim']} vertices, but the fMRI has {n_vertices}; "

@@ -153,3 +153,9 @@ def retrieval_loss(embedding, text, image, logit_scale, alpha=0.5):
     """
     terms = {"contrastive": contrastive_loss(embedding, text, image, logit_scale, alpha), "embedding": F.mse_loss(embedding, image)}
     return terms["contrastive"] + terms["embedding"], terms
+
+
+def embedding_loss(embedding, image):
+    """MSE(embedding, image), both (B, D), and the same as a term: what the retrieval baselines learn."""
+    terms = {"embedding": F.mse_loss(embedding, image)}
+    return terms["embedding"], terms

@@ -1,4 +1,4 @@
-"""Retrieval decoder: fMRI to a CLIP embedding, the semantic decoder without its projector."""
+"""Retrieval decoders, fMRI to a CLIP embedding: the semantic decoder without its projector, and a linear map."""
 
 import math
 
@@ -41,3 +41,19 @@ class RetrievalDecoder(nn.Module):
         for block in self.mlp:
             x = block(x) + x
         return x
+
+
+class LinearDecoder(nn.Module):
+    """One linear map of in_dim vertices to an embedding of hidden_dim, the paper's baseline."""
+
+    def __init__(self, in_dim=4500, hidden_dim=512):
+        super().__init__()
+        self.arguments = dict(in_dim=in_dim, hidden_dim=hidden_dim)
+        self.in_dim = in_dim
+        self.linear = nn.Linear(in_dim, hidden_dim)
+        xavier_weights(self)
+
+    def forward(self, fmri):
+        """Decode fMRI (B, in_dim) to an embedding (B, hidden_dim), not normalised; another shape is a ValueError."""
+        check_shape("fmri", fmri, ("B", self.in_dim))
+        return self.linear(fmri)

@@ -28,6 +28,7 @@ NOTES = {
     "semantics": "The semantic decoder's embedding, ranked by cosine against the CLIP text features of the test captions; equal captions "
     "count once. 2-way-I: the three best classes of the true frame against one other, by the phantom's image classifier, after stage 2. "
     "Chance is 3/4; a picture that clearly shows another scene falls below it.",
+    "retrieval": "Top 10 of the test clips, by the retrieval decoder (Retrieval/small_set.py); of equal captions the first counts.",
     "structure": "The first frame as the structure decoder and the VAE give it, before Stable Diffusion.",
     "motion": "Still: the first decoded frame eight times. Direction: the sign of the mean flow of a reconstruction, over four directions. "
     "The end-point error alone would be improved by any smooth motion; the direction cannot be right by chance.",
@@ -239,6 +240,24 @@ def two_way(accuracy):
     return [
         difference_row("semantics", statement, accuracy, "control", least_errors=3, compared_with=compared_with, chance=chance_level(2))
     ]
+
+
+def retrieval(found):
+    """The retrieval decoder finds clips by fMRI and fMRI by clips.
+
+    Parameters
+    ----------
+    found : dict
+        words such as "text target, video from fMRI" -> ({arm: (N,) ranks from 1}, chance of the top 10)
+    """
+    return [
+        difference_row(
+            "retrieval", f"{words}: in the top 10 more often than the control's",
+            {arm: (ranks <= 10).astype(float) for arm, ranks in of_clips.items()}, "control", least_errors=4,
+            compared_with="the control arm's retrieval decoder", chance=chance,
+        )
+        for words, (of_clips, chance) in found.items()
+    ]  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- pictures

@@ -68,7 +68,7 @@ def draw_bars(path, title, panels):
     save(figure, path)
 
 
-def draw(folder, rows, measured=None):
+def draw(folder, rows, measured=None, found=None):
     """One figure a claim.
 
     Parameters
@@ -77,8 +77,15 @@ def draw(folder, rows, measured=None):
     rows : list of dict
         of phantom.checks
     measured : phantom.measures.Measured, optional
+    found : dict, optional
+        as phantom.checks.retrieval takes it
     """
     draw_alignment(folder / "alignment.png", [row for row in rows if row["claim"] == "alignment"])
+    if found:
+        searched = [
+            ({arm: ranks <= 10 for arm, ranks in arms.items()}, f"{words}\ntop 10", chance) for words, (arms, chance) in found.items()
+        ]
+        draw_bars(folder / "retrieval.png", "retrieval", searched)
     if measured is None:
         return
     hits = {arm: ranks <= 10 for arm, ranks in measured.ranks.items()}

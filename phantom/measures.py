@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 from Evaluation_Metrics.EPE import flows
+from Evaluation_Metrics.ranking import ranks
 from phantom.world import BACKGROUNDS, COLOURS, DIRECTIONS, IMAGE_FACTORS, SHAPES, SIZES, SPEEDS, factor_numbers
 
 FACTORS = {
@@ -136,14 +137,12 @@ def caption_ranks(embedding, text, captions):
 
     Returns
     -------
-    ndarray, (N,) int
+    ndarray, (N,)
     int
         number of distinct captions
     """
     _, first, own = np.unique(captions, return_index=True, return_inverse=True)
-    gallery = text[first] / np.linalg.norm(text[first], axis=1, keepdims=True)
-    similarity = embedding / np.linalg.norm(embedding, axis=1, keepdims=True) @ gallery.T
-    return 1 + (similarity > similarity[np.arange(len(own)), own][:, None]).sum(1), len(gallery)
+    return ranks(embedding, text[first], own), len(first)
 
 
 # ---------------------------------------------------------------------------------------------- frames

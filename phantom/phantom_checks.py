@@ -143,8 +143,8 @@ def retrieval_results(layout, subject, seed):
     return {target: folder for target, folder in folders.items() if (folder / "metrics.json").exists()}
 
 
-def check_retrieval(folders):
-    """Rows of the claims about retrieval, of `retrieval_results`."""
+def read_searches(folders):
+    """Ranks and chance of `retrieval_results`, as phantom.checks.retrieval takes them."""
     found = {}
     for target, folder in folders.items():
         facts = read_json(folder / "metrics.json")
@@ -153,7 +153,7 @@ def check_retrieval(folders):
             ranks = {arm: np.array(columns[f"rank, {direction}, {arm}"], float) for arm in ("full", "control") if arm in entry["arms"]}
             if len(ranks) == 2 and "10" in entry["chance"]:
                 found[f"{target} target, {direction}"] = ranks, entry["chance"]["10"]
-    return checks.retrieval(found)
+    return found
 
 
 def read_columns(path):
@@ -282,8 +282,9 @@ def main(args):
         if folders:
             measured = measure(args, dataset, layout, scenes["test"], folders)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
-        rows += check_retrieval(searches)
-        draw(folder, rows, measured)
+        found = read_searches(searches)
+        rows += checks.retrieval(found)
+        draw(folder, rows, measured, found)
         for row in rows:
             words = {True: "holds ", False: "MISSED", None: "shown "}[row["held"]]
             margin = "" if row["margin"] is None else f"; {row['margin']:.1f} SE from the bar"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets.base import Dataset, RawFile
+from common.datasets.base import RELEASED_EPOCHS, Dataset, RawFile
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ CC2017 = CC2017Like(
         "Data_preprocess/CC2017/step3_video_captioning.py",
         "Data_preprocess/CC2017/step4_fMRI_preparation.py",
     ),
+    epochs=RELEASED_EPOCHS | {("retrieval", 2): 20},
     tables=("reconstruction", "retrieval"),
+    distractors=("HCP",),
     released_names=("cc2017",),
 )

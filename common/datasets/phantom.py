@@ -65,6 +65,7 @@ PHANTOM = Phantom(
         "making": MAKING,
         "checks": ("phantom/phantom_checks.py",),
         "tables": (),
+        "distractors": ("phantom:train",),
         "note": "Phantom. Made from the digital phantom: simulated fMRI of drawn movies. Nothing here is a result about brains.",
         "released_names": (),
     }
