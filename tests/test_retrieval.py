@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny import CARD, N_TRAIN, N_VERTICES, SMALL, fails, load_script, make_clip, make_features, run_script
 
 from common.captions import write_captions
 from common.datasets import DATASETS
@@ -16,7 +17,6 @@ from models.checkpoints import load_checkpoint, save_checkpoint
 from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from Retrieval.retrieval import chance_ranks, ranks, score, top_k_accuracy
 from Retrieval.ridge import PENALTIES, fit_ridge
-from tiny import CARD, N_TRAIN, N_VERTICES, SMALL, fails, load_script, make_clip, make_features, run_script
 
 SMALL_SET, LARGE_SET, TRAIN = (load_script(f"Retrieval/{name}.py") for name in ("small_set", "Large_set", "train_retrieval_decoder"))
 
