@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-import av
 import cv2
 
-from common.video import check_whole, iterate_frames, unreadable
+from common.files import UserError
+from common.video import iterate_frames, open_movie, unreadable, upright
 
 
 @dataclass(frozen=True)
 class MovieInfo:
-    """What a movie's header says: frames per second, number of frames (0: not said), pixels."""
+    """What a movie says at its start: frames per second, number of frames (0: not said), pixels of an upright frame."""
 
     rate: Fraction
     n_frames: int
@@ -20,14 +20,23 @@ class MovieInfo:
 
 
 def movie_info(path):
-    """Read a movie's header, MovieInfo."""
-    check_whole(path)
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return MovieInfo(stream.average_rate, stream.frames, stream.codec_context.width, stream.codec_context.height)
-    except (av.FFmpegError, IndexError) as error:
-        raise unreadable(path, error) from None
+    """Read a movie's header and first frame, MovieInfo."""
+    with open_movie(path) as (container, stream):
+        for frame in map(upright, container.decode(stream)):
+            return MovieInfo(stream.average_rate, stream.frames, frame.width, frame.height)
+    raise unreadable(path, "no frame in it")
+
+
+def check_rate(path, info, rate):
+    """Raise a UserError for a movie that does not have the frame rate that it must have; 0 allows any."""
+    if rate and (info.rate is None or abs(info.rate - rate) > 0.01):
+        raise UserError(f"{path} has {float(info.rate or 0):.3f} frames a second, not {rate}; copy or download the original movie")
+
+
+def check_frames(path, info, n_frames):
+    """Raise a UserError for a movie whose header says that it has fewer frames than are needed."""
+    if info.n_frames and info.n_frames < n_frames:
+        raise UserError(f"{path} has {info.n_frames} frames, fewer than the {n_frames} that are needed; copy or download it again")
 
 
 def resample(path, fps):

@@ -1,12 +1,17 @@
-"""Movies in and out: frames by index, resampling by timestamp, mp4 files whose bytes depend on their content alone."""
+"""Movies in and out: frames by presentation time, upright; mp4 files whose bytes depend on their content alone."""
 
+import contextlib
 import io
+import os
 import struct
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
@@ -18,7 +23,8 @@ try:
 except ImportError:  # wheels exist for x86-64 alone
     decord = None
 
-_MP4_ENDINGS = {".mp4", ".m4v", ".mov"}
+LARGEST = 2**31  # bytes of a clip's frames, and of a file that holds them
+_MP4_STARTS = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"}
 # AVColorSpace numbers that swscale takes for BT.601: unspecified, BT.470BG, SMPTE 170M
 _BT601 = {2, 5, 6}
 _FULL_RANGE = 2
@@ -29,49 +35,87 @@ _ADVICE = "copy or download the file again"
 # ---------------------------------------------------------------------------------------------- checks
 
 
-def check_whole(path):
-    """Raise a UserError unless a movie is there and, when it is an mp4, all of its boxes lie inside the file.
+def _name(source):
+    return "it" if isinstance(source, bytes) else source
+
+
+def _place(source):
+    """What a decoder opens; in a relative path it would take a folder with a colon for a protocol."""
+    return io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
+
+
+def unreadable(source, reason):
+    return UserError(f"{_name(source)} is not a readable movie ({one_line(reason)}); {_ADVICE}")
+
+
+def check_size(n_bytes):
+    """Raise a ValueError for more bytes than a clip may have, before room is made for them."""
+    if n_bytes > LARGEST:
+        raise ValueError(f"{n_bytes / 2**30:.1f} GiB, and a clip has at most {LARGEST / 2**30:.0f}")
+
+
+def _check_whole(source, handle):
+    """Raise a UserError unless all boxes of an mp4 lie inside the file.
 
     A decoder reads a truncated mp4 without complaint as long as its index stands in front.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise missing(path, "check the path")
-    if path.suffix.lower() not in _MP4_ENDINGS:
-        return
-    size, position, kinds = path.stat().st_size, 0, set()
-    with open(path, "rb") as handle:
-        while position + 8 <= size:
-            handle.seek(position)
-            head = handle.read(16)
-            length, kind = struct.unpack(">I4s", head[:8])
-            if length == 1 and len(head) == 16:
-                length = struct.unpack(">Q", head[8:])[0]
-            elif length == 0:  # up to the file's end
-                length = size - position
-            if length < 8:
-                break
-            kinds.add(kind)
-            position += length
-    if position > size or b"moov" not in kinds:
-        raise UserError(f"{path} is a truncated mp4 file of {size} bytes; {_ADVICE}")
-    if position < size or b"mdat" not in kinds:
-        raise UserError(f"{path} is a damaged mp4 file; {_ADVICE}")
-
-
-def unreadable(path, reason):
-    return UserError(f"{path} is not a readable movie ({one_line(reason)}); {_ADVICE}")
+    size, position, kinds = handle.seek(0, os.SEEK_END), 0, set()
+    while position + 8 <= size:
+        handle.seek(position)
+        head = handle.read(16)
+        length, kind = struct.unpack(">I4s", head[:8])
+        if not kinds and kind not in _MP4_STARTS:
+            break
+        if length == 1 and len(head) == 16:
+            length = struct.unpack(">Q", head[8:])[0]
+        elif length == 0:  # up to the file's end
+            length = size - position
+        if length < 8:
+            break
+        kinds.add(kind)
+        position += length
+    if position > size or (kinds and b"moov" not in kinds):
+        raise UserError(f"{_name(source)} is a truncated mp4 file of {size} bytes; {_ADVICE}")
+    if kinds and b"mdat" not in kinds:
+        raise UserError(f"{_name(source)} is a damaged mp4 file; {_ADVICE}")
 
 
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def iterate_frames(path):
-    """Decode a movie one frame at a time.
+@contextlib.contextmanager
+def open_movie(source):
+    """Container and video track of a movie; a UserError when it is missing, truncated, damaged or has not just one such track.
 
     Parameters
     ----------
-    path : str or Path
+    source : str, Path or bytes
+        path or content
+    """
+    if not isinstance(source, bytes) and not Path(source).is_file():
+        raise missing(source, "check the path")
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as handle:
+        _check_whole(source, handle)
+    try:
+        with av.open(_place(source), options={"err_detect": "explode"}) as container:
+            tracks = [track for track in container.streams.video if not track.disposition & Disposition.attached_pic]
+            if len(tracks) > 1:
+                raise UserError(f"{_name(source)} has {len(tracks)} video tracks; keep one of them")
+            if not tracks or not tracks[0].codec_context:
+                raise unreadable(source, "an unknown codec" if tracks else "no video track in it")
+            tracks[0].codec_context.thread_count = 1
+            yield container, tracks[0]
+    except (av.FFmpegError, ValueError) as error:
+        raise unreadable(source, error) from None
+
+
+def iterate_frames(source):
+    """Decode a movie one frame at a time, in the order and as upright as a player shows them.
+
+    Parameters
+    ----------
+    source : str, Path or bytes
+        path or content
 
     Yields
     ------
@@ -84,26 +128,35 @@ def iterate_frames(path):
     UserError
         missing, truncated or damaged
     """
-    check_whole(path)
-    try:
-        with av.open(str(path), options={"err_detect": "explode"}) as container:
-            stream = container.streams.video[0]
-            stream.codec_context.thread_count = 1
-            one_frame = 1 / (stream.average_rate or Fraction(30))
-            first, end = None, Fraction(0)
-            for frame in container.decode(stream):
-                if frame.is_corrupt:
-                    raise unreadable(path, f"a damaged frame at {float(end):.2f} s")
-                start = end if frame.pts is None else frame.pts * frame.time_base - (first or 0)
-                if first is None:
-                    first, start = start, Fraction(0)
-                duration = frame.duration * frame.time_base if frame.duration else one_frame
-                end = start + duration
-                yield start, end, frame
+    with open_movie(source) as (container, stream):
+        one_frame = 1 / (stream.average_rate or Fraction(30))
+        first, before, end = None, Fraction(0), Fraction(0)
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise unreadable(source, f"a damaged frame at {float(end):.2f} s")
+            start = end if frame.pts is None else frame.pts * frame.time_base - (first or 0)
             if first is None:
-                raise unreadable(path, "no frame in it")
-    except (av.FFmpegError, IndexError) as error:
-        raise unreadable(path, error) from None
+                first, start = start, Fraction(0)
+            if start < before:
+                raise unreadable(source, f"timestamps that go back after {float(before):.2f} s")
+            duration = frame.duration * frame.time_base if frame.duration else one_frame
+            before, end = start, start + duration
+            yield start, end, upright(frame)
+        if first is None:
+            raise unreadable(source, "no frame in it")
+
+
+def upright(frame):
+    """av.VideoFrame turned and mirrored as its display matrix says, the frame itself where it has none."""
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    if matrix is None:
+        return frame
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5]  # x, y go to a x + c y, b x + d y
+    if (a or d) and (b or c):
+        raise ValueError("pictures turned by an angle that is no multiple of 90 degrees")
+    picture = to_rgb(frame) if a else to_rgb(frame).swapaxes(0, 1)
+    picture = picture[:: -1 if b + d < 0 else 1, :: -1 if a + c < 0 else 1]
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
 
 
 def to_rgb(frame):
@@ -111,14 +164,15 @@ def to_rgb(frame):
     return frame.to_ndarray(format="rgb24")
 
 
-def read_frames(path, indices=None):
-    """Frames of a clip.
+def read_frames(source, indices=None):
+    """Frames of a clip by their number, the first that a player shows being 0.
 
     Parameters
     ----------
-    path : str or Path
+    source : str, Path or bytes
+        path or content
     indices : sequence of int, optional
-        frames that are wanted, in any order; all by default
+        in any order; all by default
 
     Returns
     -------
@@ -130,34 +184,76 @@ def read_frames(path, indices=None):
     UserError
         missing, truncated or damaged, or without a frame of such an index
     """
-    check_whole(path)
-    frames = _decord_frames(path, indices) if decord else None
-    return _pyav_frames(path, indices) if frames is None else frames
+    frames = _decord_frames(source, indices) if decord and indices is not None else None
+    return read_movie(source, indices)[0] if frames is None else frames
 
 
-def _decord_frames(path, indices):
-    """The same by decord, which is faster; None where it gives up (GIF, AV1)."""
+def read_movie(source, indices=None):
+    """The same without decord, and for how long each frame of the movie is shown, list of Fraction, ms."""
+    wanted = None if indices is None else set(indices)
+    frames, times, shape = {}, [], None
+    for n, (start, end, frame) in enumerate(iterate_frames(source)):
+        times[n:] = (start, end)
+        if wanted is None or n in wanted:
+            frames[n] = to_rgb(frame)
+            shape = shape or frames[n].shape
+            if frames[n].shape != shape:
+                raise unreadable(source, "frames of several sizes")
+            if frames[n].nbytes * len(frames) > LARGEST:
+                raise unreadable(source, f"its frames have more than {LARGEST / 2**30:.0f} GiB")
+    _check_indices(source, indices, len(times) - 1)
+    lasts = [1000 * (after - before) for before, after in pairwise(times)]
+    lasts[-1] = max(lasts[-1], min(lasts[:-1], default=0))  # which no timestamp says
+    return np.stack([frames[n] for n in (sorted(frames) if indices is None else indices)]), lasts
+
+
+def _decord_frames(source, indices):
+    """The same by decord, which is faster; None where it is not right."""
+    n = _plain_length(source)
+    if n is None:
+        return None
+    _check_indices(source, indices, n)
+    ascending, order = np.unique(indices, return_inverse=True)  # it errs in going back
     try:
-        reader = decord.VideoReader(str(path), num_threads=1)
-        _check_indices(path, indices, len(reader))
-        return reader.get_batch(list(range(len(reader)) if indices is None else indices)).asnumpy()
-    except (RuntimeError, decord.DECORDError):
+        reader = decord.VideoReader(_place(source), num_threads=1)
+        return reader.get_batch(ascending.tolist()).asnumpy()[order] if len(reader) == n else None
+    except (RuntimeError, AssertionError, decord.DECORDError):
         return None
 
 
-def _pyav_frames(path, indices):
-    wanted = None if indices is None else set(indices)
-    frames, n = {}, 0
-    for n, (_, _, frame) in enumerate(iterate_frames(path), 1):
-        if wanted is None or n - 1 in wanted:
-            frames[n - 1] = to_rgb(frame)
-    _check_indices(path, indices, n)
-    return np.stack([frames[i] for i in (range(n) if indices is None else indices)])
+def _plain_length(source):
+    """Number of frames of a movie that decord reads as a player does, else None.
+
+    These are mp4 files of H.264 with 8 bits and a constant rate, shown whole and as they lie, whose groups of frames do not
+    lean on each other.
+    """
+    with open_movie(source) as (container, stream):
+        plain = (stream.codec_context.name, stream.format.name) in (("h264", "yuv420p"), ("h264", "yuvj420p"))
+        if not plain or "mp4" not in container.format.name:
+            return None
+        packets = list(container.demux(stream))
+        shown = packets[:-1]  # the last is empty
+        if any(packet.is_discard or packet.pts is None for packet in shown):
+            return None
+        gaps = {after - before for before, after in pairwise(sorted(packet.pts for packet in shown))}
+        if len(gaps) > 1 or not all(_starts_anew(bytes(packet)) for packet in shown if packet.is_keyframe or packet is shown[0]):
+            return None
+        first = next((frame for packet in packets for frame in packet.decode()), None)
+        return None if first is None or Type.DISPLAYMATRIX in first.side_data else len(shown)
 
 
-def _check_indices(path, indices, n_frames):
-    if indices is not None and len(indices) and not 0 <= min(indices) <= max(indices) < n_frames:
-        raise UserError(f"{path} has {n_frames} frames, and at least {max(indices) + 1} are needed; cut the clip again")
+def _starts_anew(packet):
+    """Whether a packet of H.264 in an mp4 holds a picture before which nothing counts: a unit of type 5 among those that it is made of."""
+    while len(packet) > 4:
+        if packet[4] & 31 == 5:
+            return True
+        packet = packet[4 + int.from_bytes(packet[:4]) :]
+    return False
+
+
+def _check_indices(source, indices, n_frames):
+    if indices is not None and not 0 <= min(indices) <= max(indices) < n_frames:
+        raise UserError(f"{_name(source)} has {n_frames} frames, and at least {max(indices) + 1} are needed; cut the clip again")
 
 
 # ---------------------------------------------------------------------------------------------- writing
