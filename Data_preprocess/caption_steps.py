@@ -2,19 +2,22 @@
 
 import json
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from common import cli
-from common.captions import read_captions, write_captions
-from common.files import UserError, naming, write_text
+from common.captions import write_captions
+from common.files import UserError, naming, read_log, write_text
 from common.frames import read_clip
 from common.layout import part
 from common.model_sources import model_path
 from common.records import working
 from Data_preprocess.captioning import PROMPT, load_captioner
+from Data_preprocess.ready_captions import read_ready_captions
+from models.loading import model_files
 
 CAPTION_MODEL = "Salesforce/blip2-flan-t5-xxl"  # paper, data preprocessing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -63,17 +66,8 @@ def _open_captioner(source, revision, precision, device):
 
 def read_entries(path, names):
     """Entries of work that was stopped, as far as they go; a line that was cut off ends them."""
-    entries = []
-    if path.exists():
-        for line, name in zip(path.read_text(encoding="utf-8").splitlines(), names, strict=False):
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                break
-            if entry.get("clip") != name:
-                break
-            entries.append(entry)
-    return entries
+    entries = read_log(path, {"clip": str, "caption": str})
+    return [entry for entry, _ in takewhile(lambda pair: pair[0]["clip"] == pair[1], zip(entries, names, strict=False))]
 
 
 def make_captions(path, folders, indices, size, batch_size, describe):
@@ -159,7 +153,9 @@ def caption_split(args, dataset, layout, split, given, indices, describe, facts=
     """
     path, n, (file, captions) = layout.captions(split), dataset.n_clips(split), given
     lines = path.with_name(f"{part(split)}_captions.jsonl")
-    folder, inputs = path.parent / "records" / part(split), [file] if file else []
+    sources = [caption_model(args)] + ([model_path(args, "clip")] if hasattr(args, "clip_path") else [])
+    inputs = [file] if file else [path for source in sources for path in model_files(source)]
+    folder = path.parent / "records" / part(split)
     with working(folder, args, inputs=inputs, outputs=[path], facts=facts, clear=[path, lines]) as record:
         if record is None:
             return
@@ -182,7 +178,8 @@ def caption_by_middle_frame(args, dataset, layout, facts=None):
     dataset, layout, facts
         as for `caption_split`
     """
-    every = read_captions(args.captions, dataset.n_train + dataset.n_test) if args.captions else None
+    names = {n: name for split in ("train", "test") for n, name in zip(dataset.clip_numbers(split), dataset.clip_names(split), strict=True)}
+    every = read_ready_captions(args.captions, [names[number] for number in sorted(names)]) if args.captions else None
     for split in args.split:
         given = (None, None) if args.caption_model else dataset.known_captions(args.data_root, split)
         if every:

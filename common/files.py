@@ -72,6 +72,7 @@ def naming(path):
 # ---------------------------------------------------------------------------------------------- atomic writes
 
 _AGAIN = "delete the file and run the script that writes it again"
+_MOST_JSON = 2**28  # bytes
 
 
 @contextlib.contextmanager
@@ -115,7 +116,22 @@ def _plain(value):
     raise TypeError(f"{type(value).__name__} does not go into JSON")
 
 
-def read_json(path, kind=dict):
+def read_bytes(path, most, do="check the path"):
+    """Content of a file; a UserError for one that is missing, unreadable, no file or larger than `most` bytes."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a file belongs; {do}")
+    if not path.is_file():
+        raise missing(path)
+    if (size := path.stat().st_size) > most:
+        raise UserError(f"{path} has {size} bytes, and a file of its kind at most {most}; {do}")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {do}") from None
+
+
+def read_json(path, kind=dict, entries=(), do=_AGAIN):
     """Parse a JSON file.
 
     Parameters
@@ -123,6 +139,10 @@ def read_json(path, kind=dict):
     path : str or Path
     kind : type
         that the content must be of
+    entries : dict, optional
+        name -> type or tuple of types of the entries that it must have
+    do : str
+        advice for the error line
 
     Raises
     ------
@@ -130,14 +150,39 @@ def read_json(path, kind=dict):
         a missing or broken file, or content of another type
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise missing(path) from None
+        content = json.loads(read_bytes(path, _MOST_JSON, do).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not readable JSON ({one_line(error)}); {_AGAIN}") from None
+        raise UserError(f"{path} is not readable JSON ({one_line(error)}); {do}") from None
     if not isinstance(content, kind):
-        raise UserError(f"{path} holds a {type(content).__name__} where a {kind.__name__} belongs; {_AGAIN}")
+        raise UserError(f"{path} holds a {type(content).__name__} where a {kind.__name__} belongs; {do}")
+    if wrong := _wrong_entry(content, entries):
+        raise UserError(f"{path} {wrong}; {do}")
     return content
+
+
+def _wrong_entry(content, entries):
+    """What is wrong with the entries of a dict, in words; None where each is there and of its type."""
+    for name, kinds in dict(entries).items():
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        if name not in content:
+            return f"has no entry {name!r}"
+        if not isinstance(content[name], kinds):
+            return f"holds a {type(content[name]).__name__} as {name!r} where a {kinds[0].__name__} belongs"
+    return None
+
+
+def read_log(path, entries=()):
+    """Lines of a JSON-lines file that hold a dict with these entries (see `read_json`); none where there is no file.
+
+    Lines that a kill has cut off or that are damaged are left out.
+    """
+    found = []
+    for line in read_bytes(path, _MOST_JSON).splitlines() if Path(path).exists() else ():
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict) and not _wrong_entry(entry, entries):
+                found.append(entry)
+    return found
 
 
 def sha256(path):
@@ -280,7 +325,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
     if not path.is_file():
         raise missing(path, do)
     try:
-        array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # finds a size that the file does not have before memory is asked for
+        array = array if mmap or not isinstance(array, np.ndarray) else np.load(path, allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with errors of almost any kind
         raise UserError(f"{path} is not a readable .npy array ({one_line(error)}); {do}") from None
     if not isinstance(array, np.ndarray):

@@ -6,11 +6,10 @@ from fractions import Fraction
 
 import av
 import cv2
-import h5py
 import numpy as np
 import pytest
 
-from common import captions, video
+from common import video
 from common.files import UserError
 from Data_preprocess import movies
 
@@ -213,53 +212,3 @@ def test_a_movie_with_a_damaged_picture_is_named(tmp_path):
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"movie\.mp4"):
         list(video.iterate_frames(path))
-
-
-# ---------------------------------------------------------------------------------------------- captions
-
-LINES = ["a dog runs", "Ein Mädchen, das lacht", "two 'red' cars, and then a street"]
-
-
-def write_caption_files(folder):
-    captions.write_captions(folder / "a.h5", "train", LINES)
-    (folder / "b.txt").write_text("\n".join(LINES) + "\n", encoding="utf-8")
-    (folder / "c.csv").write_text("clip,caption\n" + "".join(f'{i},"{line}"\n' for i, line in enumerate(LINES)), encoding="utf-8")
-    (folder / "d.csv").write_text("".join(f'"{line}"\n' for line in LINES), encoding="utf-8")
-    with h5py.File(folder / "e.hdf5", "w") as file:
-        file["fixed"] = np.array([line.encode() for line in LINES])[:, None]
-
-
-def test_caption_files_of_every_kind(tmp_path):
-    write_caption_files(tmp_path)
-    for path in tmp_path.glob("*.*"):
-        assert captions.read_captions(path, 3) == LINES, path
-    with h5py.File(tmp_path / "a.h5") as file:
-        assert list(file) == ["Train_captions"] and h5py.check_string_dtype(file["Train_captions"].dtype) == ("utf-8", None)
-
-
-def test_changed_captions_are_named(tmp_path):
-    for split in ("train", "test"):
-        captions.write_captions(tmp_path / f"{split}.h5", split, LINES)
-    captions.write_captions(tmp_path / "other.h5", "test", LINES[::-1])
-    (tmp_path / "other.h5").replace(tmp_path / "test.h5")
-    assert captions.read_captions(tmp_path / "train.h5") == LINES
-    with pytest.raises(UserError, match=r"test\.h5 does not match its checksum.*--captions_test"):
-        captions.read_captions(tmp_path / "test.h5")
-
-
-def test_bad_caption_files(tmp_path):
-    write_caption_files(tmp_path)
-    for path in tmp_path.glob("*.*"):
-        with pytest.raises(UserError, match="3 captions, not 4"):
-            captions.read_captions(path, 4)
-    with h5py.File(tmp_path / "f.h5", "w") as file:
-        file["x"], file["y"] = ["a"], ["b"]
-    assert captions.read_captions(tmp_path / "f.h5", 1, key="y") == ["b"]
-    (tmp_path / "g.txt").write_text("one\n\nthree\n")
-    (tmp_path / "h.csv").write_text("a,b\nc,d\n")
-    (tmp_path / "i.json").write_text("[]")
-    (tmp_path / "j.h5").write_bytes(b"no HDF5")
-    bad = {"f.h5": "not one data set", "g.txt": "number 2", "h.csv": "none of them named", "i.json": "ending", "j.h5": "not a readable"}
-    for name, message in (bad | {"k.txt": "file not found"}).items():
-        with pytest.raises(UserError, match=message):
-            captions.read_captions(tmp_path / name)

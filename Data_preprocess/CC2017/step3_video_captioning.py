@@ -23,13 +23,14 @@ import torch
 from PIL import Image
 
 from common import cli
-from common.captions import read_captions
 from common.datasets import get_dataset
 from common.layout import Layout
-from common.model_sources import add_model_flags, load_clip, model_path
+from common.model_sources import add_model_flags, model_path
 from Data_preprocess.caption_steps import add_caption_flags, caption_split, no_words, open_captioner
 from Data_preprocess.captioning import choose_caption
+from Data_preprocess.ready_captions import captions_of_table, read_ready_captions
 from models.encoders import encode_clip_images, encode_clip_text
+from models.loading import load_clip
 
 
 @cache
@@ -113,11 +114,12 @@ def main(args):
         return describe_clips(open_captioner(args), clip_model, frames, names, args.prompt, (args.seed, split))
 
     for split in args.split:
-        file, given = getattr(args, f"captions_{split}"), (None, None)
+        file, names, given = getattr(args, f"captions_{split}"), dataset.clip_names(split), (None, None)
         if file:
-            given = file, read_captions(file, dataset.n_clips(split))
+            given = file, read_ready_captions(file, names)
         elif not args.caption_model:
             given = dataset.known_captions(args.data_root, split)
+            given = given if given[0] else captions_of_table(layout.clip(split, "clips").with_suffix(".csv"), names)
         caption_split(args, dataset, layout, split, given, indices, partial(describe, split))
 
 
