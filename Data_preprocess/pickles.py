@@ -5,9 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import one_line
-from common.files import UserError, missing
+from common.apart import read_apart
+from common.files import UserError, missing, one_line
 
+AGAIN = "copy or download it again"
 _MULTIARRAY = np._core.multiarray
 # all that a pickled dict of arrays names; numpy's modules have had two spellings
 _ALLOWED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype}
@@ -26,6 +27,33 @@ class _ArraysAlone(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name}")
         return _ALLOWED[module, name]
+
+
+def read_responses(path, shape):
+    """Read the responses to videos that a pickle of Algonauts 2021 holds.
+
+    Parameters
+    ----------
+    path : str or Path
+    shape : tuple
+        that they must have, None for any number
+
+    Returns
+    -------
+    array, shape (videos, repetitions, voxels)
+
+    Raises
+    ------
+    UserError
+        what `read_arrays` raises, no array "train", or one of another shape
+    """
+    arrays = read_arrays(path)
+    if "train" not in arrays:
+        raise UserError(f"{path} has no array 'train'; {AGAIN}")
+    found = arrays["train"].shape
+    if len(found) != len(shape) or 0 in found or any(n not in (None, m) for n, m in zip(shape, found, strict=True)):
+        raise UserError(f"{path} has responses of shape {found}, not {shape}; {AGAIN}".replace("None", "any"))
+    return arrays["train"]
 
 
 def _to_bytes(text, encoding):
@@ -50,16 +78,23 @@ def read_arrays(path):
     UserError
         missing, damaged, or with anything in it but arrays of numbers; nothing of it has then been run
     """
-    path, do = Path(path), "download it again"
+    path = Path(path)
     if not path.is_file():
-        raise missing(path, do)
+        raise missing(path, AGAIN)
+    return read_apart(unpickle, path, AGAIN)
+
+
+def unpickle(path):
+    """What `read_arrays` returns, read in this process, which damaged bytes may keep busy for ever or out of memory."""
     try:
         with open(path, "rb") as handle:
             content = _ArraysAlone(handle, encoding="latin1").load()
     except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is damaged, or holds other objects than arrays ({one_line(error)}); {do}") from None
+        raise UserError(f"{path} is damaged, or holds other objects than arrays ({one_line(error)}); {AGAIN}") from None
     except Exception as error:  # damaged bytes end in almost any kind
-        raise UserError(f"{path} is damaged ({one_line(error)}); {do}") from None
-    if not isinstance(content, dict) or not all(isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for array in content.values()):
-        raise UserError(f"{path} does not hold a dict of arrays of numbers; {do}")
+        raise UserError(f"{path} is damaged ({one_line(error)}); {AGAIN}") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype.kind in "fiub" for name, array in content.items()
+    ):
+        raise UserError(f"{path} does not hold a dict of arrays of numbers; {AGAIN}")
     return content

@@ -58,8 +58,8 @@ def _serve():
     """The child: module, function and path from the command line, arrays to stdout."""
     module, name, path = sys.argv[1:]
     function = getattr(importlib.import_module(module), name)
-    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for limit, most in ((resource.RLIMIT_AS, _BYTES), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (most, most))
     try:
         content = io.BytesIO()
         np.savez(content, **function(path))
