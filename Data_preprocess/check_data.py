@@ -29,8 +29,8 @@ from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.cifti import open_series
 from Data_preprocess.events import event_volumes, read_events
 from Data_preprocess.finding import Finder
-from Data_preprocess.movies import check_rate, movie_info
-from Data_preprocess.pickles import read_arrays
+from Data_preprocess.movies import check_frames, check_rate, movie_info
+from Data_preprocess.pickles import read_responses
 from models.released import find_checkpoint
 
 RELEASED = "the authors' published folder"
@@ -129,6 +129,12 @@ def look_at_movie(path, file):
     return f"{info.width} x {info.height}, {float(info.rate or 0):.2f} frames a second"
 
 
+def look_at_video(path, file):
+    info = movie_info(path)
+    check_frames(path, info, file.least)
+    return f"{info.width} x {info.height}, {info.n_frames or 'any number of'} frames"
+
+
 def too_short(path, n_volumes, file):
     return UserError(f"{path} has {n_volumes} volumes, fewer than the {file.least} that are needed; {AGAIN}")
 
@@ -153,13 +159,7 @@ def look_at_rows(path, file):
 
 
 def look_at_responses(path, file):
-    arrays = read_arrays(path)
-    if "train" not in arrays:
-        raise UserError(f"{path} has no array 'train'; {AGAIN}")
-    shape = arrays["train"].shape
-    if len(shape) != len(file.shape) or any(n not in (None, m) for n, m in zip(file.shape, shape, strict=True)):
-        raise UserError(f"{path} has responses of shape {shape}, not {file.shape}; {AGAIN}".replace("None", "any"))
-    return f"responses of shape {shape}"
+    return f"responses of shape {read_responses(path, file.shape).shape}"
 
 
 def look_at_model(path, file):
@@ -184,7 +184,7 @@ def look_at_checkpoint(path, file):
 
 
 LOOK = {
-    "movie": look_at_movie, "series": look_at_series, "array": look_at_array, "rows": look_at_rows, "responses": look_at_responses,
+    "movie": look_at_movie, "video": look_at_video, "series": look_at_series, "array": look_at_array, "rows": look_at_rows, "responses": look_at_responses,
     "model": look_at_model, "zip": look_at_zip, "checkpoint": look_at_checkpoint,
 }  # fmt: skip
 

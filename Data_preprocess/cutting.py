@@ -98,11 +98,23 @@ def cut_clips(movies, folder, *, clip_frames, fps, crf, advice, workers, what):
     check_lengths(movies, clip_frames, fps, advice)
     jobs = [(movie, clips, clip_frames, fps, crf, advice) for movie, clips in movies.items()]
     made = {name: digest for cut in run_jobs(cut_movie, jobs, workers, what, "movie") for name, digest in cut.items()}
-    known = read_sums(folder)
     clips = [clip for of_movie in movies.values() for clip in of_movie if clip.exists()]
-    # a clip keeps its first checksum: a changed one is not taken for good by cutting again
-    write_sums(folder, {clip.name: made.get(clip.name) or known.get(clip.name) or sha256(clip) for clip in clips})
+    keep_sums(folder, clips, made)
     return len(clips)
+
+
+def keep_sums(folder, clips, made):
+    """Write the SHA256SUMS of clips.
+
+    Parameters
+    ----------
+    folder : Path
+    clips : list of Path
+    made : dict
+        file name -> SHA-256, of those that are new
+    """
+    known = read_sums(folder)  # a clip keeps its first checksum: a changed one is not taken for good by cutting again
+    write_sums(folder, {clip.name: made.get(clip.name) or known.get(clip.name) or sha256(clip) for clip in clips})
 
 
 def clip_files(folder, expected, short=False):

@@ -1,5 +1,7 @@
 """The end that every fMRI step shares: masks, standardised arrays with their statistics, report, figures, summary."""
 
+import resource
+
 import numpy as np
 
 from common import cortex, fmri
@@ -85,12 +87,13 @@ def output_paths(layout, subject, numbers):
     numbers : list of int
         selected vertices, as the files' names have them
     """
-    of_number = [
-        path
-        for n in numbers
-        for path in (*(layout.masked_fmri(subject, split, n) for split in ("train", "test")), layout.statistics(subject, n))
-    ]
-    return [*of_number, layout.mask(subject), layout.fmri_report(subject)]
+    of_numbers = [path for n in numbers for path in row_paths(layout, subject, n)]
+    return [*of_numbers, layout.mask(subject), layout.fmri_report(subject)]
+
+
+def row_paths(layout, subject, n):
+    """Rows of both splits and what scaled them, list of Path; n = 0 stands for the number of vertices that is there."""
+    return [*(layout.masked_fmri(subject, split, n) for split in ("train", "test")), layout.statistics(subject, n)]
 
 
 def save_maps(layout, subject, maps, units, *, rows, made_by):
@@ -153,6 +156,9 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
         name of a file -> shape
     """
     shapes, facts = {}, {"made_by": made_by, "dataset": dataset.name, "subject": subject, **facts}
+    if not dataset.n_vertices:  # rows of another number of voxels would be found instead
+        for old in layout.fmri_report(subject).parent.glob("**/masked*.npy*"):
+            old.unlink()
     for split, values in rows.items():
         path, names = layout.masked_fmri(subject, split, n_vertices), dataset.clip_names(split)
         save_array(
@@ -227,3 +233,8 @@ def print_arrays(report, what):
     for name, shape in report["shapes"].items():
         expected = report["expected"]["train" if "trn" in name else "test"]
         print(f"  {name}: {shape[0]} clips x {shape[1]} {what}, {expected} clips expected")
+
+
+def peak_memory():
+    """Largest memory of this process or one of its workers, GB."""
+    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import UserError
+
 DEFAULT_SEED = 42
 DECODERS = ("semantic", "structure", "CMG", "retrieval")
 
@@ -21,6 +23,14 @@ def reconstruction_name(arm, ablate=None, seed=DEFAULT_SEED, split="test"):
     """Name that tells a reconstruction from the others of its subject, such as 'full_ablate_motion_seed1'."""
     parts = [arm, ablate and f"ablate_{ablate}", split != "test" and split, seed != DEFAULT_SEED and f"seed{seed}"]
     return "_".join(part for part in parts if part)
+
+
+def _only(folder, n_vertices, ending):
+    """File of n_vertices; for 0, the file of any number."""
+    found = [] if n_vertices else sorted(folder.glob(f"masked*_{ending}"))
+    if len(found) > 1:
+        raise UserError(f"{found[0]} and {found[1].name} are of different numbers of voxels; delete one of them")
+    return found[0] if found else folder / f"masked{n_vertices}_{ending}"
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,9 @@ class Layout:
         """Folder of a clip's frames, {frame:07d}.jpg or .png inside."""
         return self.root / "stimuli_frames" / part(split) / name
 
+    def uncropped_frames(self, split, name):
+        return self.root / "stimuli_frames_uncropped" / part(split) / name
+
     def captions(self, split):
         return self.root / "captions" / f"{part(split)}_captions_new.h5"
 
@@ -60,11 +73,16 @@ class Layout:
         return self.root / "fMRI_in_fslr" / f"sub{subject}" / "activated_mask" / "mask_correct.npy"
 
     def masked_fmri(self, subject, split, n_vertices):
-        return self.fmri(subject, split) / f"masked{n_vertices}_{'trn' if split == 'train' else 'test'}_data.npy"
+        """Rows of a split; n_vertices 0 stands for the number that is there."""
+        return _only(self.fmri(subject, split), n_vertices, f"{'trn' if split == 'train' else 'test'}_data.npy")
 
     def statistics(self, subject, n_vertices):
         """Mean and standard deviation that standardised both splits' masked fMRI (common.fmri.load_statistics)."""
-        return self.root / "fMRI_in_fslr" / f"sub{subject}" / f"masked{n_vertices}_statistics.npy"
+        return _only(self.root / "fMRI_in_fslr" / f"sub{subject}", n_vertices, "statistics.npy")
+
+    def roi_columns(self, subject):
+        """JSON file with the columns of every ROI, first and end, of a data set of ROIs."""
+        return self.root / "fMRI_in_fslr" / f"sub{subject}" / "roi_columns.json"
 
     # features
     @property

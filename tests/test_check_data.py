@@ -91,14 +91,14 @@ def test_hcp(hcp, capsys):
     cifti_writing.write_series(series[100610, 4], np.random.default_rng(1).standard_normal((10, N_CORTEX)), 0.72)
     status, lines = check(capsys, *argv)
     found = odd_lines(lines)
-    assert status == 1 and len(found) == 7
+    assert status == 1 and len(found) == 8
     for name, words in (
-        (movies[0], "lasts 5.00 s, not 6.00 s"), (movies[1], "truncated"), (movies[2], "missing"),
+        (movies[0], "lasts 5.00 s, not 6.00 s"), (movies[1], "truncated"), (movies[2], "missing"), (movies[3], "23.976 frames a second, not 24"),
         (series[100610, 1], "has 9 volumes, fewer than the 10"), (series[100610, 2], "truncated"),
         (series[100610, 3].parent, "missing"), (series[100610, 4], "0.72 s between volumes in its header, not 1 s"),
     ):  # fmt: skip
         assert [line for line in found if name.name in line and words in line], (name, words)
-    assert "HCP movies: 1 of 4 as expected" in lines and "HCP subject 100610: 0 of 4 as expected" in lines
+    assert "HCP movies: 0 of 4 as expected" in lines and "HCP subject 100610: 0 of 4 as expected" in lines
 
 
 def test_hcps_cleaned_series_goes_first(hcp, capsys):
@@ -119,7 +119,7 @@ def algonauts(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "Algonauts2021", SMALL_ALGONAUTS)
     root = tmp_path / "data"
     for number in range(1, 7):
-        film(root / "algonauts" / SMALL_ALGONAUTS.video_folder / f"{number:04d}_a.mp4", 3)
+        film(root / "algonauts" / "AlgonautsVideos268_All_30fpsmax" / f"{number:04d}_a.mp4", 3)
     rng = np.random.default_rng(0)
     for subject in (1, 2):
         folder = root / "participants_data_v2021/mini_track" / f"sub{subject:02d}"
@@ -156,15 +156,15 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
         (folder / f"{roi}.pkl").unlink()
         if content is not None:
             (folder / f"{roi}.pkl").write_bytes(content)
-    videos = algonauts / "algonauts" / SMALL_ALGONAUTS.video_folder
+    videos = algonauts / "algonauts" / "AlgonautsVideos268_All_30fpsmax"
     (videos / "0003_a.mp4").unlink()
-    film(videos / "0004_a.mp4", 0.5)
+    film(videos / "0004_a.mp4", 0.25)
     status, lines = check(capsys, *argv)
     found = odd_lines(lines)
     assert status == 1 and len(found) == 11 and not (tmp_path / "run").exists()
     for roi, (_, words) in spoiled.items():
         assert [line for line in found if f"sub02/{roi}.pkl" in line and words in line], (roi, found)
-    assert [line for line in found if "0003_" in line] and [line for line in found if "0004_a.mp4" in line and "lasts 0.50 s" in line]
+    assert [line for line in found if "0003_" in line] and [line for line in found if "0004_a.mp4" in line and "has 6 frames, fewer than the 8" in line]
     assert "Algonauts2021 subject 1: 9 of 9 as expected" in lines and "Algonauts2021 subject 2: 0 of 9 as expected" in lines
 
 

@@ -144,7 +144,7 @@ def write_arrays(dataset, layout, subject, rows, mask, vertices, maps, how, test
     columns = {"voxels" if vertices is None else "vertices": np.flatnonzero(on_cortex)}
     return fmri_arrays.save_standardised(
         layout, dataset, subject, rows["train"], rows["test"], test_norm,
-        n_vertices=dataset.n_vertices, made_by=MADE_BY, selection=how, **columns,
+        n_vertices=int(mask.sum()), made_by=MADE_BY, selection=how, **columns,
     )  # fmt: skip
 
 

@@ -1,0 +1,40 @@
+"""Take frames 0 to 7 out of every clip, stretched to the size that the models see.
+
+They are the video's own first frames, whatever its rate. They are stretched, not cropped, with an area filter.
+
+Reads    stimuli_clips/{Train,Test}/clip_{i}.mp4
+Writes   stimuli_frames/{Train,Test}/clip_{i}/{frame:07d}.jpg     (or .png), 512 x 512; 64 x 64 for the phantom
+         stimuli_frames/{Train,Test}/SHA256SUMS
+
+    python Data_preprocess/Algonauts2021/step2_get_video_frames.py --dataset Algonauts2021
+    python Data_preprocess/Algonauts2021/step2_get_video_frames.py --dataset phantom-algonauts --format png
+
+About 0.1 core-seconds a clip.
+"""
+
+from functools import partial
+
+from common import cli
+from common.datasets import Algonauts
+from common.layout import Layout
+from common.workers import add_workers_flag
+from Data_preprocess.frames import add_frame_flags, make_frames
+from Data_preprocess.splits import add_test_clips_flag, split_dataset
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    add_test_clips_flag(cli.add_data_flags(parser, split=True))
+    add_frame_flags(parser)
+    add_workers_flag(parser, "clips")
+    return parser
+
+
+def main(args):
+    dataset, layout = split_dataset(args, Algonauts), Layout.of(args)
+    for split in args.split:
+        make_frames(args, dataset, split, partial(layout.clip, split), partial(layout.frames, split))
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)

@@ -1,0 +1,188 @@
+"""Algonauts 2021 through the scripts' mains, on a small tree of the real form: numbered mp4 videos, pickles of ROIs."""
+
+import os
+import pickle
+import shutil
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from tiny import fails, load_script, run_script
+
+from common import datasets, video
+from common.arms import load_fmri
+from common.captions import read_captions
+from common.files import card_path, load_array, read_json
+from common.fmri import load_statistics, scale
+from common.frames import read_clip
+from common.layout import Layout
+
+N, VIDEOS = 6, "AlgonautsVideos268_All_30fpsmax"
+SMALL = replace(datasets.ALGONAUTS, name="small", n_train=4, n_test=2, subjects=(1, 2), frame_size=32)
+WIDTHS = {roi: 3 + i for i, roi in enumerate(SMALL.rois)} | {"WB": 70}
+CONSTANT, NAN = ("V2", 1), ("EBA", 4)  # the first in the training videos alone
+STEPS = [f"Data_preprocess/Algonauts2021/step{n}_{name}.py" for n, name in enumerate(
+    ("cut_video_clips", "get_video_frames", "video_captioning", "fMRI_preparation"), 1)]  # fmt: skip
+
+
+def responses_of(subject, roi):
+    """(videos, repetitions, voxels), with a constant voxel and a NaN."""
+    rng = np.random.default_rng([subject, *map(ord, roi)])
+    responses = 2 + rng.normal(size=(N, 1, WIDTHS[roi])) + 0.5 * rng.normal(size=(N, 3, WIDTHS[roi]))
+    if roi == CONSTANT[0]:
+        responses[:4, :, CONSTANT[1]] = 0.1
+    if roi == NAN[0]:
+        responses[5, 2, NAN[1]] = np.nan
+    return responses
+
+
+def pickled(responses, python2=False):
+    """Bytes of a pickle of responses; as Python 2 and numpy 1 wrote it: protocol 2, the bytes as a string, numpy.core."""
+    if not python2:
+        return pickle.dumps({"train": responses}, protocol=4)
+    shape = b"".join(b"M" + n.to_bytes(2, "little") for n in responses.shape)
+    content = np.ascontiguousarray(responses, "<f8").tobytes()
+    return (
+        b"\x80\x02}U\x05traincnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape + b"\x87"
+        b"cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
+        + len(content).to_bytes(4, "little") + content + b"tbs."
+    )  # fmt: skip
+
+
+def draw(number, frame, height, width):
+    """A picture whose left half says which video it is of and whose right half which frame."""
+    picture = np.full((height, width, 3), 30 + 25 * number, np.uint8)
+    picture[:, width // 2 :] = 30 + 15 * (frame % 14)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """The raw tree, deep down and partly behind links; read only."""
+    root = tmp_path_factory.mktemp("raw")
+    for number in range(1, N + 3):  # the last two have no responses
+        height, width, rate, n = 40 + 8 * number, 64, (Fraction(30), Fraction(25), Fraction(30000, 1001))[number % 3], 8 + 5 * number
+        path = root / "elsewhere" / f"{number:04d}_{100 - number}-x.mp4"
+        video.write_mp4(path, [draw(number, k, height, width) for k in range(n)], rate, crf=1)
+    (root / "data/stimuli").mkdir(parents=True)
+    (root / "data/stimuli" / VIDEOS).symlink_to(root / "elsewhere")
+    for subject in SMALL.subjects:
+        for track, rois in SMALL.tracks.items():
+            folder = root / "data/deep/participants_data_v2021" / track / f"sub{subject:02d}"
+            folder.mkdir(parents=True)
+            for roi in rois:
+                (folder / f"{roi}.pkl").write_bytes(pickled(responses_of(subject, roi), python2=roi in ("V1", "STS")))
+    return root / "data"
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "small", SMALL)
+
+
+@pytest.fixture
+def data(raw, tmp_path):
+    """A tree of one's own; whoever changes a file replaces it."""
+    shutil.copytree(raw, tmp_path / "data", copy_function=os.link)
+    return tmp_path / "data"
+
+
+def flags(data, out, *more):
+    return ["--dataset", "small", "--data_root", data, "--out_root", out, *more]
+
+
+def run_step(n, data, out, *more):
+    run_script(load_script(STEPS[n - 1]), *flags(data, out, *more))
+
+
+def error_of(capsys, n, *argv):
+    """The one line that a step ends with."""
+    capsys.readouterr()
+    fails(load_script(STEPS[n - 1]), *argv)
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def plain_rows(subject, rois, train, test):
+    """Voxel by voxel: mean over repetitions, minus the training mean, by the population deviation; (train rows, test rows)."""
+    rows = {"train": [], "test": []}
+    for roi in rois:
+        responses = responses_of(subject, roi)
+        for v in range(WIDTHS[roi]):
+            means = [sum(float(responses[i, r, v]) for r in range(3)) / 3 for i in range(N)]
+            mean = sum(means[i] for i in train) / len(train)
+            deviation = (sum((means[i] - mean) ** 2 for i in train) / len(train)) ** 0.5
+            dead = np.isnan(means).any() or deviation < 1e-12
+            for split, of_split in (("train", train), ("test", test)):
+                rows[split].append([0.0 if dead else (means[i] - mean) / deviation for i in of_split])
+    return np.array(rows["train"]).T, np.array(rows["test"]).T
+
+
+# ---------------------------------------------------------------------------------------------- the whole way
+
+
+def test_clips_frames_and_captions(raw, tmp_path, capsys):
+    data, out, layout = raw, tmp_path / "out", Layout(tmp_path / "out/small")
+    captions = [f"video {number}, ä" for number in range(1, N + 1)]
+    (tmp_path / "all.txt").write_text("\n".join(captions), encoding="utf-8")
+    run_step(1, data, out)
+    assert "small: 4 training clips, test clips 5-6; which ones the paper tested on is not published" in capsys.readouterr().out
+    run_step(2, data, out, "--format", "png", "--workers", 1)
+    run_step(3, data, out, "--captions", tmp_path / "all.txt")
+    for split, numbers in (("train", [1, 2, 3, 4]), ("test", [5, 6])):
+        assert read_captions(layout.captions(split), key=f"{split.capitalize()}_captions") == [captions[n - 1] for n in numbers]
+        for number in numbers:
+            clip = layout.clip(split, f"clip_{number}")
+            assert clip.read_bytes() == next((raw / "stimuli" / VIDEOS).glob(f"{number:04d}_*.mp4")).read_bytes()
+            pictures = read_clip(layout.frames(split, f"clip_{number}"), range(8), 32)
+            for frame, picture in enumerate(pictures):
+                np.testing.assert_allclose(picture[4:-4, 4:12].mean(), 30 + 25 * number, atol=3)
+                np.testing.assert_allclose(picture[4:-4, 20:28].mean(), 30 + 15 * frame, atol=3)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.*")}
+    for n, more in ((1, ()), (2, ("--format", "png")), (3, ("--captions", tmp_path / "all.txt"))):
+        run_step(n, data, out, *more)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
+    (tmp_path / "all.txt").write_text("\n".join(captions[:-1]), encoding="utf-8")
+    assert "all.txt has 5 captions, not 6" in error_of(capsys, 3, *flags(data, tmp_path / "other", "--captions", tmp_path / "all.txt"))
+
+
+@pytest.mark.parametrize("track, test_clips", [("mini_track", None), ("full_track", None), ("mini_track", "1,3-4")])
+def test_rows_are_the_plain_ones(raw, tmp_path, capsys, track, test_clips):
+    out, layout, rois = tmp_path / "out", Layout(tmp_path / "out/small"), SMALL.tracks[track]
+    run_step(4, raw, out, "--subj_ID", "sub01", "2", "--track", track, *(("--test_clips", test_clips) if test_clips else ()))
+    said = capsys.readouterr().out
+    test = [0, 2, 3] if test_clips else [4, 5]
+    train = [i for i in range(N) if i not in test]
+    assert f"test clips {test_clips or '5-6'};" in said
+    v = sum(WIDTHS[roi] for roi in rois)
+    for subject in (1, 2):
+        expected = dict(zip(("train", "test"), plain_rows(subject, rois, train, test), strict=True))
+        columns, end = read_json(layout.roi_columns(subject)), 0
+        assert list(columns) == list(rois)
+        for roi in rois:
+            assert columns[roi] == [end, end := end + WIDTHS[roi]]
+        assert end == v
+        for split, name in (("train", "trn"), ("test", "test")):
+            path = layout.fmri(subject, split) / f"masked{v}_{name}_data.npy"
+            made = load_array(path, dtype="float32", shape=expected[split].shape, verify=True)
+            np.testing.assert_allclose(made, expected[split], atol=1e-5)
+            assert read_json(card_path(path))["roi_columns"] == columns
+        report = read_json(layout.fmri_report(subject))
+        dead = {"constant": 1, "not_finite": 1} if track == "mini_track" and not test_clips else {"constant": 0, "not_finite": 1}
+        if track == "mini_track":
+            assert {key: report["bad_vertices"][key] for key in dead} == dead
+            assert (expected["test"][:, columns["EBA"][0] + NAN[1]] == 0).all()
+            assert report["rois"]["FFA"]["sha256"] and report["rois"]["V2"]["constant"] == dead["constant"]
+        assert not layout.mask(subject).exists() and report["test_clips"] == (test_clips or "5-6")
+        r = [np.corrcoef(responses_of(subject, "WB")[train][:, :, v].T)[np.triu_indices(3, 1)].mean() for v in range(WIDTHS["WB"])]
+        if track == "full_track":
+            assert report["inter_repetition_correlation"]["all"]["mean"] == pytest.approx(np.mean(r))
+    # what follows finds the rows by themselves, and takes the same split
+    dataset = datasets.get_dataset("small")
+    fmri = load_fmri(layout, dataset, 1, "test", "full", raw, 0)
+    assert fmri.shape == (len(test), v) and dataset.clip_names("test") == [f"clip_{i + 1}" for i in test]
+    mean, std = load_statistics(layout.statistics(1, 0), "test", v)
+    average = np.concatenate([responses_of(1, roi).mean(1) for roi in rois], axis=1)[test]
+    np.testing.assert_allclose(scale(np.nan_to_num(average), mean, std), fmri, atol=1e-5)
