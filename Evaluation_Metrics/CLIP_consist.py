@@ -71,7 +71,7 @@ def get_parser():
 
 
 def main(args):
-    metric_script.score(args, [metric(threshold=None if args.no_threshold else THRESHOLD)])
+    metric_script.main(args, [metric(threshold=None if args.no_threshold else THRESHOLD)])
 
 
 if __name__ == "__main__":

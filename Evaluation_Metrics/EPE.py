@@ -137,7 +137,7 @@ def get_parser():
 
 
 def main(args):
-    metric_script.score(args, [metric(channel_order=args.channel_order)])
+    metric_script.main(args, [metric(channel_order=args.channel_order)])
 
 
 if __name__ == "__main__":

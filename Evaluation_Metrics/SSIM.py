@@ -88,7 +88,7 @@ def get_parser():
 
 
 def main(args):
-    metric_script.score(args, [metric()])
+    metric_script.main(args, [metric()])
 
 
 if __name__ == "__main__":

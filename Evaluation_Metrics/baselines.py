@@ -9,9 +9,10 @@ import numpy as np
 from einops import rearrange
 from tqdm import tqdm
 
-from common.model_sources import load_sd_part
 from common.readers import FolderClips
+from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.towers import source_sha256
+from models.loading import load_sd_part
 
 SAMPLE = 200  # clips that the mean frame is taken over
 
@@ -127,23 +128,6 @@ def mean_frame(reader, seed):
     return np.round(total / len(numbers)).astype(np.uint8)
 
 
-def training_clips(folder, names, n_frames, size, times):
-    """Reader of the training clips' frames, or None where they are not at hand.
-
-    Parameters
-    ----------
-    folder : Path
-        stimuli_frames/Train
-    names : list of str
-        clip names in order
-    n_frames, size, times
-        as the protocol wants them
-    """
-    if not folder.is_dir():
-        return None
-    return FolderClips(folder, "ours", n_frames=n_frames, size=size, times=times, resize=True, names=names)
-
-
 def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
     """The free baselines that the data at hand allow.
 
@@ -193,3 +177,32 @@ def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
     else:
         made["truth through VAE"] = AutoencodedClips(truth, sd_path, device)
     return made, absent
+
+
+def score_baselines(pairs, numbers, score, *, frames, names, form, seed, sd_path=None, device="cpu"):
+    """Score the free baselines on the clips that a method was scored on.
+
+    Parameters
+    ----------
+    pairs, numbers, seed, sd_path, device
+        as in make_baselines
+    score : function
+        of Pairs and a `desc` -> columns, lost
+    frames : Path
+        stimuli_frames/Train, which need not exist
+    names : list of str
+        of the training clips, in order
+    form : dict
+        n_frames, size, times, as the protocol wants them
+
+    Returns
+    -------
+    values : dict
+        baseline -> {column: values}
+    made_of, absent : dict
+        baseline -> what it was made of, or why it was not made
+    """
+    training = FolderClips(frames, "ours", resize=True, names=names, **form) if frames.is_dir() else None
+    made, absent = make_baselines(pairs, numbers, training, seed, sd_path, device)
+    values = {name: score(Pairs(reader, pairs.truth(), numbers=numbers), desc=name)[0] for name, reader in made.items()}
+    return values, {name: reader.path for name, reader in made.items()}, absent

@@ -29,43 +29,18 @@ from common.files import atomic_path, write_text
 from common.layout import Layout, part
 from common.pages.gallery import build_gallery
 from common.readers import format_clips
-from Evaluation_Metrics import baselines
-from Evaluation_Metrics.metric_script import add_clip_flags, kinds_of, method_name, open_pairs, scoring, what_decides
-from Evaluation_Metrics.pairs import Pairs
+from common.records import working
+from Evaluation_Metrics.baselines import score_baselines
+from Evaluation_Metrics.metric_script import add_clip_flags, clip_flags, is_current, kinds_of, method_name, open_pairs, what_decides
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_models
-from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, note_gaps, save_per_clip, scored_facts, summarise
+from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
+from Evaluation_Metrics.tables import Row, Table, to_markdown
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, source_at_hand
 
 FILES = ("per_clip.npz", "per_clip.csv", "table.md", "distributions.png")  # besides metrics.json
 
 # ---------------------------------------------------------------------------------------------- what comes out
-
-
-def markdown_table(title, columns, rows, chance, note):
-    """The summaries as Markdown.
-
-    Parameters
-    ----------
-    title : str
-    columns : list of str
-    rows : dict
-        method -> {column: summary}
-    chance : dict
-        column -> level
-    note : str
-        below the table: subject, clips
-    """
-
-    def cell(summary):
-        return f"{summary['mean']:.3f} ± {summary['std']:.3f}" if summary and summary["n"] else "–"
-
-    names = [column + (" ↓" if column in LOWER_IS_BETTER else "") for column in columns]
-    lines = [f"### {title}", "", "| " + " | ".join(["", *names]) + " |", "| --- " * (len(columns) + 1) + "|"]
-    lines += ["| " + " | ".join([method, *(cell(row.get(column)) for column in columns)]) + " |" for method, row in rows.items()]
-    if chance:
-        lines.append("| " + " | ".join(["chance", *(f"{chance[c]:.3f}" if c in chance else "–" for c in columns)]) + " |")
-    return "\n".join([*lines, "", note])
 
 
 def histogram_bins(values):
@@ -168,55 +143,33 @@ def get_parser():
     return parser
 
 
-def score_baselines(args, dataset, pairs, scored, form, score):
-    """Values of the free baselines on the clips that the method was scored on.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    dataset : Dataset
-    pairs : Pairs
-    scored : list of int
-    form : dict
-        of protocol_form
-    score : function
-        of Pairs and a name -> columns, lost
-
-    Returns
-    -------
-    values : dict
-        baseline -> {column: values}
-    made_of, absent : dict
-        baseline -> what it was made of, or why it was not made
-    """
-    if args.baselines == "none":
-        return {}, {}, {}
-    frames = Layout.of(args).root / "stimuli_frames" / part("train")
-    training = baselines.training_clips(frames, dataset.clip_names("train"), form["n_frames"], form["size"], form["times"])
-    sd_path = source_at_hand(args, "sd_path", "sd")
-    made, absent = baselines.make_baselines(pairs, scored, training, args.seed, sd_path, cli.choose_device(args.device))
-    values = {name: score(Pairs(reader, pairs.truth(), numbers=scored), desc=name)[0] for name, reader in made.items()}
-    return values, {name: reader.path for name, reader in made.items()}, absent
-
-
 def main(args):
-    dataset, place, method = get_dataset(args.dataset), Layout.of(args), method_name(args)
-    form = protocol_form(args.protocol, dataset)
-    pairs, towers, wanted = open_pairs(args, **form), Towers.of(args), protocol_metrics(args.protocol)
+    dataset, place, towers = get_dataset(args.dataset), Layout.of(args), Towers.of(args)
+    form, method = protocol_form(args.protocol, dataset), method_name(args.name, args.recons_dir, args.released_root)
+    reads = clip_flags(args, **{key: form[key] for key in ("layout", "borders", "resize")})
+    pairs = open_pairs(dataset, place, args.subj_ID, **reads, n_frames=form["n_frames"], size=form["size"])
+    wanted = protocol_metrics(args.protocol)
     metrics, unable = split_by_models(wanted, towers)
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
     identity = what_decides(pairs, metrics, towers)
-    with scoring(out, args, identity, [out / name for name in FILES]) as record:
+    with working(out, args, outputs=[out / name for name in FILES], complete=is_current(out, identity)) as record:
         if record is None:
             return
+        (out / "metrics.json").unlink(missing_ok=True)  # its values are about to be replaced
         title = f"{dataset.name} subject {args.subj_ID}, {method}, protocol {args.protocol}"
         print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
         how = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
         score = partial(score_pairs, metrics=metrics, towers=towers, **how)
         own, lost = score(pairs, desc=method)
         scored = [number for number in pairs.wanted if number not in set(lost)]
-        free, made_of, absent = score_baselines(args, dataset, pairs, scored, form, score)
+        free, made_of, absent = {}, {}, {}
+        if args.baselines == "all":
+            free, made_of, absent = score_baselines(
+                pairs, scored, score, frames=place.root / "stimuli_frames" / part("train"), names=dataset.clip_names("train"),
+                form={key: form[key] for key in ("n_frames", "size", "times")}, seed=args.seed, sd_path=source_at_hand(args, "sd_path", "sd"),
+                device=cli.choose_device(args.device),
+            )  # fmt: skip
 
         columns = [column for metric in wanted for column in metric.columns]
         chance = {column: level for metric in wanted for column, level in metric.chance.items()}
@@ -226,18 +179,16 @@ def main(args):
         save_per_clip(out / "per_clip", pairs.wanted, own)
         for name, values in free.items():
             save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
-        note = f"Mean ± standard deviation over {len(scored)} clips of subject {args.subj_ID}."
-        table = markdown_table(title, columns, rows, chance, note)
-        print(f"\n{table}\n")
-        write_text(out / "table.md", table + "\n")
-        reads = {"recons": pairs.pred.path, "layout": getattr(pairs.pred, "layout", None), "gt": pairs.truth().path}
-        reads["form"] = {key: form[key] for key in ("n_frames", "size")}
+        lines = [Row.of(name, args.subj_ID, row, ranked=False) for name, row in rows.items()] + [Row("chance", values=chance, ranked=False)]
+        text = to_markdown(Table("table", title, columns, lines, ["Mean ± standard deviation over clips."]))
+        print(f"\n{text}\n")
+        write_text(out / "table.md", text + "\n")
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
         facts |= {"protocol": args.protocol, "protocol_version": PROTOCOLS[args.protocol]["version"]}
         record.finish(
             identity=identity, title=title, **facts, **scored_facts(pairs, lost, towers, kinds_of(metrics)), columns=columns,
             lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, undefined=undefined, not_scored=unable,
-            reads=reads, baselines_made_of=made_of, baselines_not_made=absent,
+            reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)
         recons = place.recons(args.subj_ID, args.name)

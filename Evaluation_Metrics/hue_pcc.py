@@ -93,7 +93,7 @@ def get_parser():
 
 
 def main(args):
-    metric_script.score(args, [metric(mode=args.hue)])
+    metric_script.main(args, [metric(mode=args.hue)])
 
 
 if __name__ == "__main__":

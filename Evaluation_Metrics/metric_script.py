@@ -1,7 +1,5 @@
 """What the scripts of the metrics share: their flags, the clips that these name, one metric's values and files."""
 
-import argparse
-import contextlib
 import logging
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from common.datasets import get_dataset
 from common.files import UserError, fingerprint, read_json, save_array
 from common.layout import Layout
 from common.readers import LAYOUTS, PAIRED, detect_layout, format_clips, open_clips, parse_clips
-from common.records import Record, working
+from common.records import working
 from common.released import ReleasedTree
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
@@ -54,48 +52,68 @@ def metric_parser(doc, *kinds):
 # ---------------------------------------------------------------------------------------------- what is scored
 
 
-def method_name(args):
-    """Name of the method that the flags name, for tables."""
-    if args.recons_dir is None:
-        return "released" if args.released_root else args.name
-    path = args.recons_dir
-    return path.parent.name if path.name.startswith("results_recons") and path.parent.name else path.stem
+def clip_flags(args, layout="ours", borders=False, resize=False):
+    """What the flags of add_clip_flags say, over a protocol's own: keywords of open_pairs."""
+    values = {key: getattr(args, key) for key in ("name", "recons_dir", "gt", "released_root", "clips", "allow_missing")}
+    detected = None if args.released_root else layout
+    return values | {"layout": args.layout or detected, "borders": borders or args.released_borders, "resize": resize or args.resize}
 
 
-def open_pairs(args, layout="ours", borders=False, resize=False, **form):
-    """Reconstructions and ground truth as the flags say.
+def method_name(name="full", recons_dir=None, released_root=None):
+    """Name of the method that is scored, for tables."""
+    if recons_dir is None:
+        return "released" if released_root else name
+    return recons_dir.parent.name if recons_dir.name.startswith("results_recons") and recons_dir.parent.name else recons_dir.stem
+
+
+def open_pairs(
+    dataset, place, subject, *, name="full", recons_dir=None, gt=None, released_root=None, layout=None, borders=False, clips=None,
+    allow_missing=False, **form,
+):  # fmt: skip
+    """Reconstructions and ground truth.
 
     Parameters
     ----------
-    args : argparse.Namespace
-        with the flags of add_data_flags and add_clip_flags
-    layout, borders, resize
-        a protocol's, which the flags of the same names overrule
+    dataset : Dataset
+    place : Layout
+        of the project's own results
+    subject : int or str
+    name : str
+        of one of the subject's reconstructions
+    recons_dir, gt : Path, optional
+        clips and true clips that stand in for the project's own
+    released_root : Path, optional
+        the authors' folder, which stands in for them too
+    layout : str, optional
+        of the reconstructions; found out by default
+    borders : bool
+        keep the borders of released grids
+    clips : list of str, optional
+        numbers such as "1-40,52"; all by default
+    allow_missing : bool
+        as in Pairs
     **form
-        n_frames, size, times of the readers
+        n_frames, size, resize of the readers
 
     Returns
     -------
     Pairs
     """
-    place, dataset = Layout.of(args), get_dataset(args.dataset)
-    form |= {"resize": resize or args.resize, "names": dataset.clip_names("test"), "times": clip_times(dataset)}
-    gt_path, gt_form = args.gt or place.ground_truth, form
-    if args.released_root:
-        tree = ReleasedTree(args.released_root, dataset, args.subj_ID)
-        path = args.recons_dir or tree.results
-        layout = args.layout or detect_layout(path)
-        if not args.gt:  # movies of 60 frames, of which the data set's count
-            gt_path = tree.test_set / "stimuli_clips" / "Test"
-            gt_form = form | {"layout": "mp4", "n_frames": form.get("n_frames") or len(dataset.frame_indices), "resize": True}
+    form |= {"names": dataset.clip_names("test"), "times": clip_times(dataset)}
+    true_form = form
+    if released_root:
+        tree = ReleasedTree(released_root, dataset, subject)
+        path, truth = recons_dir or tree.results, tree.test_set / "stimuli_clips" / "Test"
+        if not gt:  # movies of 60 frames, of which the data set's count
+            true_form = form | {"layout": "mp4", "n_frames": form.get("n_frames") or len(dataset.frame_indices), "resize": True}
     else:
-        layout = args.layout or layout
         folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
-        path = args.recons_dir or place.recons(args.subj_ID, args.name) / folder
-    pred = open_clips(path, layout, borders=borders or args.released_borders, **form)
-    holds_truth = layout in PAIRED and args.gt is None
-    gt = None if holds_truth else open_clips(gt_path, **gt_form)
-    return Pairs(pred, gt, parse_clips(",".join(args.clips)) if args.clips else None, args.allow_missing)
+        path, truth = recons_dir or place.recons(subject, name) / folder, place.ground_truth
+    layout = layout or detect_layout(path)
+    pred = open_clips(path, layout, borders=borders, **form)
+    holds_truth = layout in PAIRED and gt is None
+    true = None if holds_truth else open_clips(gt or truth, **true_form)
+    return Pairs(pred, true, parse_clips(",".join(clips)) if clips else None, allow_missing)
 
 
 def kinds_of(metrics):
@@ -110,31 +128,20 @@ def what_decides(pairs, metrics, towers):
     return fingerprint([readers, pairs.wanted, [metric.identity() for metric in metrics], models])
 
 
-@contextlib.contextmanager
-def scoring(folder, args, identity, outputs=()):
-    """`common.records.working`, but when clips or models have changed they are scored again without --overwrite.
-
-    Parameters
-    ----------
-    folder, args, outputs
-        as for `working`
-    identity : str
-        of what_decides; must be handed to `record.finish` by this name
-    """
-    finished = Path(folder) / "metrics.json"
-    if finished.exists() and not args.overwrite and read_json(finished).get("identity") != identity:
-        Record(folder, args).check_same()  # other flags are refused as ever
-        log.info("%s: clips or models have changed, scoring again", folder)
-        args = argparse.Namespace(**{**vars(args), "overwrite": True})
-    with working(folder, args, outputs=outputs) as record:
-        yield record
+def is_current(folder, identity):
+    """Whether the results in a folder, if there are any, are of these very clips, metrics and models (see what_decides)."""
+    finished = folder / "metrics.json"
+    if not finished.exists() or read_json(finished).get("identity") == identity:
+        return True
+    log.info("%s: clips or models have changed, scoring again", folder)
+    return False
 
 
 # ---------------------------------------------------------------------------------------------- one metric
 
 
-def score(args, metrics, title=None):
-    """Score clips with one metric: `main` of a metric's script.
+def main(args, metrics, title=None):
+    """Score clips with one metric: the end of every metric's script.
 
     Parameters
     ----------
@@ -144,17 +151,19 @@ def score(args, metrics, title=None):
     title : str, optional
         name of the files, the first column's by default
     """
-    dataset, pairs, towers = get_dataset(args.dataset), open_pairs(args), Towers.of(args)
+    dataset, place, towers, title = get_dataset(args.dataset), Layout.of(args), Towers.of(args), title or metrics[0].columns[0]
     for kind in kinds_of(metrics):
         if kind not in towers:
             raise UserError(f"--{KINDS[kind][0]} is needed; name a folder or a hub id")
-    out, title = args.out or Layout.of(args).metrics(args.subj_ID, args.name), title or metrics[0].columns[0]
-    identity = what_decides(pairs, metrics, towers)
-    with scoring(out / f"{title}_run", args, identity, [out / f"{title}.csv"]) as record:
+    pairs = open_pairs(dataset, place, args.subj_ID, **clip_flags(args))
+    out, identity = args.out or place.metrics(args.subj_ID, args.name), what_decides(pairs, metrics, towers)
+    record_folder = out / f"{title}_run"
+    with working(record_folder, args, outputs=[out / f"{title}.csv"], complete=is_current(record_folder, identity)) as record:
         if record is None:
             return
         columns, lost = score_pairs(pairs, metrics, towers, workers=args.workers, allow_missing=args.allow_missing, desc=title)
-        facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method_name(args)}
+        method = method_name(args.name, args.recons_dir, args.released_root)
+        facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
         facts |= scored_facts(pairs, lost, towers, kinds_of(metrics))
         undefined = note_gaps(pairs.wanted, columns, lost)
         chance = {column: level for metric in metrics for column, level in metric.chance.items()}

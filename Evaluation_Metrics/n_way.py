@@ -197,7 +197,7 @@ def main(args):
             metrics += [make((f"{n}-way-{letter}",), n, **form) for n in args.n_way]
     if not metrics:
         raise UserError("--image_classifier or --clip_classifier is needed; name a folder or a hub id")
-    metric_script.score(args, metrics, title="n_way")
+    metric_script.main(args, metrics, title="n_way")
 
 
 if __name__ == "__main__":

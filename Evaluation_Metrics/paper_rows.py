@@ -122,12 +122,9 @@ def rows_of(label, subjects, columns, dataset, remarks, ranked=True):
     """
     rows = []
     for subject, (_, values) in subjects.items():
-        summary = {column: summarise(values[column]) for column in columns if column in values}
-        summary = {column: entry for column, entry in summary.items() if entry["n"]}
-        means, spread = ({column: entry[key] for column, entry in summary.items()} for key in ("mean", "std"))
-        n = max((entry["n"] for entry in summary.values()), default=0)
+        summaries = {column: summarise(values[column]) for column in columns if column in values}
         method = f"{label} ({remarks[subject]})" if remarks.get(subject) else label
-        rows.append(Row(method, str(subject), str(n), means, spread, ranked=ranked and len(subjects) == 1, key=label))
+        rows.append(Row.of(method, subject, summaries, ranked=ranked and len(subjects) == 1, key=label))
     if len(rows) > 1:
         everywhere = [column for column in columns if all(column in row.values for row in rows)]
         means = {column: float(np.mean([row.values[column] for row in rows])) for column in everywhere}

@@ -182,6 +182,12 @@ def scored_facts(pairs, lost, towers, kinds):
     }
 
 
+def reader_facts(pairs, form):
+    """Where the clips were read and in which form, for compare.py's pictures."""
+    reads = {"recons": pairs.pred.path, "layout": getattr(pairs.pred, "layout", None), "gt": pairs.truth().path}
+    return reads | {"form": {key: form[key] for key in ("n_frames", "size")}}
+
+
 def differing(a, b, ignore=()):
     """In what two results differ besides the method that was scored.
 

@@ -40,6 +40,14 @@ class Row:
     ranked: bool = True
     key: str = ""
 
+    @classmethod
+    def of(cls, method, subject, summaries, **more):
+        """Row of summaries {column: results.summarise}; columns without a value stay empty."""
+        there = {column: summary for column, summary in summaries.items() if summary["n"]}
+        means, spread = ({column: summary[key] for column, summary in there.items()} for key in ("mean", "std"))
+        n = max((summary["n"] for summary in there.values()), default=0)
+        return cls(method, str(subject), str(n), means, spread, **more)
+
 
 @dataclass
 class Table:
@@ -99,11 +107,12 @@ def _heads(table):
 
 def to_markdown(table):
     """A table as Markdown."""
-    heads = [*_heads(table), "source"]
+    sources = [", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "") for row in table.rows]
+    with_sources = set(sources) - {"ours", ""} != set()
+    heads = [*_heads(table), *["source"] * with_sources]
     lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    for row, cells in zip(table.rows, styled(table, MARKDOWN), strict=True):
-        source = ", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "")
-        lines.append("| " + " | ".join([row.method, row.subject, row.clips, *cells, source]) + " |")
+    for row, cells, source in zip(table.rows, styled(table, MARKDOWN), sources, strict=True):
+        lines.append("| " + " | ".join([row.method, row.subject, row.clips, *cells, *[source] * with_sources]) + " |")
     return "\n".join([*lines, "", *(note.replace("*", r"\*") + "  " for note in table.notes)])
 
 
