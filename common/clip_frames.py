@@ -1,51 +1,84 @@
 """Frames of one clip: out of the bytes of its file, at the wanted times, of the wanted size."""
 
 import io
+import re
+import zipfile
 from bisect import bisect_right
 from fractions import Fraction
+from itertools import accumulate
 
-import av
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from common.video import to_rgb
+from common.video import check_size
 
 BORDER = 2  # pixels around the pictures of a released grid
 NO_DURATION = 100  # ms that viewers show a GIF's frame for which no time is said
+FOREVER = 10**9  # ms that a picture is shown that is the only one of its GIF
+SHORTEST = 10  # ms that a frame lasts at least: what is shorter is a slip of the writer's clock
 
 
 # ---------------------------------------------------------------------------------------------- one file to frames
 
 
 def read_npz(content):
-    """`frames` of an .npz."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return arrays["frames"]
+    """`frames` of an .npz; nothing is made room for but what the file holds, and nothing but numbers is read."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if "frames.npy" not in archive.namelist():
+            raise ValueError(f"no array 'frames' among {', '.join(archive.namelist()) or 'none'}")
+        check_size(archive.getinfo("frames.npy").file_size)
+        member = io.BytesIO(archive.read("frames.npy"))
+    major, minor = np.lib.format.read_magic(member)
+    shape, by_column, dtype = getattr(np.lib.format, f"read_array_header_{major}_{minor}")(member)
+    if dtype.kind not in "fiub":
+        raise ValueError(f"values of type {dtype}")
+    return np.frombuffer(member.getbuffer()[member.tell() :], dtype).reshape(shape, order="F" if by_column else "C")
+
+
+def _open_picture(content, *formats):
+    try:
+        return Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError:
+        raise ValueError(f"no {formats[0]} file") from None
 
 
 def read_gif(content):
     """Frames, (F, H, W, 3) uint8, and for how long each is shown, in ms."""
+    if content.rstrip(b"\0")[-1:] != b";":
+        raise ValueError("cut off")
     frames, durations = [], []
-    with Image.open(io.BytesIO(content)) as picture:
-        for index in range(getattr(picture, "n_frames", 1)):
+    with _open_picture(content, "GIF") as picture:
+        check_size(picture.n_frames * picture.width * picture.height * 3)
+        for index in range(picture.n_frames):
             picture.seek(index)
             frames.append(np.asarray(picture.convert("RGB")))
-            durations.append(int(picture.info.get("duration", 0)) or NO_DURATION)
-    if len(frames) == 1 and not content.endswith(b";"):
-        raise ValueError("cut off after the first frame")
+            durations.append(int(picture.info.get("duration", 0)) or (NO_DURATION if picture.n_frames > 1 else FOREVER))
     return np.stack(frames), durations
 
 
-def read_zipped_video(content):
-    """All frames of a movie, (F, H, W, 3) uint8."""
-    with av.open(io.BytesIO(content), options={"err_detect": "explode"}) as container:
-        return np.stack([to_rgb(frame) for frame in container.decode(video=0)])
+def read_picture(content):
+    """A PNG or JPEG, (H, W, 3) uint8 RGB, upright."""
+    with _open_picture(content, "PNG", "JPEG", "MPO") as picture:
+        check_size(picture.width * picture.height * 3)
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits")
+        if getattr(picture, "is_animated", False) and picture.format == "PNG":
+            raise ValueError(f"{picture.n_frames} pictures in one file")
+        return np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
 
 
-def read_images(contents):
-    """Pictures as the frames of a clip."""
-    return np.stack([np.asarray(Image.open(io.BytesIO(content)).convert("RGB")) for content in contents])
+def check_sequence(names):
+    """Raise a ValueError unless names, in natural order, are numbered alike and evenly: '0.png', '1.png', ..."""
+    kinds = [re.sub(r"\d+", "#", name.lower()) for name in names]
+    usual = max(kinds, key=kinds.count)
+    for name, kind in zip(names, kinds, strict=True):
+        if kind != usual:
+            raise ValueError(f"{name} is no frame among pictures such as {names[kinds.index(usual)]}")
+    numbers = [[int(number) for number in re.findall(r"\d+", name)] for name in names]
+    steps = np.diff(numbers, axis=0)
+    if len(steps) and not ((steps == steps[0]).all() and steps.any()):
+        raise ValueError(f"a picture is missing among {names[0]} ... {names[-1]}")
 
 
 # ---------------------------------------------------------------------------------------------- frames to the wanted form
@@ -59,13 +92,14 @@ def clip_times(dataset):
 def choose_frames(durations, n_frames=None, times=None):
     """Indices of the frames of a clip that are shown at the wanted times.
 
-    A clip of exactly n_frames, or of as many frames as `times` has entries, is taken to hold the wanted ones.
+    A clip of exactly n_frames, or of as many frames as `times` has entries, is taken to hold the wanted ones; one frame that
+    is shown long enough, to be a still.
 
     Parameters
     ----------
-    durations : sequence of int
-        of the frames that there are, in any unit; the shortest is the time between frames, a longer one stands for
-        equal frames that were merged
+    durations : sequence of int or Fraction
+        of the frames that there are, ms; the shortest is the time between frames, a longer one stands for equal frames that
+        were merged
     n_frames : int, optional
         number of wanted frames; by default all, merged ones repeated
     times : tuple of Fraction, optional
@@ -75,14 +109,18 @@ def choose_frames(durations, n_frames=None, times=None):
     -------
     list of int; fewer than n_frames when the clip does not have as many
     """
-    tick, ends = min(durations), np.cumsum(durations).tolist()
-    repeated = [index for index, duration in enumerate(durations) for _ in range(round(duration / tick))]
-    if n_frames is None or len(repeated) <= n_frames:
-        return repeated
+    if len(durations) == 1 and durations[0] >= 2 * SHORTEST * (n_frames or 1):
+        return [0] * (n_frames or 1)
+    tick, ends = min([d for d in durations if d >= SHORTEST], default=max(durations)), list(accumulate(durations))
+    counts = [max(1, round(duration / tick)) for duration in durations]
+    if n_frames is None:
+        check_size(sum(counts))
+    if n_frames is None or sum(counts) <= n_frames:
+        return [index for index, count in enumerate(counts) for _ in range(count)]
     places = [Fraction(i, n_frames) for i in range(n_frames)]
     if times is not None and n_frames <= len(times):
         kept = [int(place * len(times) + Fraction(1, 2)) for place in places]
-        places = [Fraction(i, len(times)) if len(repeated) == len(times) else times[i] for i in kept]
+        places = [Fraction(i, len(times)) if sum(counts) == len(times) else times[i] for i in kept]
     return [min(bisect_right(ends, place * ends[-1] + Fraction(tick, 2)), len(durations) - 1) for place in places]
 
 

@@ -1,13 +1,11 @@
 """The frames that step 2 of the preprocessing took out of the clips."""
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from common.cli import one_line
-from common.files import UserError, check_sum, missing
+from common.clip_frames import read_picture
+from common.files import UserError, check_sum, missing, one_line
 
 _AGAIN = "delete it and run step2_get_video_frames again"
 
@@ -42,9 +40,8 @@ def read_frame(folder, index, size):
     content = path.read_bytes()
     check_sum(path, folder.parent, content, do=_AGAIN)
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            frame = np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+        frame = read_picture(content)
+    except Exception as error:  # Pillow meets damaged bytes with errors of almost any kind
         raise UserError(f"{path} is not a readable picture ({one_line(error)}); {_AGAIN}") from None
     if frame.shape != (size, size, 3):
         raise UserError(f"{path} has {frame.shape[1]} x {frame.shape[0]} pixels, not {size} x {size}; {_AGAIN}")

@@ -14,20 +14,24 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from common.cli import one_line
-from common.clip_frames import BORDER, choose_frames, read_gif, read_images, read_npz, read_zipped_video, resize_frames, split_grid
-from common.files import UserError, card_path, check_card, check_sum, load_array, missing, read_json, sha256
-from common.video import read_frames
+from common.clip_frames import BORDER, check_sequence, choose_frames, read_gif, read_npz, read_picture, resize_frames, split_grid
+from common.files import UserError, card_path, check_card, check_sum, load_array, missing, one_line, read_json, sha256
+from common.video import check_size, read_movie
 
 LAYOUTS = ("ours", "gif", "side_by_side", "mindvideo", "mp4")
 PAIRED = ("side_by_side", "mindvideo")  # hold the ground truth as well
 IMAGES = (".png", ".jpg", ".jpeg")
 AGAIN = "write it again, or leave it out with --allow_missing"
-_FILES = {  # pattern of the file names that belong to a layout
-    "gif": r"test_?(\d+)\.gif",
-    "mindvideo": r"test_?(\d+)\.gif",
-    "side_by_side": r"test_and_gt_?(\d+)\.gif",
+HIDDEN = (".", "__MACOSX")
+_STEMS = {  # names without ending of the GIFs that belong to a layout, besides the data set's clip names
+    "gif": r"test_?(\d+)",
+    "mindvideo": r"test_?(\d+)",
+    "side_by_side": r"test_and_gt_?(\d+)",
 }
+
+
+class NoClips(UserError):
+    """A folder or zip without a clip of the layout."""
 
 
 # ---------------------------------------------------------------------------------------------- clip numbers
@@ -79,12 +83,14 @@ class _Clips:
     def _conform(self, frames, where, durations=None, borders=False):
         """Bring frames to the wanted number and size, or say why that cannot be."""
         n = self.n_frames
-        if durations is not None and len(durations) == 1 and n:
-            chosen = [0] * n  # a still, of which the writer of the GIF kept one frame
-        else:
+        try:
             chosen = choose_frames(durations or [1] * len(frames), n, self.times)
+            check_size(len(chosen) * frames[0].nbytes)
+        except ValueError as error:
+            raise UserError(f"{where} cannot be read ({error}); {AGAIN}") from None
         if n is not None and len(chosen) < n:
-            raise UserError(f"{where} has {len(chosen)} frames, not {n}; {AGAIN}")
+            found = f"{len(chosen)} frames" if len(chosen) > 1 or not durations else f"one frame of {float(durations[0]):.0f} ms"
+            raise UserError(f"{where} has {found}, not {n}; {AGAIN}")
         if chosen != list(range(len(frames))):
             frames = frames[chosen]
         height, width = frames.shape[1:3]
@@ -123,6 +129,8 @@ class ArrayClips(_Clips):
 
     def __init__(self, path, **form):
         super().__init__(path, **form)
+        if 0 in self._array.shape:
+            raise UserError(f"{self.path} has shape {self._array.shape}, and nothing in it; write it again")
         self.numbers = list(range(1, len(self._array) + 1))
 
     @cached_property
@@ -196,9 +204,9 @@ class FolderClips(_Clips):
         if layout not in LAYOUTS:
             raise UserError(f"there is no layout {layout!r}; choose --layout from {', '.join(LAYOUTS)}")
         self.layout, self.side, self.borders = layout, side, borders
-        self.is_zip = self.path.suffix.lower() == ".zip"
+        self.is_zip = self.path.suffix.lower() == ".zip" and not self.path.is_dir()
         self._opened = (None, None)
-        self.entries = self._number(self._find(), names)
+        self.entries = self._number(self._find(set(names or ())), names)
         self.numbers = sorted(self.entries)
 
     def __getstate__(self):
@@ -212,40 +220,38 @@ class FolderClips(_Clips):
         if self._opened[0] != os.getpid():
             try:
                 self._opened = (os.getpid(), zipfile.ZipFile(self.path))
-            except (zipfile.BadZipFile, OSError) as error:
+            except Exception as error:  # zipfile meets damaged bytes with errors of almost any kind
                 raise UserError(f"{self.path} is not a readable zip ({one_line(error)}); download it again") from None
         return self._opened[1]
 
     def _files(self):
+        """Paths below the folder or in the zip, hidden ones left out, and the names that they are stored under."""
         if not self.path.exists():
             raise missing(self.path, "give a folder or zip of clips")
         if self.is_zip:
-            names = [PurePosixPath(name) for name in self._zip.namelist() if not name.endswith("/")]
+            names = [name for name in self._zip.namelist() if not name.endswith(("/", "\\"))]
         elif self.path.is_dir():
-            names = [PurePosixPath(file.relative_to(self.path).as_posix()) for file in self.path.rglob("*") if file.is_file()]
+            names = [os.path.relpath(file, self.path) for file in _walk(self.path)]
         else:
             raise UserError(f"{self.path} is neither a folder, a zip nor an .npy of clips; check the path")
-        return [name for name in names if not any(part.startswith((".", "__MACOSX")) for part in name.parts)]
+        files = [(PurePosixPath(name.replace("\\", "/")), name) for name in names]
+        return [(path, name) for path, name in files if not any(part.startswith(HIDDEN) for part in path.parts)]
 
-    def _find(self):
-        """Stem of each clip and the files it is made of."""
-        found = []
-        files = self._files()
-        if self.layout in _FILES:
-            matches = [(re.fullmatch(_FILES[self.layout], name.name, re.IGNORECASE), name) for name in files]
-            found = [(match[1], [name]) for match, name in matches if match]
-        elif self.layout == "mp4":
-            found = [(name.stem, [name]) for name in files if name.suffix.lower() == ".mp4"]
-        else:
-            found = [(name.stem, [name]) for name in files if name.suffix == ".npz"]
-            if not found:
-                folders = {}
-                for name in files:
-                    if name.suffix.lower() in IMAGES:
-                        folders.setdefault(name.parent, []).append(name)
-                found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items()]
+    def _find(self, clips):
+        """Stem of each clip and the files it is made of, in order; `clips` are the data set's names."""
+        found, folders, files = [], {}, self._files()
+        ending = {"mp4": ".mp4", "ours": ".npz"}.get(self.layout, ".gif")
+        for path, name in files:
+            if path.suffix.lower() == ending:
+                match = re.fullmatch("(.*)" if path.stem in clips else _STEMS.get(self.layout, "(.*)"), path.stem, re.IGNORECASE)
+                found += [(match[1], [name])] if match else []
+            elif self.layout == "ours" and path.suffix.lower() in IMAGES:
+                folders.setdefault(path.parent, []).append(name)
+        if not found:  # pictures beside the clips' folders, such as an overview, are no clip
+            above = {PurePosixPath("."), *(parent for folder in folders for parent in folder.parents)}
+            found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items() if folder not in above]
         if not found:
-            raise UserError(
+            raise NoClips(
                 f"{self.path} has no clip of layout {self.layout} among its {len(files)} files; choose --layout from {', '.join(LAYOUTS)}"
             )
         return found
@@ -283,29 +289,26 @@ class FolderClips(_Clips):
         return hashlib.sha256(repr(files).encode()).hexdigest()
 
     def _content(self, entry):
+        check_size(self._zip.getinfo(entry).file_size if self.is_zip else (self.path / entry).stat().st_size)
         if self.is_zip:
             return self._zip.read(entry)
-        content = (self.path / entry).read_bytes()
-        self._check_sum(entry, content)
-        return content
-
-    def _check_sum(self, entry, content=None):
         path = self.path / entry
+        content = path.read_bytes()
         for folder in dict.fromkeys((self.path, path.parent)):
             check_sum(path, folder, content, AGAIN)
+        return content
 
     def _decode(self, number):
-        """Frames of a clip's files and, of a GIF, their durations."""
+        """Frames of a clip's files and, of a GIF or movie, their durations."""
         files = self.entries[number]
-        if self.layout == "mp4" and not self.is_zip:
-            self._check_sum(files[0])
-            return read_frames(self.path / files[0]), None
-        contents = [self._content(file) for file in files]
-        if self.layout == "mp4":
-            return read_zipped_video(contents[0]), None
-        if self.layout == "ours":
-            return (read_npz(contents[0]) if files[0].endswith(".npz") else read_images(contents)), None
-        return read_gif(contents[0])
+        ending = PurePosixPath(files[0]).suffix.lower()
+        if ending in IMAGES:
+            check_sequence([PurePosixPath(file.replace("\\", "/")).name for file in files])
+            return np.stack([read_picture(self._content(file)) for file in files]), None
+        content = self._content(files[0])
+        if ending == ".npz":
+            return read_npz(content), None
+        return read_gif(content) if ending == ".gif" else read_movie(content)
 
     def other_side(self):
         """Reader of the other half of a side-by-side layout."""
@@ -340,16 +343,25 @@ class FolderClips(_Clips):
         try:
             frames, durations = self._decode(number)
         except Exception as error:  # decoders raise whatever they like on broken files
-            reason = one_line(error)
-            reason = reason.rpartition("; ")[0] or reason if isinstance(error, UserError) else reason
+            reason = one_line(error).rpartition("; ")[0] if isinstance(error, UserError) else one_line(error)
             raise UserError(f"{where} is broken ({reason}); {AGAIN}") from None
         if frames.dtype.kind == "f" and not np.isfinite(frames).all():
             raise UserError(f"{where} has NaN or infinite values; {AGAIN}")
         if frames.dtype != np.uint8:
             raise UserError(f"{where} has frames of type {frames.dtype}, not uint8; {AGAIN}")
-        if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
             raise UserError(f"{where} has frames of shape {frames.shape}, not (frames, height, width, 3); {AGAIN}")
         return frames, durations
+
+
+def _walk(folder, above=()):
+    """Paths of the files below a folder, through symbolic links but not in circles."""
+    here = os.path.realpath(folder)
+    for entry in os.scandir(folder) if here not in above else ():
+        if entry.is_dir():
+            yield from _walk(entry.path, (*above, here))
+        elif entry.is_file():
+            yield entry.path
 
 
 def _stamp(path):
@@ -359,7 +371,7 @@ def _stamp(path):
 
 def natural_key(name):
     """Sort key by which 'test2' comes before 'test10'."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(name))]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(name))]
 
 
 def _one_number(path, stem, index):
@@ -372,15 +384,16 @@ def _one_number(path, stem, index):
     return int(digits[0])
 
 
-def detect_layout(path):
-    """Layout of a folder or zip that holds ground truth, by what lies in it."""
+def detect_layout(path, names=None):
+    """Layout of a folder or zip that holds ground truth, by what lies in it; `names` are the data set's clip names."""
+    faults = []
     for layout in ("ours", "mp4", "gif", "side_by_side"):
         try:
-            FolderClips(path, layout)
-        except UserError:
-            continue
-        return layout
-    raise UserError(f"{path} is neither an .npy nor a folder or zip of npz, PNG, GIF or mp4 clips; check the path")
+            return FolderClips(path, layout, names=names).layout
+        except UserError as fault:
+            faults.append(fault)
+    nothing = UserError(f"{path} has no npz, PNG, GIF or mp4 clips in it; check the path")
+    raise next((fault for fault in faults if not isinstance(fault, NoClips)), nothing)
 
 
 def open_clips(path, layout=None, **options):
@@ -394,6 +407,6 @@ def open_clips(path, layout=None, **options):
     **options
         of FolderClips; those that an array lacks are left out for it
     """
-    if Path(path).suffix == ".npy":
+    if Path(path).suffix.lower() == ".npy":
         return ArrayClips(path, **{key: value for key, value in options.items() if key in ("n_frames", "size", "resize", "times")})
-    return FolderClips(path, layout or detect_layout(path), **options)
+    return FolderClips(path, layout or detect_layout(path, options.get("names")), **options)

@@ -15,8 +15,7 @@ from av.stream import Disposition
 from av.video.frame import PictureType
 from av.video.reformatter import Interpolation
 
-from common.cli import one_line
-from common.files import UserError, missing, write_bytes
+from common.files import UserError, missing, one_line, write_bytes
 
 try:
     import decord
@@ -139,7 +138,7 @@ def iterate_frames(source):
                 first, start = start, Fraction(0)
             if start < before:
                 raise unreadable(source, f"timestamps that go back after {float(before):.2f} s")
-            duration = frame.duration * frame.time_base if frame.duration else one_frame
+            duration = frame.duration * frame.time_base if (frame.duration or 0) > 0 else one_frame
             before, end = start, start + duration
             yield start, end, upright(frame)
         if first is None:
