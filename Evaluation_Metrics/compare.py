@@ -126,7 +126,8 @@ def markdown(title, names, table):
 def open_method(facts, path=None):
     """Readers of a method's clips and of the truth, as its evaluation read them; None where they are gone."""
     reads, dataset = facts["reads"], DATASETS.get(facts["dataset"])
-    form = {key: reads["form"][key] for key in ("n_frames", "size")} | {"resize": True, "times": dataset and clip_times(dataset)}
+    form = {key: reads["form"][key] for key in ("n_frames", "size")} | {"resize": True}
+    form |= {"times": clip_times(dataset), "names": dataset.clip_names("test")} if dataset else {}
     recons, truth = Path(path or reads["recons"]), Path(reads["gt"])
     if not recons.exists() or not truth.exists():
         return None
