@@ -6,7 +6,7 @@ from functools import cache
 import nibabel as nib
 import numpy as np
 
-from common.cortex import N_CORTEX, N_LEFT, N_MESH, data_folder, mesh_vertices
+from common.cortex import N_CORTEX, N_LEFT, N_MESH, area_labels, data_folder, mesh_vertices
 from common.files import atomic_path
 
 VIEWS = (("left", "lateral"), ("left", "medial"), ("right", "medial"), ("right", "lateral"))
@@ -43,12 +43,12 @@ def onto_mesh(values, fill=np.nan):
     return meshes
 
 
-def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", vmin=None, vmax=None, note=""):
+def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", vmin=None, vmax=None, outlines=(), note=""):
     """Draw values on the inflated cortex: both hemispheres from both sides, with a colour bar.
 
     Parameters
     ----------
-    path : str or Path
+    path : str or Path, or list of them
         of the picture; its ending says which kind
     values : array, shape (59412,)
         NaN is left blank
@@ -60,6 +60,8 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
         matplotlib colour map
     vmin, vmax : float, optional
         ends of the colour map; the values' own by default
+    outlines : sequence of str
+        MMP areas that are outlined, without side
     note : str
         a line below the figure
     """
@@ -67,7 +69,7 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
-    from nilearn.plotting import plot_surf_stat_map
+    from nilearn.plotting import plot_surf_contours, plot_surf_stat_map
 
     values = np.asarray(values, dtype=float)
     vmin = float(np.nanmin(values)) if vmin is None else vmin
@@ -80,12 +82,20 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
             mesh, meshes[side], bg_map=folds, hemi=side, view=view, engine="matplotlib", cmap=cmap, colorbar=False,
             threshold=threshold, vmin=vmin, vmax=vmax, symmetric_cbar=False, axes=axis, figure=figure,
         )  # fmt: skip
+        if outlines:
+            inside = [onto_mesh(area_labels() == f"{side[0].upper()}_{area}", fill=0)[side] for area in outlines]
+            numbers = (np.array(inside) * np.arange(1, len(inside) + 1)[:, None]).sum(0)
+            levels = list(range(1, len(inside) + 1))
+            plot_surf_contours(mesh, numbers, levels=levels, colors=["black"] * len(levels), axes=axis, figure=figure)
+        for drawn in axis.collections:
+            drawn.set_rasterized(True)  # 65,000 triangles would be an SVG of 50 MB
         axis.set_title(f"{side}, {view}", fontsize=10)
     scale = plt.cm.ScalarMappable(plt.Normalize(vmin, vmax), cmap)
     figure.colorbar(scale, ax=axes, fraction=0.012, pad=0.01, label=label)
     figure.suptitle(title)
     if note:
         figure.text(0.5, 0, note, ha="center", fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+    for one in path if isinstance(path, list) else [path]:
+        with atomic_path(one) as temporary:
+            figure.savefig(temporary, dpi=120, bbox_inches="tight")
     plt.close(figure)

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import atomic_path, missing, read_json
+from common.files import atomic_path, missing, read_json, write_json
 from common.layout import Layout
-from common.records import working
 
 METRICS = ("EPE", "CLIP-pcc")
 COLOURS = {"with CMG": "#2457a6", "without CMG": "#d98c2b", "noise ceiling": "#1a7f47", "control": "#8a929b"}
@@ -57,20 +56,14 @@ def main(args):
     there = {metric: path for metric, path in paths.items() if path.exists()}
     if not there:
         raise missing(paths["EPE"], "run shuffle_for_EPE.py first, or check --out_root")
-    picture = folder / "shuffle_test.png"
-    with working(folder, args, inputs=there.values(), outputs=[picture], facts={"metrics": sorted(there)}) as record:
-        if record is None:
-            return
-        results = {metric: read_json(path) for metric, path in there.items()}
-        facts = next(iter(results.values()))
-        draw(
-            picture,
-            f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats",
-            results,
-        )
-        p = {metric: {word: [test["p_mean"], test["p_std"]] for word, test in found["tests"].items()} for metric, found in results.items()}
-        record.finish(dataset=dataset.name, phantom=dataset.simulated, subject=args.subj_ID, clips=facts["clips"], seed=facts["seed"], p=p)
-        print(f"wrote {picture}")
+    results = {metric: read_json(path) for metric, path in there.items()}
+    facts = next(iter(results.values()))
+    title = f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats"
+    draw(folder / "shuffle_test.png", title, results)
+    p = {metric: {word: [test["p_mean"], test["p_std"]] for word, test in found["tests"].items()} for metric, found in results.items()}
+    shared = {key: facts[key] for key in ("dataset", "phantom", "subject", "clips", "n_permutations", "n_repeats", "count", "seed")}
+    write_json(folder / "metrics.json", {**shared, "p": p})
+    print(f"wrote {folder / 'shuffle_test.png'}")
 
 
 if __name__ == "__main__":
