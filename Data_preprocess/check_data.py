@@ -22,15 +22,16 @@ from common.cortex import N_CORTEX
 from common.datasets import get_dataset
 from common.datasets.base import RawFile
 from common.files import MissingFile, UserError, load_array, missing, read_json
-from common.model_sources import model_files
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.cifti import open_series
+from Data_preprocess.event_runs import check_orientation, read_shape
 from Data_preprocess.events import event_volumes, read_events
 from Data_preprocess.finding import Finder
 from Data_preprocess.movies import check_frames, check_rate, movie_info
 from Data_preprocess.pickles import read_responses
+from models.loading import model_files
 from models.released import find_checkpoint
 
 RELEASED = "the authors' published folder"
@@ -42,6 +43,17 @@ class Checkpoint(RawFile):
     """A checkpoint in the authors' folder; `search` holds the arguments of find_checkpoint."""
 
     search: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EventSeries(RawFile):
+    """A run's series; `last` is the end of its last event, s, 0 for a participant without events."""
+
+    last: float = 0
+
+
+class Unusual(UserError):
+    """A file that can be used, and of which something is odd."""
 
 
 # ---------------------------------------------------------------------------------------------- what must be there
@@ -58,21 +70,24 @@ def with_events(files, dataset, data_root, subjects):
 
 def event_files(dataset, data_root, subjects):
     """What the event table names, iterable of RawFile; the table itself must be there and right."""
-    ends, volumes = {}, {}
-    for event in read_events(dataset, data_root, timed=False):
+    ends, series, events = {}, {}, read_events(dataset, data_root, timed=False)
+    for event in events:
         movie = dataset.film_path(data_root, event.film)
         ends[movie] = max(ends.get(movie, 0), event.start + dataset.clip_seconds)
-        if event.run is None or event.onset is None:  # rows are given ready-made
-            continue
-        end = event_volumes(event.onset, dataset.clip_seconds, dataset.lag_seconds, dataset.tr)[1]
-        for subject in subjects:
-            if event.subject in (None, subject):
-                volumes[subject, event.run] = max(volumes.get((subject, event.run), 0), end)
     for movie, seconds in ends.items():
         yield RawFile("movies", movie, "movie", seconds)
-    for (subject, run), least in volumes.items():
+    timed = [event for event in events if event.run is not None and event.onset is not None]  # else rows are given ready-made
+    for subject in subjects if timed else ():
+        of_subject = [event for event in timed if event.subject in (None, subject)]
+        if not of_subject:
+            yield EventSeries(f"subject {subject}", dataset.events_path(data_root), "array")
+        for event in of_subject:
+            end = event_volumes(event.onset, dataset.clip_seconds, dataset.lag_seconds, dataset.tr)[1]
+            least, last = series.get((subject, event.run), (0, 0))
+            series[subject, event.run] = max(least, end), max(last, event.onset + dataset.clip_seconds)
+    for (subject, run), (least, last) in series.items():
         path = dataset.series_path(data_root, subject, run)
-        yield RawFile(f"subject {subject}", path, "array" if path.suffix == ".npy" else "series", least, dataset.tr)
+        yield EventSeries(f"subject {subject}", path, "array" if path.suffix == ".npy" else "series", least, dataset.tr, last=last)
 
 
 def released_files(dataset, root, subjects):
@@ -139,16 +154,25 @@ def too_short(path, n_volumes, file):
     return UserError(f"{path} has {n_volumes} volumes, fewer than the {file.least} that are needed; {AGAIN}")
 
 
+def check_length(path, shape, file):
+    if isinstance(file, EventSeries) and (odd := check_orientation(path, shape, file.least, file.last, file.tr)):
+        raise Unusual(odd)
+
+
 def look_at_series(path, file):
     series = open_series(path)
     if series.n_volumes < file.least:
         raise too_short(path, series.n_volumes, file)
     series.check_tr(file.tr)
+    check_length(path, (series.n_volumes, series.n_columns), file)
     return f"{series.n_volumes} volumes of {series.n_columns} grayordinates{'' if series.tr else ', the time between them not said'}"
 
 
 def look_at_array(path, file):
-    n_volumes, n_voxels = load_array(path, shape=(None, None), finite=False, mmap=True, do=AGAIN).shape
+    if isinstance(file, EventSeries) and not file.last:
+        raise UserError(f"{path} has no event of {file.group}; add its events")
+    shape = n_volumes, n_voxels = read_shape(path, file.tr)
+    check_length(path, shape, file)
     if n_volumes < file.least:
         raise too_short(path, n_volumes, file)
     return f"{n_volumes} volumes of {n_voxels} voxels"
@@ -190,7 +214,7 @@ LOOK = {
 
 
 def look_at(job):
-    """Check one file; the job is (RawFile, its path or None) -> (state, line): 'there', 'missing' or 'wrong'."""
+    """Check one file; the job is (RawFile, its path or None) -> (state, line): 'there', 'unusual', 'missing' or 'wrong'."""
     file, path = job
     try:
         if path is None:
@@ -198,6 +222,8 @@ def look_at(job):
         return "there", f"{path}: {LOOK[file.kind](path, file)}"
     except MissingFile as error:
         return "missing", cli.one_line(error).removeprefix("file not found: ")
+    except Unusual as error:
+        return "unusual", cli.one_line(error)
     except UserError as error:
         return "wrong", cli.one_line(error)
 
@@ -230,7 +256,7 @@ def main(args):
     for state, line in [*seen, *(("wrong", line) for line in mixed)]:
         if state != "there" or args.list:
             print(f"{state:8s} {line}")
-    good = Counter(file.group for file, (state, _) in zip(files, seen, strict=True) if state == "there")
+    good = Counter(file.group for file, (state, _) in zip(files, seen, strict=True) if state in ("there", "unusual"))
     for group, n in Counter(file.group for file in files).items():
         print(f"{dataset.name} {group}: {good[group]} of {n} as expected")
     if not args.released_root:

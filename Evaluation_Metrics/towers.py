@@ -3,7 +3,6 @@
 Each is called with clips (N, F, H, W, 3) uint8 and returns numpy arrays, one row per clip.
 """
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from PIL import Image
 
 from common.cli import choose_device, one_line, one_or_more
 from common.files import UserError, fingerprint, missing, sha256
-from common.model_sources import load_clip, model_path
+from common.model_sources import model_path
+from models.loading import library_words, load_clip, load_helper, load_model
 
 # ---------------------------------------------------------------------------------------------- CLIP
 
@@ -83,12 +83,11 @@ def read_vifi_checkpoint(path):
         # the training settings that lie in the file become plain dictionaries: nothing of theirs is run
         with torch.serialization.safe_globals([(OrderedDict, "yacs.config.CfgNode")]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        reason = one_line(error)
-        reason = reason[reason.find("WeightsUnpickler error:") :] if "WeightsUnpickler error:" in reason else reason
-        raise UserError(f"{path} is not a checkpoint of arrays and settings alone ({reason[:160]}); download it again") from None
+    except Exception as error:  # torch.load raises almost any kind for a broken file
+        raise UserError(f"{path} is not a checkpoint of arrays and settings alone ({library_words(error)}); download it again") from None
     content = content.get("model", content) if isinstance(content, dict) else {}
-    state = {name.removeprefix(PREFIX): value.float() for name, value in content.items() if name.startswith(PREFIX)}
+    content = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)} if isinstance(content, dict) else {}
+    state = {str(name).removeprefix(PREFIX): value.float() for name, value in content.items() if str(name).startswith(PREFIX)}
     if not state:
         entries = ", ".join(map(str, list(content)[:3])) or "none"
         raise UserError(f"{path} has no entries {PREFIX}* (but {entries}); give a ViFi-CLIP checkpoint")
@@ -112,6 +111,8 @@ def build_vifi_tower(state, path):
     """
     from open_clip.transformer import QuickGELU, VisionTransformer
 
+    from models.checkpoints import fill
+
     try:
         width, _, _, patch = state["conv1.weight"].shape
         tower = VisionTransformer(
@@ -124,12 +125,11 @@ def build_vifi_tower(state, path):
             output_dim=state["proj"].shape[1],
             act_layer=QuickGELU,
         )
-        tower.load_state_dict(state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, RuntimeError, AttributeError) as error:
         raise UserError(
             f"{path} is not a whole CLIP image tower ({one_line(error)[:200]}); give the checkpoint as it was published"
         ) from None
-    return tower.eval()
+    return fill(tower, state, path).eval()
 
 
 def vifi_inputs(frames, size=224):
@@ -189,13 +189,14 @@ def load_vifi(source, device="cpu", batch_size=64):
 # ---------------------------------------------------------------------------------------------- classifiers
 
 
-def _pretrained(loader, source, flag, **options):
-    """from_pretrained of a folder or hub id, with a readable error."""
+def _check_call(classifier, flag, source, shape):
+    """Raise a UserError for a model that does not take what its own processor makes of pictures."""
     try:
-        return loader.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = one_line(error)[:200]
-        raise UserError(f"{flag} {source} is no folder or hub id that {loader.__name__} can load ({reason}); give another") from None
+        classifier(np.zeros(shape, np.uint8))
+    except Exception as error:
+        raise UserError(
+            f"{flag} {source}: model and processor do not fit ({one_line(error)[:200]}); give the folder as it was published"
+        ) from None
 
 
 class ImageClassifier:
@@ -214,9 +215,11 @@ class ImageClassifier:
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        self.processor = _pretrained(AutoImageProcessor, source, "--image_classifier")
-        self.model = _pretrained(AutoModelForImageClassification, source, "--image_classifier").to(device).eval()
+        given = (source, "--image_classifier", "an image classifier of transformers")
+        self.processor = load_helper(AutoImageProcessor, *given)
+        self.model = load_model(AutoModelForImageClassification, *given).to(device)
         self.torch, self.device, self.batch_size = torch, device, batch_size
+        _check_call(self, "--image_classifier", source, (1, 1, 64, 64, 3))
 
     def __call__(self, clips):
         """Scores of every frame, (N, F, M) float32."""
@@ -247,7 +250,8 @@ class ClipClassifier:
         import torch
         from transformers import AutoImageProcessor
 
-        self.processor = _pretrained(AutoImageProcessor, source, "--clip_classifier")
+        self.given = (source, "--clip_classifier", "a VideoMAE classifier of transformers")
+        self.processor = load_helper(AutoImageProcessor, *self.given)
         self.torch, self.source, self.device, self.batch_size = torch, source, device, batch_size
         self.models = {}
 
@@ -255,8 +259,8 @@ class ClipClassifier:
         from transformers import VideoMAEForVideoClassification
 
         if n_frames not in self.models:
-            model = _pretrained(VideoMAEForVideoClassification, self.source, "--clip_classifier", num_frames=n_frames)
-            self.models[n_frames] = model.to(self.device).eval()
+            self.models[n_frames] = load_model(VideoMAEForVideoClassification, *self.given, num_frames=n_frames).to(self.device)
+            _check_call(self, "--clip_classifier", self.source, (1, n_frames, 64, 64, 3))
         return self.models[n_frames]
 
     def __call__(self, clips):

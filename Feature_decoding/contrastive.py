@@ -11,10 +11,10 @@ from common.captions import read_captions
 from common.files import load_array
 from common.fmri import sparsify
 from common.frames import read_frame
-from common.model_sources import load_clip, load_sd_part
 from common.randomness import numpy_generator
 from Feature_decoding.training import Task
 from models.encoders import encode_clip_images, encode_clip_text, encode_sd_text
+from models.loading import load_clip, load_sd_part
 
 SELECT_RATE, ZERO_RATE = 0.2, 0.5  # of fMRI sparsification
 CROP = 400 / 512  # side of the crop of a frame

@@ -20,10 +20,11 @@ from common.datasets import get_dataset
 from common.files import UserError
 from common.frames import read_clip
 from common.layout import Layout
-from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
+from common.model_sources import add_model_flags, model_path
 from common.randomness import torch_generator
 from common.records import working
 from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
+from models.loading import load_sd_part, model_files
 
 SCRIPT = "content_feature_extraction"
 

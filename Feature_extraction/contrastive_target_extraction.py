@@ -20,10 +20,11 @@ from common.captions import read_captions
 from common.datasets import get_dataset
 from common.frames import read_frame
 from common.layout import Layout
-from common.model_sources import add_model_flags, load_clip, model_files, model_path
+from common.model_sources import add_model_flags, model_path
 from common.records import working
 from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
 from models.encoders import encode_clip_images, encode_clip_text
+from models.loading import load_clip, model_files
 
 SCRIPT = "contrastive_target_extraction"
 

@@ -14,10 +14,11 @@ from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
 from common.layout import Layout
-from common.model_sources import add_model_flags, load_sd_part, model_files, model_path
+from common.model_sources import add_model_flags, model_path
 from common.records import working
 from Feature_extraction.extraction import ROWS, fill_arrays, record_folder
 from models.encoders import N_TOKENS, encode_sd_text
+from models.loading import load_sd_part, model_files
 
 SCRIPT = "semantic_feature_extraction"
 

@@ -14,10 +14,10 @@ from common.clip_frames import resize_frames
 from common.cortex import N_CORTEX
 from common.files import UserError, fingerprint, load_array, load_mask, missing, sha256
 from common.fmri import load_statistics, scale, statistics
-from common.model_sources import model_files
 from common.readers import open_clips
 from common.video import read_frames
 from Evaluation_Metrics.ranking import Gallery
+from models.loading import model_files
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +135,8 @@ class RecordingClips:
         true clips: .npy (N, F, H, W, 3) or a folder or zip of movies, GIFs, npz
     n_frames : int
         frames of a clip
+    times : tuple, optional
+        at which they are taken of the true clips, see `common.clip_frames.clip_times`
     norm : str, optional
         "own" scales the rows by their own mean and standard deviation, "saved" by those of the training, "none" leaves them;
         by default "saved" where there is such a file, else "own"
@@ -144,11 +146,11 @@ class RecordingClips:
         likewise masks of 59412 zeros and ones
     """
 
-    def __init__(self, path, *, n=None, gt=None, n_frames=8, norm=None, saved=(), masks=()):
+    def __init__(self, path, *, n=None, gt=None, n_frames=8, times=None, norm=None, saved=(), masks=()):
         self.path, self.norm, self.masks = path, norm, [path for path in masks if path.is_file()]
         self.saved = next((path for path in saved if path.is_file()), None)
         self.n = len(load_array(path, shape=(None, None), mmap=True, finite=False, do="check --fmri")) if path else n
-        self.gt = open_clips(gt, n_frames=n_frames) if gt else None
+        self.gt = open_clips(gt, n_frames=n_frames, times=times) if gt else None
         if self.gt and self.gt.numbers != list(range(1, self.n + 1)):
             raise UserError(f"{gt} does not hold clips 1-{self.n}, one for every row; check --gt")
 

@@ -9,15 +9,14 @@ import time
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from tqdm import tqdm
 
 from common import cli
 from common.files import UserError
-from common.model_sources import load_sd_part
 from common.randomness import torch_generator
 from common.readers import format_clips
-from models.pipeline import InflatedSDPipeline, make_scheduler
+from models.loading import check_sd, load_sd_part
+from models.pipeline import InflatedSDPipeline, check_steps, make_scheduler
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def add_stage2_flags(parser):
     group.add_argument(
         "--scheduler", choices=["ddim", "dpmsolver++"], default="ddim", help="solver of the denoising; the inversion is DDIM's"
     )
-    group.add_argument("--steps", type=cli.whole(1, 1000), default=50, help="steps of the whole grid, for inversion and denoising")
+    group.add_argument("--steps", type=cli.whole(1, 999), default=50, help="steps of the whole grid, for inversion and denoising")
     group.add_argument("--guidance", type=cli.real(0, 1000), default=12.5, help="guidance scale")
     group.add_argument("--no_inversion", action="store_true", help="no inversion: noise added to the decoded latents themselves")
     group.add_argument("--noise_timestep", type=cli.whole(0, 999), default=200, help="level of the added noise, 0 to 999")
@@ -66,14 +65,14 @@ def pipeline_options(args):
     return {name: getattr(args, name) for name in names} | {"compiled": args.compile}
 
 
-def load_sd_config(sd_path):
-    """Configuration of Stable Diffusion's UNet."""
+def load_sd_config(sd_path, args):
+    """Configuration of Stable Diffusion's UNet; a UserError for parts that do not fit each other or the flags."""
+    configs = check_sd(sd_path)
     try:
-        return UNet2DConditionModel.load_config(sd_path, subfolder="unet")
-    except Exception as error:  # diffusers raises EnvironmentError and others for a missing or broken file
-        raise UserError(
-            f"--sd_path {sd_path} is not Stable Diffusion in the diffusers layout ({cli.one_line(error)}); give a folder or hub id"
-        ) from None
+        check_steps(configs["scheduler"], args.steps, args.noise_timestep, args.start_timestep)
+    except ValueError as error:
+        raise UserError(f"--sd_path {sd_path}, scheduler: {error}") from None
+    return configs["unet"]
 
 
 def load_pipeline(

@@ -42,6 +42,7 @@ from accelerate import PartialState
 
 from common import cli
 from common.arms import add_arm_flag
+from common.clip_frames import clip_times
 from common.datasets import get_dataset
 from common.files import UserError, missing
 from common.layout import Layout, arm_name, reconstruction_name
@@ -187,7 +188,7 @@ def make_plan(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     tree = ReleasedTree(args.released_root, dataset, args.subj_ID) if args.released_root else None
     sd_path = str(tree.stable_diffusion) if tree and not args.sd_path else model_path(args, "sd")
-    sd_config = load_sd_config(sd_path)
+    sd_config = load_sd_config(sd_path, args)
     decoders = () if args.stage1_from else DECODERS
     checkpoints = {name: checkpoint_path(args, dataset, layout, tree, name, sd_config["cross_attention_dim"]) for name in decoders}
     for name, path in checkpoints.items():
@@ -227,8 +228,8 @@ def open_source(args, dataset, layout, tree, checkpoints):
         masks = [args.mask] if args.mask else sorted(layout.mask(args.subj_ID).parent.glob("mask_*.npy"))
         saved = [statistics_path(path) for path in checkpoints.values()]
         n = None if args.fmri else count_clips(args.stage1_from)
-        options = {"n_frames": len(dataset.frame_indices), "norm": args.fmri_norm, "saved": saved, "masks": masks}
-        return RecordingClips(args.fmri, n=n, gt=args.gt, **options)
+        form = {"n_frames": len(dataset.frame_indices), "times": clip_times(dataset)}
+        return RecordingClips(args.fmri, n=n, gt=args.gt, **form, norm=args.fmri_norm, saved=saved, masks=masks)
     if tree:
         return ReleasedClips(tree, dataset)
     return DatasetClips(layout, dataset, args.subj_ID, args.split, args.arm, args.data_root, training_seed(args))

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from common.files import UserError, atomic_path, missing, naming, one_line, read_json, sha256, write_json
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
+from models.loading import describe_faults, name_some
 from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
@@ -220,7 +221,7 @@ def read_released(path, mmap=False):
         raise UserError(f"{path} holds an empty state dict; {_WEIGHTS_ALONE}")
     others = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if others:
-        raise UserError(f"{path} has entries that are not plain tensors ({_names(others)}); {_WEIGHTS_ALONE}")
+        raise UserError(f"{path} has entries that are not plain tensors ({name_some(others)}); {_WEIGHTS_ALONE}")
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return dict(state)
@@ -264,21 +265,12 @@ def fill(model, state, path):
         )
     broken = [name for name, value in state.items() if not value.is_floating_point() or not value.to(own[name].dtype).isfinite().all()]
     if broken:
-        raise UserError(f"{path} has NaN, infinity or whole numbers in {_names(broken)}; give another checkpoint")
+        raise UserError(f"{path} has NaN, infinity or whole numbers in {name_some(broken)}; give another checkpoint")
     model.load_state_dict(state)
     return model
 
 
 # ---------------------------------------------------------------------------------------------- words
-
-
-def describe_faults(faults):
-    """Words for {what is wrong with entries: their names}: '2 missing (a, b), 1 unexpected (c)'."""
-    return ", ".join(f"{len(names)} {fault} ({_names(names)})" for fault, names in faults.items() if names)
-
-
-def _names(names, most=20):
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _spell(model):

@@ -19,6 +19,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from einops import rearrange
 from torch import nn
 
+_MORE_INPUTS = (  # settings of UNets with further inputs, without which they fail or compute something else
+    "addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim", "encoder_hid_dim_type", "time_cond_proj_dim",
+    "dual_cross_attention", "only_cross_attention",
+)  # fmt: skip
+
 
 class ClipLength:
     """How many frames of one clip lie next to each other in the batch: one object shared by the parts of a UNet."""
@@ -198,6 +203,23 @@ def _add_temporal_attention(block, clip):
     block.clip = clip
 
 
+def check_unet(config):
+    """Raise a ValueError for a UNet that takes more than latents, a timestep and one text.
+
+    Parameters
+    ----------
+    config : dict
+        of a diffusers UNet2DConditionModel
+    """
+    more = [f"{key}={config[key]}" for key in _MORE_INPUTS if config.get(key)]
+    if config.get("attention_type") not in (None, "default"):
+        more.append(f"attention_type={config['attention_type']}")
+    if not isinstance(config.get("cross_attention_dim", 0), int):
+        more.append(f"cross_attention_dim={config['cross_attention_dim']}")
+    if more:
+        raise ValueError(f"is a UNet of another kind ({', '.join(more)}), such as SDXL's, a distilled or an upscaling one")
+
+
 def inflate_unet(unet, temporal_attention=False):
     """Turn a 2-D UNet into one for clips, in place.
 
@@ -220,6 +242,7 @@ def inflate_unet(unet, temporal_attention=False):
     """
     if not isinstance(unet, UNet2DConditionModel):
         raise ValueError(f"a diffusers UNet2DConditionModel can be inflated, not a {type(unet).__name__}")
+    check_unet(unet.config)
     if not isinstance(unet, InflatedUNet2DConditionModel):
         unet.__class__ = InflatedUNet2DConditionModel
         unet.clip = ClipLength()

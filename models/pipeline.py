@@ -19,6 +19,7 @@ from models.inflated_sd import inflate_unet
 # of the released reconstruction script, spelling included
 NEGATIVE_PROMPT = "Not like the real scene, Distorted and blurred body, blurry,bad proportions,out of frame,disfigured"
 INVERSION_TOKENS = 77  # of the empty prompt during inversion, as released
+PREDICTIONS = ("epsilon", "v_prediction", "sample")  # what a UNet's output can stand for
 
 
 # ---------------------------------------------------------------------------------------------- the recipe
@@ -125,6 +126,48 @@ class DDIMGridDPMSolver(DPMSolverMultistepScheduler):
         super().set_timesteps(timesteps=[k * spacing + 1 for k in reversed(range(num_inference_steps))], device=device)
 
 
+def noise_schedule(config):
+    """What a scheduler's configuration says about the model: its noise levels and what it predicts.
+
+    The rest of it is about one way of sampling. The recipe has its own, and latents have no range to which they could be
+    clipped or thresholded.
+
+    Parameters
+    ----------
+    config : dict
+        of a scheduler file of any class
+
+    Returns
+    -------
+    dict
+        for DDIMScheduler
+
+    Raises
+    ------
+    ValueError
+        no noise levels, as for flow matching, where a library would go on with levels of its own; or levels or a kind of
+        prediction that are none
+    """
+    levels = {key: config.get(key) for key in ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")}
+    lacking = [key for key, value in levels.items() if value is None and not (config.get("trained_betas") and key != "num_train_timesteps")]
+    if lacking or config.get("use_flow_sigmas"):
+        what = f"no {', '.join(lacking)}" if lacking else "use_flow_sigmas"
+        raise ValueError(f"holds a {config.get('_class_name')} with {what}, not the noise levels of a diffusion model")
+    kind = config.get("prediction_type") or "epsilon"  # the first versions did not write it
+    if kind not in PREDICTIONS:
+        raise ValueError(f"says that the model predicts {kind}, not {', '.join(PREDICTIONS)}")
+    optional = {key: config[key] for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)}
+    schedule = {key: value for key, value in levels.items() if value is not None} | optional | {"prediction_type": kind}
+    try:
+        alphas = DDIMScheduler(**schedule).alphas_cumprod
+    except Exception as error:  # of a type that does not fit, or an unknown beta_schedule
+        raise ValueError(f"holds noise levels that cannot be computed ({error})") from None
+    falling = len(alphas) == schedule["num_train_timesteps"] and 0 <= alphas[-1] and alphas[0] < 1 and bool((alphas.diff() <= 0).all())
+    if not falling:
+        raise ValueError(f"holds noise levels that do not rise over {schedule['num_train_timesteps']} steps")
+    return schedule
+
+
 def make_scheduler(name, config):
     """Scheduler of SD 1.x on the grid 981, 961, ..., 1 (for 50 steps).
 
@@ -133,16 +176,38 @@ def make_scheduler(name, config):
     name : str
         "ddim" or "dpmsolver++"
     config : dict
-        of the scheduler in a Stable Diffusion folder
+        of the scheduler in a Stable Diffusion folder; only its `noise_schedule` counts
     """
-    ddim = DDIMScheduler.from_config(config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing="leading")
+    recipe = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
+    ddim = DDIMScheduler(**noise_schedule(config), **recipe)
     # from DDIM's configuration, which the inversion goes back to
     return ddim if name == "ddim" else DDIMGridDPMSolver.from_config(ddim.config, algorithm_type="dpmsolver++")
 
 
 def _as_ddim(scheduler):
-    """DDIM with another scheduler's noise schedule; latents have no range to be clipped to."""
-    return DDIMScheduler.from_config(scheduler.config, clip_sample=False)
+    """DDIM with another scheduler's noise schedule; latents have no range to be clipped or thresholded to."""
+    noise_schedule(scheduler.config)
+    return DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+
+
+def check_steps(config, n_steps, noise_timestep, start_timestep=None):
+    """Raise a ValueError for steps that a scheduler's noise levels do not have; arguments as of `render`.
+
+    Parameters
+    ----------
+    config : dict
+        of the scheduler in a Stable Diffusion folder
+    """
+    schedule = noise_schedule(config)
+    n_levels = schedule["num_train_timesteps"]
+    last = n_levels // n_steps * (n_steps - 1) + 1  # the first step of the grid
+    if last >= n_levels:
+        raise ValueError(f"{n_steps} steps are too many for {n_levels} noise levels; use at most {n_levels - 1}")
+    if noise_timestep >= n_levels:
+        raise ValueError(f"there is no noise level {noise_timestep}; use one from 0 to {n_levels - 1}")
+    top = last if start_timestep is None else min(last, start_timestep)
+    if DDIMScheduler(**schedule).alphas_cumprod[top] <= 0:
+        raise ValueError(f"step {top} of {n_steps} steps is pure noise in this schedule; use fewer steps")
 
 
 # ---------------------------------------------------------------------------------------------- samplers
@@ -176,7 +241,7 @@ def split_prediction(prediction, latents, alpha, kind):
         return signal * latents - noise * prediction, signal * prediction + noise * latents
     if kind == "sample":
         return prediction, (latents - signal * prediction) / noise
-    raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, not {kind}")
+    raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, not {kind}")
 
 
 def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter):
@@ -279,6 +344,7 @@ class InflatedSDPipeline(DiffusionPipeline):
 
     def __init__(self, vae, text_encoder, tokenizer, unet, scheduler):
         super().__init__()
+        noise_schedule(scheduler.config)
         if not isinstance(scheduler, DDIMScheduler | DPMSolverMultistepScheduler):
             scheduler = _as_ddim(scheduler)
         self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)

@@ -65,7 +65,7 @@ def semantic_features(scenes, clip_path):
     """Caption embedding of the phantom's CLIP, projected to 32 numbers, and the factors one-hot, (N, 48)."""
     import torch
 
-    from common.model_sources import load_clip
+    from models.loading import load_clip
 
     captions = sorted({scene.caption for scene in scenes})
     model, _, tokenizer = load_clip(clip_path)

@@ -132,8 +132,8 @@ def test_captions_of_all_clips(out, sources, capsys):
     assert len({entry["first"] for entry in entries}) > 1
     # frame 0 gives the first, frame 56 the last, frame 24 the cosines
     from common.frames import read_frame
-    from common.model_sources import load_clip
     from models.encoders import encode_clip_images, encode_clip_text
+    from models.loading import load_clip
 
     captioner = load_captioner(sources["t5"])
     model, preprocess, tokenizer = load_clip(str(sources["clip"]))

@@ -66,7 +66,7 @@ def test_semantic_tokens_are_those_of_the_text_encoder_caption_by_caption(world,
 def test_the_tokenizer_agrees_with_open_clips(models):
     import open_clip
 
-    from common.model_sources import load_sd_part
+    from models.loading import load_sd_part
 
     ours = load_sd_part(models[0], "tokenizer")
     theirs = open_clip.SimpleTokenizer()

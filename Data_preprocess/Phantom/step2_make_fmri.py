@@ -23,10 +23,11 @@ from scipy.stats import gamma
 from common import cli, cortex
 from common.datasets import DATASETS, Phantom, get_dataset
 from common.files import card_path, read_json, save_array, sha256, write_json
-from common.model_sources import model_files, model_path
+from common.model_sources import model_path
 from common.records import working
 from common.workers import add_workers_flag, remove_partial, run_jobs
 from Data_preprocess.cifti_writing import write_series
+from models.loading import model_files
 from phantom.features import AREAS, feature_groups, load_scenes, true_features
 
 EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes

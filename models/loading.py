@@ -1,0 +1,563 @@
+"""Loading published models: Stable Diffusion, CLIP, classifiers, caption models, from a folder or from the hub.
+
+What a folder lacks the libraries would draw at random, and what they do not know they would drop: here every model is
+whole, or a UserError names what is missing and what is left over.
+"""
+
+import contextlib
+import importlib
+import inspect
+import logging
+import queue
+import re
+import threading
+from functools import lru_cache
+from pathlib import Path
+
+from common.files import UserError, missing, one_line
+
+log = logging.getLogger(__name__)
+
+HUB_SECONDS = 15  # that the hub has to say what a model consists of
+LATENT_SCALE = 0.18215  # of Stable Diffusion 1 and 2: targets and decoded latents are scaled by it
+SD = "Stable Diffusion in the diffusers layout (folders unet, vae, text_encoder, tokenizer, scheduler)"
+_SD_PARTS = {  # part -> library and class
+    "vae": ("diffusers", "AutoencoderKL"),
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "scheduler": ("diffusers", "DDIMScheduler"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+    "tokenizer": ("transformers", "CLIPTokenizer"),
+}
+
+# ---------------------------------------------------------------------------------------------- files of a model
+
+_WEIGHTS = re.compile(  # names that the libraries read, with the variant (fp16) that some have; shards and their index too
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:-\d+-of-\d+)?(?:\.(?P<first>\w+))??(?:-\d+-of-\d+)?"
+    r"\.(?:safetensors|bin)(?:\.index(?:\.(?P<last>\w+))?\.json)?"
+)
+_OPEN_CLIP = (".safetensors", ".bin", ".pth")  # endings that open_clip looks for, whatever the name
+_SETTINGS = (".json", ".txt", ".model")
+
+
+def weights_variant(names):
+    """Variant of a folder's weights, such as fp16; None where it has weights without one, or none at all.
+
+    Parameters
+    ----------
+    names : iterable of str
+        of the files
+    """
+    found = [match for match in map(_WEIGHTS.fullmatch, names) if match]
+    variants = sorted({match["first"] or match["last"] or "" for match in found})
+    return variants[0] or None if variants else None  # "" sorts first
+
+
+def model_files(path, *parts):
+    """Files that a model in a folder is read from, for a run's record; none for one from the hub.
+
+    Parameters
+    ----------
+    path : str or Path
+        folder or hub id
+    *parts : str
+        subfolders of a diffusers folder; none for another model
+    """
+    files = []
+    for folder in [Path(path) / part for part in parts] if parts else [Path(path)]:
+        inside = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []
+        variant = weights_variant(file.name for file in inside)
+        for file in inside:
+            match = _WEIGHTS.fullmatch(file.name)
+            read = (match["first"] or match["last"] or None) == variant if match else file.suffix in (*_SETTINGS, *_OPEN_CLIP)
+            files += [file] * read
+    return files
+
+
+# ---------------------------------------------------------------------------------------------- folder or hub
+
+
+def _locate(source, flag, what, part="", revision=None):
+    """Folder or hub id that a model is loaded from, and the names of the files of the part.
+
+    Raises
+    ------
+    UserError
+        a single file, nothing of that name here and on the hub, or no answer from the hub
+    """
+    path = Path(source)
+    if path.is_file():
+        hint = " (diffusers' StableDiffusionPipeline.from_single_file converts a checkpoint of one file)" if part else ""
+        raise UserError(f"{flag} {path} is a single file; give {what}{hint}")
+    if not path.is_dir():
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        looks_local = path.is_absolute() or str(source).startswith(".") or (len(path.parts) > 1 and path.parent.is_dir())
+        with contextlib.suppress(HFValidationError):
+            if not looks_local:
+                validate_repo_id(str(source))
+                place, names = _on_hub(str(source), flag, revision)
+                return place, [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/" if part else "")]
+        raise missing(path, f"give {what} with {flag}, a folder or hub id")
+    folder = path / part
+    if not folder.is_dir():
+        single = next((file.name for file in sorted(path.iterdir()) if file.suffix in (".ckpt", ".safetensors")), None)
+        hint = f", but {single}, which diffusers' StableDiffusionPipeline.from_single_file converts" if single else ""
+        raise UserError(f"{flag} {path} has no folder {part}{hint}; give {what}")
+    return str(path), [file.name for file in folder.iterdir()]
+
+
+@lru_cache
+def _on_hub(repo, flag, revision=None):
+    """Where a model of the hub is loaded from, its id or its folder in the cache, and the names of its files.
+
+    Without an answer within HUB_SECONDS only what has been downloaded before is there.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    try:
+        found = _within(HUB_SECONDS, lambda: HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS))
+        return repo, tuple(file.rfilename for file in found.siblings)
+    except GatedRepoError:
+        raise UserError(f"{flag} {repo} is given out on {constants.ENDPOINT} to registered users only; sign in, or give a folder") from None
+    except RevisionNotFoundError:
+        raise UserError(f"{flag} {repo} has no revision {revision} on {constants.ENDPOINT}; check its name") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"{flag} {repo} is neither a folder nor a model of {constants.ENDPOINT}; check the name") from None
+    except Exception as error:  # of the network, of a proxy, or the hub is forbidden (HF_HUB_OFFLINE)
+        try:
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        except Exception:
+            why = f"{constants.ENDPOINT} does not answer ({library_words(error)})"
+            raise UserError(
+                f"{flag} {repo} is no folder here, and could not be downloaded: {why}; give a folder, or try again with a connection"
+            ) from None
+        log.warning("%s does not answer; %s is taken as it was downloaded before", constants.ENDPOINT, repo)
+        return str(folder), tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+
+
+def _within(seconds, function):
+    """Result of a function that has so many seconds; after them a TimeoutError, whatever it still waits for."""
+    answer = queue.SimpleQueue()
+
+    def ask():
+        try:
+            answer.put((function(), None))
+        except Exception as error:
+            answer.put((None, error))
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        result, error = answer.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"no answer within {seconds} seconds") from None
+    if error is not None:
+        raise error
+    return result
+
+
+# ---------------------------------------------------------------------------------------------- words
+
+_ADVICE = re.compile(  # in libraries' words: about their own arguments, and some of it unsafe
+    r"weights_only|allow_pickle|trust_remote_code|ignore_mismatched_sizes|low_cpu_mem_usage|force_download|from_tf|from_flax|"
+    r"two options|trust the source|report this error"
+)
+
+
+def library_words(error):
+    """A library's words for what went wrong, without its advice."""
+    if re.search(r"unpickl|weights.only|Unsupported global|pickled", str(error), re.IGNORECASE):
+        return "a file of weights is broken or holds Python objects, which are not unpickled"
+    sentences = re.split(r"(?<=[.;!?])\s+", one_line(error))
+    return " ".join(words for words in sentences if not _ADVICE.search(words))[:250].strip(" .,;") or type(error).__name__
+
+
+def describe_faults(faults):
+    """Words for {what is wrong with entries: their names}: '2 missing (a, b), 1 unexpected (c)'."""
+    return ", ".join(f"{len(names)} {fault} ({name_some(names)})" for fault, names in faults.items() if names)
+
+
+def name_some(names, most=8):
+    """The first of a list of names, and how many there are besides."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# ---------------------------------------------------------------------------------------------- any model
+
+# tables and counters that a model makes itself; versions differ in whether they write them
+_OPTIONAL = re.compile(r"(^|\.)(position_ids|relative_position_index|num_batches_tracked)$")
+_UNUSED = {  # entries that a whole model has and the part of it which is loaded here does not
+    "CLIPTextModel": re.compile(r"(vision_model|visual_projection|text_projection)\.|logit_scale$"),
+    "AutoModelForImageClassification": re.compile(r"(^|\.)pooler\."),
+}
+_TEMPORAL = re.compile(r"\.(attn|norm)_temp\.")
+
+
+def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, **options):
+    """A model of a class of transformers or diffusers, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    kind : class
+        with from_pretrained
+    source : str or Path
+        folder or hub id
+    flag : str
+        that gave it, for the error
+    what : str
+        that belongs there, for the error
+    part : str
+        subfolder
+    dtype : torch.dtype, optional
+        of the weights, float32 by default
+    revision : str, optional
+        of a model on the hub
+    **options
+        for from_pretrained
+
+    Raises
+    ------
+    UserError
+        not there, of another kind, or not whole: an entry is missing, left over, of another shape or not finite
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    place, names = _locate(source, flag, what, part, revision)
+    dtype_name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
+    options |= {dtype_name: dtype, "variant": weights_variant(names), "subfolder": part}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # names and shapes are compared below
+    model, info = _from_pretrained(kind, place, flag, what, revision, **options)
+    where = f"{flag} {Path(place) / part}"
+
+    allowed = _UNUSED.get(kind.__name__)
+    empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]  # a shard lacked them
+    shapes = {name: f"{name} {tuple(given)} for {tuple(wanted)}" for name, given, wanted in info["mismatched_keys"]}
+    lacking = {*info["missing_keys"], *empty} - shapes.keys()
+    left_over = [name for name in info["unexpected_keys"] if not (allowed and allowed.search(name))]
+    faults = {
+        "missing": sorted(name for name in lacking if not _OPTIONAL.search(name)),
+        "unexpected": sorted(name for name in left_over if not _OPTIONAL.search(name)),
+        "of another shape": sorted(shapes.values()),
+    }
+    if any(faults.values()):
+        hint = "give the model as it was published"
+        if not faults["missing"] and all(map(_TEMPORAL.search, faults["unexpected"])):
+            hint = "these are Tune-A-Video's layers, which are not part of the recipe: give the 2-D model"
+        raise UserError(f"{where} does not fit {type(model).__name__}: {describe_faults(faults)}; {hint}")
+    _check_finite(model, where)
+    return model.eval().requires_grad_(False)
+
+
+def load_helper(kind, source, flag, what, *, part="", revision=None):
+    """A tokenizer or processor of transformers; errors as in `load_model`."""
+    place, _ = _locate(source, flag, what, part, revision)
+    return _from_pretrained(kind, place, flag, what, revision, subfolder=part)
+
+
+def _from_pretrained(kind, place, flag, what, revision, **options):
+    if kind.__name__.startswith("Auto") and kind.__module__.startswith("transformers"):
+        options["trust_remote_code"] = False  # else a folder's own code would be asked about
+    if revision:
+        options["revision"] = revision
+    try:
+        with _quiet():
+            return kind.from_pretrained(place, **options)
+    except Exception as error:  # the libraries raise almost any kind for a missing or broken file
+        raise _no_model(flag, Path(place) / options.get("subfolder", ""), what, error) from None
+
+
+def _check_finite(model, where):
+    broken = [name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{where} has NaN or infinity in {name_some(broken)}; give it as it was published, or a --precision that holds it")
+
+
+def _no_model(flag, path, what, error):
+    return UserError(f"{flag} {path} could not be loaded ({library_words(error)}); give {what}, a folder or hub id")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the libraries' reports of every step out of ours; what they say of weights is checked."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+# ---------------------------------------------------------------------------------------------- Stable Diffusion
+
+
+def load_sd_part(path, part, dtype=None):
+    """One part of Stable Diffusion, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    path : str or Path
+        folder in the diffusers layout, or hub id
+    part : str
+        vae, unet, scheduler, text_encoder or tokenizer
+    dtype : torch.dtype, optional
+        of the weights, float32 by default
+
+    Raises
+    ------
+    UserError
+        missing, broken or not whole, not of Stable Diffusion 1 or 2, or not to be had from the hub
+    """
+    library, name = _SD_PARTS[part]
+    kind = getattr(importlib.import_module(library), name)
+    if part == "tokenizer":
+        tokenizer = load_helper(kind, path, "--sd_path", SD, part=part)
+        _check_tokenizer(tokenizer, Path(path) / part)
+        return tokenizer
+    config = load_sd_config(path, part)
+    if part == "scheduler":
+        return kind.from_config(config)
+    return load_model(kind, path, "--sd_path", SD, part=part, dtype=dtype)
+
+
+def load_sd_config(path, part):
+    """Configuration of a part of Stable Diffusion, checked to be one that the recipe can use.
+
+    Parameters
+    ----------
+    path : str or Path
+        folder in the diffusers layout, or hub id
+    part : str
+        vae, unet, scheduler or text_encoder
+
+    Returns
+    -------
+    dict
+        with the defaults of what the file does not say
+
+    Raises
+    ------
+    UserError
+        missing, broken, or of another model
+    """
+    library, name = _SD_PARTS[part]
+    kind = getattr(importlib.import_module(library), name)
+    place, _ = _locate(path, "--sd_path", SD, part)
+    where = Path(place) / part
+    try:
+        with _quiet():
+            if library == "transformers":
+                config = kind.config_class.from_pretrained(place, subfolder=part).to_dict()
+            else:
+                config = kind.load_config(place, subfolder=part)
+    except Exception as error:
+        raise _no_model("--sd_path", where, SD, error) from None
+    try:
+        _CHECKS[part](config)
+    except ValueError as error:
+        raise UserError(f"--sd_path {where} {error}; give Stable Diffusion 1 or 2, or a model fine-tuned from it") from None
+    known = {} if library == "transformers" else inspect.signature(kind.__init__).parameters
+    unknown = [f"{key}={value}" for key, value in config.items() if part != "scheduler" and known and key not in known and value]
+    unknown = [setting for setting in unknown if not setting.startswith("_")]
+    if unknown:
+        log.warning("%s: settings unknown to this version of %s are left out: %s", where, library, ", ".join(unknown))
+    return {key: setting.default for key, setting in known.items() if setting.default is not inspect.Parameter.empty} | config
+
+
+def _check_vae(config):
+    if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
+        raise ValueError(f"holds a {config['_class_name']}, not an AutoencoderKL")
+    scale = config.get("scaling_factor", LATENT_SCALE)  # the first versions did not write it
+    if scale != LATENT_SCALE:
+        raise ValueError(f"scales latents by {scale}, and targets and decoded latents are scaled by {LATENT_SCALE}")
+    shifts = [name for name in ("shift_factor", "latents_mean", "latents_std") if config.get(name)]
+    if shifts:
+        raise ValueError(f"shifts latents ({', '.join(shifts)}), which targets and decoded latents are not")
+
+
+def _check_unet(config):
+    from models.inflated_sd import check_unet
+
+    if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
+        raise ValueError(f"holds a {config['_class_name']}, not a UNet2DConditionModel")
+    check_unet(config)
+
+
+def _check_scheduler(config):
+    from models.pipeline import noise_schedule
+
+    noise_schedule(config)
+
+
+def _check_text_encoder(config):
+    if config.get("model_type") not in ("clip_text_model", "clip"):  # CLIP's, alone or within a whole CLIP
+        raise ValueError(f"holds a {config.get('model_type')}, not CLIP's text encoder")
+
+
+_CHECKS = {"vae": _check_vae, "unet": _check_unet, "scheduler": _check_scheduler, "text_encoder": _check_text_encoder}
+
+
+def _check_tokenizer(tokenizer, where):
+    """Raise a UserError for a vocabulary or merges that are not there; the library would spell words letter by letter."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    words = [(word[:-4], number) for word, number in vocabulary if word.endswith("</w>") and word[:-4].isalpha() and word[1:-4].isascii()]
+    words = [word for word in words if len(word[0]) > 1]
+    some = words[:: max(1, len(words) // 200)] + words[-50:]
+    wrong = [word for word, number in some if tokenizer(word).input_ids != [tokenizer.bos_token_id, number, tokenizer.eos_token_id]]
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)) or wrong:
+        lacks = f"does not join the letters of {wrong[0]!r}, which it has a token for" if wrong else "has no vocabulary"
+        raise UserError(f"--sd_path {where} {lacks}; copy its files again (vocab.json and merges.txt, or tokenizer.json)")
+
+
+def check_sd(path):
+    """Configurations of a Stable Diffusion's parts, which is to know at the start what would otherwise fail clip by clip.
+
+    Parameters
+    ----------
+    path : str or Path
+        folder in the diffusers layout, or hub id
+
+    Returns
+    -------
+    dict
+        of the parts unet, vae, scheduler and text_encoder
+
+    Raises
+    ------
+    UserError
+        a part is missing, of another model, or does not fit the others
+    """
+    configs = {part: load_sd_config(path, part) for part in _CHECKS}
+    unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
+    text = text.get("text_config") or text  # within a whole CLIP
+    channels = (unet["in_channels"], unet["out_channels"])
+    if set(channels) != {vae["latent_channels"]}:
+        raise UserError(
+            f"--sd_path {path}: the UNet takes {channels[0]} channels and gives {channels[1]}, and the VAE's latents have "
+            f"{vae['latent_channels']}; give a text-to-image model, not one for inpainting, depth or upscaling"
+        )
+    if unet["cross_attention_dim"] != text["hidden_size"]:
+        raise UserError(
+            f"--sd_path {path}: the UNet takes tokens of width {unet['cross_attention_dim']}, and the text encoder's have "
+            f"{text['hidden_size']}; give the parts of one model"
+        )
+    highest = max(load_sd_part(path, "tokenizer").get_vocab().values())
+    if highest >= text["vocab_size"]:
+        raise UserError(
+            f"--sd_path {path}: the tokenizer has tokens up to {highest}, and the text encoder {text['vocab_size']}; give the parts of one model"
+        )
+    return configs
+
+
+# ---------------------------------------------------------------------------------------------- CLIP
+
+CLIP = "a CLIP of open_clip, a folder or name:weights such as ViT-B-32:openai"
+_QUICK = "-quickgelu"  # ending of open_clip's names of models with the quick GELU
+
+
+def load_clip(path):
+    """A CLIP model of open_clip, in evaluation mode and without gradients.
+
+    Weights that open_clip knows by a tag come with their activation. A file's is said by the name: ViT-B-32:FILE has the
+    GELU, ViT-B-32-quickgelu:FILE the quick GELU of OpenAI's weights.
+
+    Parameters
+    ----------
+    path : str or Path
+        open_clip folder (open_clip_config.json and weights), hf-hub:..., or name:weights such as ViT-B-32:openai
+
+    Returns
+    -------
+    model : torch.nn.Module
+        with encode_text and encode_image
+    preprocess : function
+        PIL image -> tensor, (3, H, W)
+    tokenizer : function
+        list of str -> tensor, (B, L)
+
+    Raises
+    ------
+    UserError
+        missing, broken or not whole, or not to be had from the hub
+    """
+    import open_clip
+
+    name, weights, quick = _clip_source(str(path))
+    try:
+        with _root_messages() as said:
+            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights, force_quick_gelu=quick)
+            tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # open_clip raises RuntimeError, ValueError, KeyError, ... for a missing or broken file
+        raise _no_model("--clip_path", path, CLIP, error) from None
+    resized = [words for words in said if words.startswith("Resizing")]
+    if resized:
+        raise UserError(f"--clip_path {path} has weights of another size than its settings say ({resized[0]}); give it as it was published")
+    _check_finite(model, f"--clip_path {path}")
+    return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def _clip_source(source):
+    """What open_clip is asked for: name, weights, and whether the quick GELU is to be set."""
+    import open_clip
+
+    path = Path(source)
+    if path.is_dir():
+        return f"local-dir:{_clip_folder(path)}", None, False
+    if source.startswith("hf-hub:"):
+        place, _ = _on_hub(source.removeprefix("hf-hub:"), "--clip_path")
+        return f"local-dir:{place}" if Path(place).is_dir() else source, None, False
+    name, colon, weights = source.partition(":")
+    if path.is_file():
+        raise UserError(f"--clip_path {path} is a single file; put the model's name before it, such as ViT-B-32:{path}")
+    if not colon or path.is_absolute() or source.startswith("."):
+        raise missing(path, f"give {CLIP}, or hf-hub:name, with --clip_path")
+    name, models = name.replace("/", "-"), open_clip.list_models()
+    known = name if name in models else name.removesuffix(_QUICK)
+    if known not in models:
+        raise UserError(f"--clip_path {source}: open_clip has no model {name}; give {CLIP}")
+    quick = name.endswith(_QUICK)
+    if Path(weights).is_file():
+        used = "quick GELU" if quick or open_clip.get_model_config(known).get("quick_gelu") else "GELU"
+        log.info("%s: %s, as the name %s says; names that end in %s have the quick GELU of OpenAI's weights", weights, used, name, _QUICK)
+        return known, weights, quick
+    tag = open_clip.get_pretrained_cfg(known, weights)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(known)) or "none"
+        raise UserError(f"--clip_path {source}: {weights or 'nothing'} is neither a file nor a tag of {known}; its tags are {tags}")
+    _on_hub(tag["hf_hub"].rpartition("/")[0], "--clip_path")  # says so when it does not answer, where open_clip would wait
+    return known, weights, quick or tag.get("quick_gelu", False)
+
+
+def _clip_folder(path):
+    """An open_clip folder, if there is no doubt about its weights: open_clip itself would go on with random ones."""
+    names = sorted(file.name for file in path.iterdir())
+    weights = [name for name in names if Path(name).suffix in _OPEN_CLIP]
+    named = [name for name in weights if Path(name).stem in ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")]
+    if "open_clip_config.json" not in names:
+        raise UserError(f"--clip_path {path} has no open_clip_config.json; give {CLIP}")
+    if not weights:
+        raise UserError(
+            f"--clip_path {path} has no weights that open_clip looks for (open_clip_model.safetensors, .bin or .pth), only "
+            f"{', '.join(names)}; give the folder as it was published"
+        )
+    if len(weights) > 1 and not named:
+        raise UserError(f"--clip_path {path} has several files of weights ({', '.join(weights)}); leave one of them in the folder")
+    return path
+
+
+@contextlib.contextmanager
+def _root_messages():
+    """List of what is said through the root logger, which open_clip uses; nothing of it is shown."""
+    said, root = [], logging.root
+    keeper = logging.Handler()
+    keeper.emit = lambda record: said.append(record.getMessage())
+    before = root.handlers, root.level
+    root.handlers, root.level = [keeper], logging.INFO
+    try:
+        yield said
+    finally:
+        root.handlers, root.level = before
