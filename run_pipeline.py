@@ -41,6 +41,7 @@ from Retrieval.galleries import METHODS
 
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
 EXTRACTIONS = ("content_feature_extraction", "contrastive_target_extraction", "semantic_feature_extraction")
+PROJECTED = ("semantic", "structure", "CMG")  # decoders whose weights are projected onto the cortex
 DECODERS = ("train_CMG", "train_structure_decoder", "train_semantic_decoder")  # the longest first
 
 
@@ -136,6 +137,19 @@ def retrieve_stage(dataset, args):
     return [[Task("retrieve", f"Retrieval/{script}.py", ["--arm", "full", *flags]) for script, flags in searches]]
 
 
+def explain_stage(dataset, args):
+    if "full" not in args.arms:
+        return []
+    folder, arms = "Explainable_analysis/Cortical_visualization", [[]] + [["--control"]] * ("control" in args.arms)
+    maps = [["--decoder", decoder, "--map", kind, *arm] for decoder in PROJECTED for kind in ("released", "rms") for arm in arms]
+    drawn = [Task("explain", f"{folder}/step2_draw_cortex.py", ["--names", *PROJECTED]), Task("explain", f"{folder}/step3_roi_ranking.py")]
+    waves = [[Task("explain", f"{folder}/step1_weight_projection.py", flags) for flags in maps], drawn]
+    if args.vifi_path or dataset.models.get("vifi"):  # the tests choose their clips by VIFI-score
+        scripts = [f"Explainable_analysis/shuffle_test/{name}.py" for name in ("shuffle_for_EPE", "shuffle_for_CLIP_pcc", "draw_picture")]
+        waves += [[Task("explain", script, alone=True)] for script in scripts]
+    return waves
+
+
 def evaluate_stage(dataset, args):
     def task(arm):
         baselines = "all" if arm == args.arms[0] else "none"
@@ -157,6 +171,7 @@ STAGES = {
     "reconstruct": reconstruct_stage,
     "retrieve": retrieve_stage,
     "evaluate": evaluate_stage,
+    "explain": explain_stage,
     "report": report_stage,
 }
 LISTED = {"phantom": "making", "preprocess": "preparation"}  # stages that are offered where a data set's entry lists their scripts
@@ -320,10 +335,8 @@ def run_wave(tasks, args, layout, timings, bar):
                 write_json(layout.timings(args.subj_ID[0]), timings)
             bar.update()
     finally:
-        for pid in running:
-            os.kill(pid, signal.SIGTERM)
-        for pid in running:
-            os.waitpid(pid, 0)
+        for act in (lambda pid: os.kill(pid, signal.SIGTERM), lambda pid: os.waitpid(pid, 0)):
+            list(map(act, running))
 
 
 # ---------------------------------------------------------------------------------------------- script

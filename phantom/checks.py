@@ -32,6 +32,11 @@ NOTES = {
     "structure": "The first frame as the structure decoder and the VAE give it, before Stable Diffusion.",
     "motion": "Still: the first decoded frame eight times. Direction: the sign of the mean flow of a reconstruction, over four directions. "
     "The end-point error alone would be improved by any smooth motion; the direction cannot be right by chance.",
+    "localisation": "Importance of a vertex by the weights of a decoder (Explainable_analysis/Cortical_visualization), in the areas that were "
+    "planted for it less elsewhere in the mask; errors over vertices. The released map averages signed weights, so that the structure "
+    "decoder's localises nothing: shown without a bar.",
+    "shuffle test": "One order of the frames applied to all clips; p is the share of orders that score as well. The control passes it too: "
+    "any smooth clip does. That motion comes from the brain shows in the direction, above. Without CMG all frames are nearly equal.",
     "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
     "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
     "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published; the phantom's own profile replaces it above, since "
@@ -258,6 +263,53 @@ def retrieval(found):
         )
         for words, (of_clips, chance) in found.items()
     ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- explanation
+
+
+def contrast(importance, inside):
+    """Mean importance inside less that outside, and its standard error over vertices; `inside` bool."""
+    parts = importance[inside], importance[~inside]
+    return float(parts[0].mean() - parts[1].mean()), float(np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts)))
+
+
+def localisation(maps, inside):
+    """Decoders read the areas that were planted for them.
+
+    Parameters
+    ----------
+    maps : dict
+        (decoder, kind of map) -> {arm: (V,) importance of the selected vertices}
+    inside : dict
+        decoder -> (V,) bool, the vertices planted for it
+    """
+    rows = []
+    for (decoder, kind), arms in maps.items():
+        (value, se), (control, control_se) = (contrast(arms[arm], inside[decoder]) for arm in ("full", "control"))
+        gain, error = value - control, float(np.hypot(se, control_se))
+        with_bar = kind == {"CMG": "released", "semantic": "rms"}.get(decoder)
+        bar, margin = ("difference > 4 SE", in_errors((gain - 4 * error, error))) if with_bar else ("none", None)
+        statement = f"{decoder} decoder, {kind} map: importance in its planted areas less elsewhere, above the control's"
+        held = gain > 4 * error and value > 0 if with_bar else None
+        rows.append(
+            row(
+                "localisation", statement, held, value=value, control=control, compared_with="the control arm's decoder", bar=bar,
+                n=len(arms["full"]), se=error, margin=margin,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def shuffle(tests, n):
+    """The frames' order matters with the CMG; tests {kind of reconstruction: p} on n clips, as shuffle_for_EPE.py names the kinds."""
+    others = {word: p for word, p in tests.items() if word != "with CMG"}
+    if len(others) == len(tests) or not others:
+        return []
+    word, p = next(iter(others.items()))
+    statement = f"p of the frames' order by EPE; beside it {', '.join(f'{word} {p:.3f}' for word, p in others.items())}"
+    value = tests["with CMG"]
+    return [row("shuffle test", statement, value < 0.05, value=value, control=p, compared_with=word, bar="< 0.05", n=n)]
 
 
 # ---------------------------------------------------------------------------------------------- pictures

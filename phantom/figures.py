@@ -68,6 +68,22 @@ def draw_bars(path, title, panels):
     save(figure, path)
 
 
+def draw_localisation(path, rows):
+    """Importance inside less outside the planted areas, full beside control; `rows` of phantom.checks.localisation."""
+    figure, places = Figure(figsize=(1.6 * len(rows) + 1.5, 3.2), layout="constrained"), np.arange(len(rows))
+    ax = figure.subplots()
+    for shift, (key, arm) in ((-0.2, ("value", "full")), (0.2, ("control", "control"))):
+        ax.bar(places + shift, [row[key] for row in rows], 0.38, color=ARM_COLOURS[arm], label=arm)
+    ax.axhline(0, color="black", lw=0.8)
+    names = [
+        row["statement"].split(" map:")[0].replace(" decoder, ", "\n") + ("" if row["held"] is not None else "\n(no bar)") for row in rows
+    ]
+    ax.set_xticks(places, names)
+    ax.set(ylabel="importance inside less outside", title="phantom: planted areas of each decoder")
+    ax.legend(frameon=False)
+    save(figure, path)
+
+
 def draw(folder, rows, measured=None, found=None):
     """One figure a claim.
 
@@ -81,6 +97,9 @@ def draw(folder, rows, measured=None, found=None):
         as phantom.checks.retrieval takes it
     """
     draw_alignment(folder / "alignment.png", [row for row in rows if row["claim"] == "alignment"])
+    located = [row for row in rows if row["claim"] == "localisation"]
+    if located:
+        draw_localisation(folder / "localisation.png", located)
     if found:
         searched = [
             ({arm: ranks <= 10 for arm, ranks in arms.items()}, f"{words}\ntop 10", chance) for words, (arms, chance) in found.items()

@@ -1,7 +1,7 @@
 """Check what the chain decoded from the phantom against what was put in, each claim with its control.
 
 Reads    {data_root}/phantom/phantom_truth.json, phantom_vertices_sub{ID}.json and the CIFTI series; mask, features,
-         semantic checkpoints and reconstructions of the arms; retrieval/sub{ID}/small_set*, where they are
+         semantic checkpoints and reconstructions of the arms; retrieval/sub{ID}/small_set* and explain/sub{ID}, where they are
 Writes   metrics/sub{ID}/phantom_checks/metrics.json   all checks; `held` is false where a bar is missed
                                        /{claim}.png     one figure a claim
 
@@ -156,6 +156,41 @@ def read_searches(folders):
     return found
 
 
+PLANTED = {"semantic": "semantics", "structure": "structure", "CMG": "motion"}  # decoder -> group of planted vertices
+MAPS = (("CMG", "released"), ("semantic", "rms"), ("structure", "released"), ("structure", "rms"))
+
+
+def explanations(layout, subject):
+    """Files of the cortical maps of both arms and of the shuffle test, as far as they are there.
+
+    Returns
+    -------
+    dict
+        (decoder, kind of map) -> {arm: importance.npy}
+    list of Path
+        metrics.json of the shuffle test, or nothing
+    """
+    folder, maps = layout.explain(subject), {}
+    for decoder, kind in MAPS:
+        name = decoder if kind == "released" else f"{decoder}_{kind}"
+        paths = {"full": name, "control": f"{name}_control"}
+        paths = {arm: folder / "Cortical_visualization" / place / "importance.npy" for arm, place in paths.items()}
+        if all(path.exists() for path in paths.values()):
+            maps[decoder, kind] = paths
+    tested = folder / "shuffle_test" / "EPE" / "metrics.json"
+    return maps, [tested] if tested.exists() else []
+
+
+def check_explanations(maps, tested, selected, planted):
+    """Rows of the claims about `explanations`; `planted` {group: vertices}."""
+    values = {key: {arm: load_array(path)[selected] for arm, path in arms.items()} for key, arms in maps.items()}
+    rows = checks.localisation(values, {decoder: np.isin(selected, planted[group]) for decoder, group in PLANTED.items()})
+    for path in tested:
+        facts = read_json(path)
+        rows += checks.shuffle({word: test["p_mean"] for word, test in facts["tests"].items()}, facts["clips"])
+    return rows
+
+
 def read_columns(path):
     """Columns of a CSV file, {name: list of str}."""
     with open(path, newline="", encoding="utf-8") as handle:
@@ -266,12 +301,15 @@ def reconstruction_folders(args, layout):
 def main(args):
     dataset, layout = get_dataset(args.dataset, Phantom), Layout.of(args)
     folders, searches = reconstruction_folders(args, layout), retrieval_results(layout, args.subj_ID, args.seed)
+    maps, tested = explanations(layout, args.subj_ID)
     folder = layout.metrics(args.subj_ID, "phantom_checks")
     inputs = [
         layout.mask(args.subj_ID),
         *([layout.ground_truth] if folders else []),
         *(path / "manifest.json" for path in folders.values()),
         *(path / "ranks.csv" for path in searches.values()),
+        *(path for arms in maps.values() for path in arms.values()),
+        *tested,
     ]
     with working(folder, args, inputs=inputs) as record:
         if record is None:
@@ -283,7 +321,8 @@ def main(args):
             measured = measure(args, dataset, layout, scenes["test"], folders)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
         found = read_searches(searches)
-        rows += checks.retrieval(found)
+        planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
+        rows += checks.retrieval(found) + check_explanations(maps, tested, selected, planted)
         draw(folder, rows, measured, found)
         for row in rows:
             words = {True: "holds ", False: "MISSED", None: "shown "}[row["held"]]
