@@ -98,6 +98,21 @@ class Series:
         return values if space == "full" or one_block else values[:, self.cortex]
 
 
+    def read_vertices(self, vertices):
+        """Whole series of some cortical vertices, (len(vertices), n_volumes) float64; of a plain file only these are read.
+
+        Parameters
+        ----------
+        vertices : array, int
+            in 0..59411
+        """
+        try:
+            values = np.asanyarray(self.image.dataobj)  # a plain file is mapped
+            return values[0, 0, 0, 0].T[self.cortex[vertices]].astype(np.float64)
+        except (OSError, ValueError, EOFError) as error:
+            raise _unreadable(self.path, error) from None
+
+
 def _unreadable(path, reason):
     return UserError(f"{path} is not a readable CIFTI series ({one_line(reason)}); {_ADVICE}")
 

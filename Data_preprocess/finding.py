@@ -22,8 +22,8 @@ class Finder:
         if root not in self._trees:
             files, seen, name = [], set(), Path(root).resolve().name
             for folder, subfolders, names in os.walk(root, followlinks=True):
-                real = os.path.realpath(folder)
-                if real in seen:  # a link to a folder above itself
+                real, phantom = os.path.realpath(folder), "phantom_truth.json" in names and Path(folder) != Path(root)
+                if real in seen or phantom:  # a link to a folder above itself, or simulated data beside the real ones
                     subfolders.clear()
                     continue
                 seen.add(real)
@@ -34,7 +34,7 @@ class Finder:
         return self._trees[root]
 
     def all(self, pattern):
-        """Files that a pattern stands for, list of Path in order; the same file under two names counts once."""
+        """Files that a pattern stands for, list of Path in order; one that is reached on two ways counts once."""
         parts = pattern.parts
         if "**" in parts:
             at = parts.index("**")
@@ -44,8 +44,9 @@ class Finder:
         else:
             found = [pattern] if pattern.exists() else []
         once = {}
-        for path in found:
-            once.setdefault(os.path.realpath(path), path)
+        for path in filter(Path.exists, found):  # a link may lead nowhere
+            stat = path.stat()
+            once.setdefault((path.name, stat.st_dev, stat.st_ino), path)
         return list(once.values())
 
     def first(self, *patterns):

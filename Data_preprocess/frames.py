@@ -7,6 +7,7 @@ import cv2
 
 from common import cli, video
 from common.files import SUMS, check_sum, missing, naming, read_sums, sha256, write_sums
+from common.frames import read_clip
 from common.records import working
 from common.workers import run_jobs
 from Data_preprocess.movies import stretch
@@ -48,6 +49,26 @@ def read_stretched(clip, indices, size):
         raise missing(clip, "run step 1, or check --out_root")
     check_sum(clip, do="delete it and run step 1 again")
     return [stretch(frame, size) for frame in video.read_frames(clip, indices)]
+
+
+def read_cropped(whole, crop, folder, indices, size):
+    """Centres of frames that lie in a folder, resized to size x size.
+
+    Parameters
+    ----------
+    whole, crop : int
+        pixels of the frames and of their centres
+    folder : Path
+        of a clip's frames
+    indices : sequence of int
+    size : int
+
+    Returns
+    -------
+    list of arrays, shape (size, size, 3), uint8
+    """
+    start = (whole - crop) // 2
+    return [stretch(frame[start : start + crop, start : start + crop], size) for frame in read_clip(folder, indices, whole)]
 
 
 def take_frames(job):

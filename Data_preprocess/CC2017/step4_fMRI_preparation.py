@@ -21,7 +21,6 @@ Writes   fMRI_in_fslr/sub{s}/{Train,Test}/voxels_avg/{run}.npy      (clips of th
 
 import hashlib
 import logging
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -308,11 +307,6 @@ def print_summary(dataset, subject, runs, report):
         print(f"  selected vertices: repetitions correlate with r = {r['mean']:.3f} on average, explainable variance {ceiling['mean']:.3f}")
 
 
-def peak_memory():
-    """Largest memory of this process or one of its workers, GB."""
-    return max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 2**20
-
-
 # ---------------------------------------------------------------------------------------------- script
 
 
@@ -359,7 +353,7 @@ def main(args):
                 space=args.space, test_norm=args.test_norm, figures=not args.no_figures, workers=args.workers,
             )  # fmt: skip
             kept = ("shapes", "expected", "inter_repetition_correlation", "noise_ceiling")
-            record.finish(**{key: report[key] for key in kept}, peak_memory_gb=peak_memory())
+            record.finish(**{key: report[key] for key in kept}, peak_memory_gb=fmri_arrays.peak_memory())
 
 
 def prepare(dataset, layout, subject, runs, given, numbers, how, *, space, test_norm, figures, workers):
