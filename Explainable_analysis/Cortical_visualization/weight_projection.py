@@ -18,9 +18,9 @@ MAPS = ("released", "rms")
 
 
 def _weights(*modules):
-    """Weight matrices of all linear layers of modules, in order, (out, in) float64."""
+    """Weight matrices of all linear layers of modules, in order, tensors (out, in)."""
     linear = [layer for module in modules for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
-    return [layer.weight.detach().double().cpu().numpy() for layer in linear]
+    return [layer.weight.detach().cpu() for layer in linear]
 
 
 def _project(stem, later, kind):
@@ -28,9 +28,9 @@ def _project(stem, later, kind):
 
     Parameters
     ----------
-    stem : array, shape (H, V)
+    stem : tensor, shape (H, V)
         first matrix
-    later : list of arrays, shape (out, in)
+    later : list of tensors, shape (out, in)
         the others, in order
     kind : str
         "released", the size of the mean over outputs, or "rms", the root mean square over outputs
@@ -42,18 +42,18 @@ def _project(stem, later, kind):
     """
     if kind not in MAPS:
         raise ValueError(f"kind must be one of {', '.join(MAPS)}, not {kind!r}")
-    n_outputs = (later[-1] if later else stem).shape[0]
+    *before, last = [stem, *later]
     if kind == "released":
-        row = np.full(n_outputs, 1 / n_outputs)  # mean over outputs, carried to the inputs
-        for weight in reversed(later):
-            row = row @ weight
-        importance = np.abs(row @ stem)
+        row = last.mean(0, dtype=torch.float64)  # mean over outputs, carried to the inputs; the last matrix is the largest
+        for weight in reversed(before):
+            row = row @ weight.double()
+        importance = row.abs().numpy()
     else:
-        product = np.eye(stem.shape[0])
+        stem, product = stem.double(), torch.eye(stem.shape[0], dtype=torch.float64)
         for weight in later:
-            product = weight @ product  # (outputs so far, H)
+            product = weight.double() @ product  # (outputs so far, H)
         gram = product.T @ product  # (H, H)
-        importance = np.sqrt(np.maximum((stem * (gram @ stem)).sum(0), 0) / n_outputs)
+        importance = ((stem * (gram @ stem)).sum(0).clamp(min=0) / len(last)).sqrt().numpy()
     return to_unit_range(importance)
 
 

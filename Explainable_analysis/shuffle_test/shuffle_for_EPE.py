@@ -78,7 +78,7 @@ def shuffled_epe(pred, gt, permutations):
     """
     check_pairs(pred, gt)
     orders = np.asarray(permutations)
-    if orders.ndim != 2 or (np.sort(orders, axis=1) != np.arange(pred.shape[1])).any():
+    if orders.ndim != 2 or orders.shape[1] != pred.shape[1] or (np.sort(orders, axis=1) != np.arange(pred.shape[1])).any():
         raise ValueError(f"permutations must be (K, {pred.shape[1]}), every row an order of the {pred.shape[1]} frames")
     return look_up(np.stack([epe_table(p, g) for p, g in zip(pred, gt, strict=True)]), orders)
 
