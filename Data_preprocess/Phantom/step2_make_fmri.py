@@ -18,7 +18,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import gamma
 
 from common import cli, cortex
 from common.datasets import DATASETS, Phantom, get_dataset
@@ -28,86 +27,17 @@ from common.records import working
 from common.workers import add_workers_flag, remove_partial, run_jobs
 from Data_preprocess.cifti_writing import write_series
 from models.loading import model_files
-from phantom.features import AREAS, feature_groups, load_scenes, true_features
+from phantom.brain import HRF, amplitude_of, describe_vertices, draw_vertices, make_series, response_weights, signal
+from phantom.features import feature_groups, load_scenes, true_features
 
 EXTRA_VOLUMES = 5  # a run has its scenes + 5 volumes
-AR = 0.4  # correlation of successive noise samples
-BASELINE, DRIFT = 1000.0, 4.0  # arbitrary units; the noise has standard deviation 1
-DENSITY = 0.25  # share of its area's features that a vertex answers to
-N_CONSTANT, N_NAN = 12, 12  # vertices with a broken series, outside the planted areas
-HRF = {"phantom": ((10, 1 / 3), (20, 1 / 3)), "canonical": ((6, 1.0), (16, 1.0))}  # gamma shape and scale of peak and undershoot
 
 
-# ---------------------------------------------------------------------------------------------- the simulated cortex
-
-
-def response_weights(name, tr, n=16):
-    """Response to one scene of length TR, sampled 0, 1, 2, ... TRs after its onset; sums to 1 for long n."""
-    (peak, scale), (under, under_scale) = HRF[name]
-    integral = gamma.cdf(np.arange(n) * tr, peak, scale=scale) - gamma.cdf(np.arange(n) * tr, under, scale=under_scale) / 6
-    return np.diff(integral, prepend=0) / (1 - 1 / 6)
-
-
-def draw_vertices(groups, subject, seed):
-    """A subject's planted vertices: list of (vertices, weights (D, V)) per feature group, and the broken vertices."""
-    rng = np.random.default_rng([seed, subject, 1])
-    planted = []
-    for name, areas in AREAS.items():
-        vertices = cortex.area_vertices(areas)
-        n_features = groups[name]["train"].shape[1]
-        weights = rng.standard_normal((n_features, len(vertices))) * (rng.random((n_features, len(vertices))) < DENSITY)
-        planted.append((name, vertices, weights / np.maximum(np.linalg.norm(weights, axis=0), 1e-9)))
-    quiet = np.setdiff1d(np.arange(cortex.N_CORTEX), np.concatenate([vertices for _, vertices, _ in planted]))
-    broken = rng.choice(quiet, N_CONSTANT + N_NAN, replace=False)
-    return planted, broken[:N_CONSTANT], broken[N_CONSTANT:]
-
-
-def signal(features, weights, response, start_tr):
-    """Noise-free series of unit variance, (T, V).
-
-    Parameters
-    ----------
-    features : array, (N, D)
-        of a run's scenes
-    weights : array, (D, V)
-    response : array, (n,)
-        response weights
-    start_tr : float
-        time of volume 0 in TRs after the movie's start
-    """
-    drive = features @ weights
-    drive /= np.maximum(drive.std(0), 1e-9)
-    n_volumes = len(features) + EXTRA_VOLUMES
-    lag = start_tr + np.arange(n_volumes)[:, None] - np.arange(len(features))
-    kernel = np.where((lag >= 0) & (lag < len(response)), response[lag.clip(0, len(response) - 1)], 0)
-    return kernel @ drive
-
-
-def noise(n_volumes, rng):
-    """AR(1) noise of unit variance plus a 4th-order drift, (T, 59412)."""
-    series = rng.standard_normal((n_volumes, cortex.N_CORTEX), dtype=np.float32)
-    series[1:] *= np.sqrt(1 - AR**2)
-    for t in range(1, n_volumes):
-        series[t] += AR * series[t - 1]
-    powers = np.vander(np.linspace(-1, 1, n_volumes), 5, increasing=True).astype(np.float32)
-    return series + DRIFT * powers @ rng.standard_normal((5, cortex.N_CORTEX), dtype=np.float32)
-
-
-def make_run(paths, planted, constant, nan, amplitude, tr, seeds):
-    """Write all repetitions of one run; `planted` holds (vertices, noise-free series)."""
-    for path, seed in zip(paths, seeds, strict=True):
-        series = noise(len(planted[0][1]), np.random.default_rng(seed))
-        for vertices, clean in planted:
-            series[:, vertices] += amplitude * clean
-        series += BASELINE
-        series[:, constant] = BASELINE
-        series[:, nan] = np.nan
-        write_series(path, series, tr)
-
-
-def _make_run(job, **shared):
+def _make_run(job, constant, nan, amplitude, tr):
+    """Write all repetitions of one run; the job is (paths, seeds, list of (vertices, noise-free series))."""
     paths, seeds, clean = job
-    make_run(paths, clean, seeds=seeds, **shared)
+    for path, seed in zip(paths, seeds, strict=True):
+        write_series(path, make_series(clean, constant, nan, amplitude, np.random.default_rng(seed)), tr)
 
 
 # ---------------------------------------------------------------------------------------------- files
@@ -151,21 +81,17 @@ def make_subject(args, dataset, subject, groups):
     """Write all series of a subject that are not there yet."""
     planted, constant, nan = draw_vertices(groups, subject, args.seed)
     response = response_weights(args.hrf, dataset.tr)
-    amplitude = np.sqrt(args.reliability / (1 - args.reliability)) / np.linalg.norm(response)  # the noise has unit variance
-    write_json(
-        dataset.vertices_path(args.data_root, subject),
-        {**{name: vertices for name, vertices, _ in planted}, "constant": np.sort(constant), "nan": np.sort(nan), "response": response},
-    )
+    amplitude = amplitude_of(args.reliability, response)
+    write_json(dataset.vertices_path(args.data_root, subject), describe_vertices(planted, constant, nan, response))
     jobs = []
     for split, number, run, paths in series_paths(dataset, args.data_root, subject):
         rows = np.s_[number * dataset.clips_per_run(split) : (number + 1) * dataset.clips_per_run(split)]
         start = 2 - dataset.volume_offset(run)  # the volume of the first clip lies 2 TR after the movie's start
         todo = {rep: path for rep, path in paths.items() if not path.exists()}
         if todo:
-            clean = [
-                (vertices, signal(groups[name][split][rows], weights, response, start).astype(np.float32))
-                for name, vertices, weights in planted
-            ]
+            features = {name: groups[name][split][rows] for name in groups}
+            lags = start + np.arange(dataset.clips_per_run(split) + EXTRA_VOLUMES)[:, None] - np.arange(dataset.clips_per_run(split))
+            clean = [(vertices, signal(features[name], weights, response, lags).astype(np.float32)) for name, vertices, weights in planted]
             seeds = [[args.seed, subject, 2, split == "test", number, rep] for rep in todo]
             jobs.append((list(todo.values()), seeds, clean))
     work = partial(_make_run, constant=constant, nan=nan, amplitude=amplitude, tr=dataset.tr)
