@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from test_checkpoints import build
-from test_recons import make_stable_diffusion
 from tiny import load_script, run_script
 
 from common import datasets
@@ -43,7 +42,7 @@ def odd_lines(lines):
     return [line for line in lines if line.split()[0] in ("missing", "wrong")]
 
 
-def film(path, seconds, fps=Fraction(10)):
+def film(path, seconds, fps=Fraction(24)):
     write_mp4(path, np.zeros((round(seconds * fps), 16, 16, 3), np.uint8), fps)
 
 
@@ -85,6 +84,7 @@ def test_hcp(hcp, capsys):
     film(movies[0], 5)
     cut(movies[1], 100)
     movies[2].unlink()
+    film(movies[3], 6, Fraction(24000, 1001))
     cifti_writing.write_series(series[100610, 1], np.random.default_rng(1).standard_normal((9, N_CORTEX)), 1.0)
     cut(series[100610, 2], 4)
     series[100610, 3].unlink()
@@ -106,7 +106,8 @@ def test_hcps_cleaned_series_goes_first(hcp, capsys):
     folder = hcp / "100610" / "MNINonLinear/Results" / run
     (folder / f"{run}_Atlas_hp2000_clean.dtseries.nii").write_bytes(b"broken")
     status, lines = check(capsys, "--dataset", "HCP", "--data_root", hcp, "--subj_ID", 100610)
-    assert status == 1 and "hp2000_clean" in odd_lines(lines)[0]
+    broken, mixed = odd_lines(lines)
+    assert status == 1 and "hp2000_clean" in broken and "different kinds of series" in mixed
 
 
 # ---------------------------------------------------------------------------------------------- Algonauts 2021
@@ -206,7 +207,7 @@ SMALL_CC2017 = replace(datasets.CC2017, n_test_runs=1, clips_per_test_run=3, n_t
 
 
 @pytest.fixture
-def released(tmp_path, monkeypatch):
+def released(tmp_path, models, monkeypatch):
     """The published tree with tiny models, subject 1 complete, subject 2 without its own files."""
     monkeypatch.setitem(datasets.DATASETS, "CC2017", SMALL_CC2017)
     root = tmp_path / "Mind_Animator_data"
@@ -216,7 +217,7 @@ def released(tmp_path, monkeypatch):
     card = {"rows": "", "units": "", "made_by": ""}
     save_array(test_set / "fMRI_data/sub1/activated_mask/mask_correct.npy", np.ones(N_CORTEX, np.uint8), **card)
     save_array(test_set / f"fMRI_data/sub1/Test/masked{N_VERTICES}_test_data.npy", np.zeros((3, N_VERTICES), np.float32), **card)
-    make_stable_diffusion(root / "Model_checkpoints/Stable_diffusion_ckpt")
+    shutil.copytree(models[0], root / "Model_checkpoints/Stable_diffusion_ckpt")
     names = {
         "SemanticDecoder": "Reconstruction_task/sub1/semantic_30.pth", "StructureDecoder": "Reconstruction_task/sub1/structure_75.pth",
         "ConsistencyMotionGenerator": "Reconstruction_task/sub1/motion_70.pth", "RetrievalDecoder": "Retrieval_task/sub1_40.pth",

@@ -54,26 +54,13 @@ def test_semantic_tokens_are_those_of_the_text_encoder_caption_by_caption(world,
         assert array.shape == (n, 20, 12) and array.dtype == np.float32
         for i in range(n):
             ids = tokenizer(WORDS[i % 4] + " indeed" * (i % 3)).input_ids
-            ids = (ids + [49407] * 20)[:20]
+            ids = (ids + [tokenizer.pad_token_id] * 20)[:20]
             with torch.no_grad():
                 expected = encoder(torch.tensor([ids]))[0][0].numpy()
             np.testing.assert_allclose(array[i], expected, atol=2e-6)
         # a causal encoder gives every prompt the same start token
         np.testing.assert_allclose(array[:, 0], np.broadcast_to(array[0, 0], array[:, 0].shape), atol=2e-6)
     assert read_json(f"{layout.text_embeddings_sd('train')}.json")["sha256"] == digest(layout.text_embeddings_sd("train"))
-
-
-def test_the_tokenizer_agrees_with_open_clips(models):
-    import open_clip
-
-    from models.loading import load_sd_part
-
-    ours = load_sd_part(models[0], "tokenizer")
-    theirs = open_clip.SimpleTokenizer()
-    assert len(ours) == 49408
-    for caption in (*WORDS, "It's 3 o'clock, isn't it?", "UPPER case naïve café"):
-        ids = [i for i in theirs(caption)[0].tolist() if i]
-        assert ours(caption).input_ids[: len(ids)] == ids
 
 
 def test_long_captions_are_cut_and_masks_follow_the_configuration(text_models, monkeypatch):
@@ -219,15 +206,6 @@ def test_done_splits_are_left_alone(world, models, monkeypatch, caplog):
     assert "already done" in caplog.text and layout.text_embeddings_sd("train").stat().st_mtime_ns == before
 
 
-def test_a_lost_array_is_made_again(world, models):
-    layout, _, flags = world
-    run_script(semantic, *flags, "--sd_path", models[0])
-    expected = digest(layout.text_embeddings_sd("test"))
-    layout.text_embeddings_sd("test").unlink()
-    run_script(semantic, *flags, "--sd_path", models[0])
-    assert digest(layout.text_embeddings_sd("test")) == expected
-
-
 @pytest.mark.parametrize("damage", ["missing", "size", "broken"])
 def test_bad_frames_are_named_in_one_line(world, models, damage, capsys):
     layout, _, flags = world
@@ -258,11 +236,3 @@ def test_missing_captions_and_models(world, models, tmp_path, capsys):
     fails(contrastive, *flags, "--clip_path", tmp_path / "empty")
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     assert len(errors) == 4 and all(str(tmp_path / name) in line for name, line in zip(("nowhere",) * 2 + ("empty",) * 2, errors, strict=True))
-
-
-def test_changed_captions_are_noticed(world, models, capsys):
-    layout, _, flags = world
-    run_script(semantic, *flags, "--sd_path", models[0], "--split", "test")
-    write_captions(layout.captions("test"), "test", ["another caption"] * N_TEST)
-    fails(semantic, *flags, "--sd_path", models[0], "--split", "test")
-    assert "--overwrite" in capsys.readouterr().err

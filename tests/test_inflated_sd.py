@@ -8,30 +8,18 @@ import torch
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from tiny import UNET
 
 from models.inflated_sd import SparseCausalAttnProcessor, inflate_unet
 
-SD1 = {
-    "block_out_channels": (8, 16),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 12,
-    "norm_num_groups": 4,
-    "attention_head_dim": 2,
-}
-SD2 = SD1 | {
-    "block_out_channels": (8, 12),
-    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 2,
-    "attention_head_dim": (2, 3),
-    "use_linear_projection": True,
-}
-CONFIGS = {"sd1": SD1, "sd2": SD2}
+SD2 = UNET | {
+    "block_out_channels": (8, 12), "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+    "layers_per_block": 2, "attention_head_dim": (2, 3), "use_linear_projection": True,
+}  # fmt: skip
+CONFIGS = {"sd1": UNET, "sd2": SD2}
 
 
-def make_unet(config=SD1, dtype=torch.float64, seed=0):
+def make_unet(config=UNET, dtype=torch.float64, seed=0):
     """Random weights everywhere: gains of 1 and biases of 0 would hide mistakes."""
     torch.manual_seed(seed)
     unet = UNet2DConditionModel(sample_size=8, **config).eval().to(dtype).requires_grad_(False)
@@ -210,14 +198,6 @@ def test_temporal_attention_equals_plain_3d_unet(name):
     assert relative_error(unet(latents, timesteps, text).sample, expected) < 1e-6
 
 
-def test_float32_is_within_contract():
-    unet = inflate_unet(make_unet(SD2))
-    latents, text = make_inputs(2, 4)
-    expected = PlainUNet3D(SD2, unet.state_dict())(latents, torch.tensor([301, 301]), text)
-    single = copy.deepcopy(unet).float()(latents.float(), 301, text.float()).sample
-    assert relative_error(single.double(), expected) < 1e-5
-
-
 # ---------------------------------------------------------------------------------------------- against diffusers
 
 
@@ -228,15 +208,6 @@ def test_one_frame_is_the_2d_unet(name, size):
     latents, text = make_inputs(2, 1, *size)
     expected = flat(latents[:, :, 0], 201, text).sample
     assert relative_error(inflate_unet(flat)(latents, 201, text).sample[:, :, 0], expected) < 1e-12
-
-
-def test_equal_frames_are_the_2d_unet():
-    """Joint statistics of equal frames are those of one, and keys seen twice weigh as once."""
-    flat = make_unet()
-    latents, text = make_inputs(2, 1)
-    expected = flat(latents[:, :, 0], 201, text).sample
-    out = inflate_unet(flat)(latents.expand(-1, -1, 5, -1, -1), 201, text).sample
-    assert relative_error(out, expected[:, :, None].expand_as(out)) < 1e-12
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 6])
@@ -282,14 +253,8 @@ def test_temporal_names_and_zero_output():
     before = set(stock.state_dict())
     unet = inflate_unet(stock, temporal_attention=True)
     blocks = {name.rsplit(".attn1", 1)[0] for name in before if ".attn1." in name}
-    suffixes = [
-        "attn_temp.to_q.weight",
-        "attn_temp.to_k.weight",
-        "attn_temp.to_v.weight",
-        "attn_temp.to_out.0.weight",
-        "attn_temp.to_out.0.bias",
-    ]
-    suffixes += ["norm_temp.weight", "norm_temp.bias"]
+    suffixes = [f"attn_temp.{part}.weight" for part in ("to_q", "to_k", "to_v", "to_out.0")]
+    suffixes += ["attn_temp.to_out.0.bias", "norm_temp.weight", "norm_temp.bias"]
     assert set(unet.state_dict()) - before == {f"{block}.{suffix}" for block in blocks for suffix in suffixes}
     assert len(blocks) == 2 * 2 + 1 + 2 * 3
     for name, tensor in unet.state_dict().items():
@@ -320,11 +285,6 @@ def test_forms_of_the_timestep(timestep):
 def test_shapes_that_do_not_fit(latents, timestep, text):
     with pytest.raises(ValueError, match=r"must have the shape \(.*not \("):
         inflate_unet(make_unet(dtype=torch.float32))(latents, timestep, text)
-
-
-def test_only_a_unet_can_be_inflated():
-    with pytest.raises(ValueError, match="UNet2DConditionModel can be inflated, not a Linear"):
-        inflate_unet(torch.nn.Linear(2, 2))
 
 
 # ---------------------------------------------------------------------------------------------- options for speed and memory
@@ -359,15 +319,3 @@ def test_bfloat16_weights():
     out = inflate_unet(half)(latents.bfloat16(), 101, text.bfloat16()).sample
     assert out.dtype == torch.bfloat16
     assert relative_error(out.float(), expected) < max(2 * stock_error, 0.05)
-
-
-def test_compiled_graphs_follow_the_number_of_frames():
-    unet = inflate_unet(make_unet(dtype=torch.float32))
-    inputs = [make_inputs(*shape, dtype=torch.float32) for shape in [(1, 3), (2, 5), (1, 1), (1, 3)]]
-    expected = [unet(latents, torch.tensor(101), text).sample for latents, text in inputs]
-    torch._dynamo.reset()
-    compiled = torch.compile(unet, backend="eager")
-    for (latents, text), value in zip(inputs, expected, strict=True):
-        assert relative_error(compiled(latents, torch.tensor(101), text).sample, value) < 1e-5
-        assert relative_error(unet(latents, torch.tensor(101), text).sample, value) < 1e-12
-    torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""Reconstruction on a made data set with tiny random models of the real classes: six clips of 16 x 16 pixels."""
+"""Reconstruction on a made data set with tiny random models of the real classes: six clips of 32 x 32 pixels."""
 
 import json
 import logging
@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from common import cli, datasets
 from common.captions import write_captions
@@ -34,10 +34,10 @@ from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 from Reconstruction import outputs as reconstructions
 from Reconstruction import video_recons
-from Reconstruction.stage2 import load_pipeline, pipeline_options, render_batches
+from Reconstruction.stage2 import render_batches
 
 VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
-LATENT, SIZE, FRAMES = (4, 8, 8), 16, 8
+LATENT, SIZE, FRAMES = (4, 8, 8), 32, 8
 TINY = replace(
     datasets.PHANTOM, frame_size=SIZE, n_vertices=VERTICES, n_train_runs=1, clips_per_train_run=5, n_train=5, clips_per_test_run=3, n_test=6,
     config="",
@@ -48,54 +48,6 @@ ALPHAS = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
 
 
 # ---------------------------------------------------------------------------------------------- the made world
-
-
-def make_tokenizer(folder):
-    from tokenizers import Tokenizer, models
-
-    letters = [chr(c) for c in range(97, 123)] + [",", "."]
-    vocab = {token: i for i, token in enumerate(["<|startoftext|>", "<|endoftext|>", *letters, *(f"{c}</w>" for c in letters)])}
-    tokenizer = CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
-    assert len(Tokenizer(models.BPE(vocab, [])).get_vocab()) == len(tokenizer) == len(vocab)
-    tokenizer.save_pretrained(folder)
-    return len(vocab)
-
-
-def make_stable_diffusion(folder):
-    torch.manual_seed(0)
-    n_words = make_tokenizer(folder / "tokenizer")
-    config = CLIPTextConfig(
-        vocab_size=n_words,
-        hidden_size=WIDTH,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=1,
-    )
-    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
-    UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        layers_per_block=1,
-        cross_attention_dim=WIDTH,
-        norm_num_groups=4,
-        attention_head_dim=2,
-    ).save_pretrained(folder / "unet")
-    AutoencoderKL(
-        block_out_channels=(4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        norm_num_groups=2,
-        latent_channels=4,
-        scaling_factor=0.18215,
-    ).save_pretrained(folder / "vae")
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    # a careless scheduler file: the script must set what the recipe fixes
-    DDIMScheduler(**schedule, clip_sample=True, set_alpha_to_one=True, steps_offset=0).save_pretrained(folder / "scheduler")
 
 
 def make_decoders(n_vertices=VERTICES, token_dim=WIDTH):
@@ -112,10 +64,10 @@ def random_clips(n):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory):
+def world(tmp_path_factory, models):
     """Stable Diffusion, checkpoints, fMRI and features; outputs go elsewhere."""
     root = tmp_path_factory.mktemp("world")
-    make_stable_diffusion(root / "sd")
+    (root / "sd").symlink_to(models[0])
     layout, rng = Layout(root / "out" / "phantom"), np.random.default_rng(0)
     card = {"rows": "clips", "units": "none", "made_by": "test"}
     save_array(layout.masked_fmri(1, "test", VERTICES), rng.standard_normal((6, VERTICES)).astype(np.float32), **card)
@@ -261,7 +213,7 @@ def read_gif(path):
         return np.stack(frames), times, picture.info.get("loop")
 
 
-def test_files_of_a_clip(full):
+def test_files_of_a_clip(full, tmp_path):
     names = {path.name for folder in ("results_recons", "results_recons_with_gt", "stage1", "strips") for path in (full / folder).iterdir()}
     made = {name for i in range(1, 7) for name in (f"test{i}.gif", f"test{i}.npz", f"test_and_gt{i}.gif", f"test{i}.png")}
     assert names == made | {"SHA256SUMS"}
@@ -269,7 +221,7 @@ def test_files_of_a_clip(full):
     assert frames.shape == (FRAMES, SIZE, SIZE, 3) and frames.dtype == np.uint8
     gif, times, loop = read_gif(full / "results_recons" / "test2.gif")
     assert gif.shape == frames.shape and times == [120] * FRAMES and loop == 0
-    assert np.abs(gif.astype(int) - frames).mean() < 4  # 256 colours
+    assert np.abs(gif.astype(int) - frames).mean() < 8  # 256 colours
     pair, times, _ = read_gif(full / "results_recons_with_gt" / "test_and_gt2.gif")
     assert pair.shape == (FRAMES, SIZE, 2 * SIZE, 3) and times == [120] * FRAMES
     assert np.abs(pair[:, :, :SIZE].astype(int) - random_clips(6)[1]).mean() < 8
@@ -279,14 +231,10 @@ def test_files_of_a_clip(full):
     assert strip.shape == (2 * cell, FRAMES * cell, 4) and not strip[SIZE, :, 3].any() and not strip[:, SIZE, 3].any()
     assert np.array_equal(strip[:SIZE, cell : cell + SIZE, :3], random_clips(6)[1, 1])
     assert np.array_equal(strip[cell:-1, -cell:-1, :3], frames[-1])
-
-
-def test_a_still_keeps_its_eight_frames(tmp_path):
-    still = np.repeat(random_clips(1)[0, :1], FRAMES, axis=0)
+    still = np.repeat(random_clips(1)[0, :1], FRAMES, axis=0)  # PIL's own saving would keep one of its frames
     (tmp_path / "still.gif").write_bytes(reconstructions.gif_bytes(still))
-    frames, times, _ = read_gif(tmp_path / "still.gif")
-    assert len(frames) == FRAMES and times == [120] * FRAMES
-    assert np.abs(frames.astype(int) - still).max() == 0  # 64 colours fit a palette
+    gif, times, _ = read_gif(tmp_path / "still.gif")
+    assert len(gif) == FRAMES and times == [120] * FRAMES and np.array_equal(gif, still)  # 64 colours fit a palette
 
 
 def check_sums(folder):
@@ -325,20 +273,6 @@ def test_manifest(world, full):
     assert len({clip["seed"] for clip in manifest["clips"].values()}) == 6
     assert all(clip["seconds"] > 0 for clip in manifest["clips"].values())
     assert json.loads((full / "metrics.json").read_text())["clips"] == 6
-
-
-def test_names(world):
-    def recons(*flags):
-        args = parse("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", *flags)
-        return video_recons.make_plan(args).outputs
-
-    below = world / "out" / "phantom" / "recons" / "sub1"
-    outputs = recons("--ablate", "motion", "--seed", "3", "--train_seed", "42")
-    assert outputs.recons == below / "full_ablate_motion_seed3" / "results_recons"
-    assert outputs.with_gt == below / "full_ablate_motion_seed3" / "results_recons_with_gt"
-    assert recons("--name", "mine").recons == below / "mine" / "results_recons"
-    released = recons("--video_save_folder1", "a/one", "--video_save_folder2", "a/two")
-    assert (released.recons, released.with_gt, released.root) == (Path("a/one"), Path("a/two"), Path("a"))
 
 
 # ---------------------------------------------------------------------------------------------- batches, shares, seeds
@@ -396,17 +330,6 @@ def test_schedulers():
         assert make_scheduler(name, config | {"prediction_type": "v_prediction"}).config.prediction_type == "v_prediction"
 
 
-def test_both_solvers_invert_alike(world):
-    """Whatever the scheduler file says: the inversion goes up the grid that the denoising goes down."""
-    latents, embeds = torch.randn(1, 4, 2, 8, 8), torch.randn(1, TOKENS, WIDTH)
-    ours = []
-    for name in ("ddim", "dpmsolver++"):
-        pipe = load_pipeline(world / "sd", torch.device("cpu"), **pipeline_options(parse("--scheduler", name)))
-        assert isinstance(pipe.scheduler, type(make_scheduler(name, pipe.scheduler.config)))
-        ours.append(pipe.invert(latents, embeds, 5))
-    assert torch.equal(*ours)
-
-
 # ---------------------------------------------------------------------------------------------- going on, refusing
 
 
@@ -457,28 +380,22 @@ def test_second_run_does_nothing(world, full, tmp_path, caplog, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in full.rglob("*")}
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (("--guidance", "3"), "guidance 2.0 -> 3.0"),
-        (("--ablate", "motion"), "ablate None -> motion"),
-        (("--seed", "1", "--train_seed", "42"), "seed 42 -> 1"),
-    ],
-)
-def test_other_settings_are_refused(world, full, flags, named):
-    before = contents(full)
-    with pytest.raises(UserError, match=named):
-        run(world, full, *flags)
-    assert contents(full) == before
-
-
-def test_another_checkpoint_is_refused(world, full, tmp_path):
-    model = make_decoders()["structure"]
+def test_other_settings_are_refused(world, full, tmp_path):
+    before, model = contents(full), make_decoders()["structure"]
     with torch.no_grad():
         model.lin1[2].bias += 1
     save_checkpoint(tmp_path / "other.safetensors", model)
-    with pytest.raises(UserError, match="structure_checkpoint"):
-        run(world, full, "--structure_model_path", tmp_path / "other.safetensors")
+    for flags, named in (
+        (("--guidance", "3"), "guidance 2.0 -> 3.0"), (("--ablate", "motion"), "ablate None -> motion"),
+        (("--seed", "1", "--train_seed", "42"), "seed 42 -> 1"),
+        (("--structure_model_path", tmp_path / "other.safetensors"), "structure_checkpoint"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=named):
+            run(world, full, *flags)
+    assert contents(full) == before
+    (run(world, tmp_path / "out", "--clips", "1") / "args.json").unlink()
+    with pytest.raises(UserError, match="without a record"):
+        run(world, tmp_path / "out", "--clips", "1-2")
 
 
 def test_overwrite_leaves_nothing_of_the_old_settings(world, full, tmp_path):
@@ -488,13 +405,6 @@ def test_overwrite_leaves_nothing_of_the_old_settings(world, full, tmp_path):
     assert sorted(path.name for path in (out / "results_recons").iterdir()) == left and check_sums(out / "results_recons").returncode == 0
     assert list(json.loads((out / "manifest.json").read_text())["clips"]) == ["1", "2"]
     assert np.abs(frames_of(out, 1).astype(int) - frames_of(full, 1)).max() > 1
-
-
-def test_clips_without_a_record_are_not_ours(world, tmp_path):
-    clips = run(world, tmp_path, "--clips", "1")
-    (clips / "args.json").unlink()
-    with pytest.raises(UserError, match="without a record"):
-        run(world, tmp_path, "--clips", "1-2")
 
 
 @pytest.mark.parametrize("batch_size", ["1", "4"])
@@ -597,7 +507,7 @@ def test_unfinished_trainings(world, tmp_path):
     run(world, tmp_path / "out", "--semantic_model_path", tmp_path / "best.safetensors", "--allow_unfinished", "--clips", "1")
 
 
-def test_checkpoint_paths():
+def test_paths(world):
     layout = Layout(Path("out"))
 
     def path(decoder, *flags, dataset=TINY):
@@ -609,6 +519,18 @@ def test_checkpoint_paths():
     assert path("CMG", "--CMG_model_path", "models/sub{}/x.pth") == Path("models/sub2/x.pth")
     assert path("CMG", "--seed", "1").parent == layout.checkpoints(2, "full_seed1", "CMG")
     assert path("CMG", "--seed", "1", "--train_seed", "42").parent == layout.checkpoints(2, "full", "CMG")
+
+    def outputs(*flags):
+        flags = ("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", *flags)
+        return video_recons.make_plan(parse(*flags)).outputs
+
+    below = world / "out" / "phantom" / "recons" / "sub1"
+    made = outputs("--ablate", "motion", "--seed", "3", "--train_seed", "42")
+    assert made.recons == below / "full_ablate_motion_seed3" / "results_recons"
+    assert made.with_gt == below / "full_ablate_motion_seed3" / "results_recons_with_gt"
+    assert outputs("--name", "mine").recons == below / "mine" / "results_recons"
+    made = outputs("--video_save_folder1", "a/one", "--video_save_folder2", "a/two")
+    assert (made.recons, made.with_gt, made.root) == (Path("a/one"), Path("a/two"), Path("a"))
 
 
 def test_patch_cmg(world, tmp_path):
@@ -692,13 +614,9 @@ def test_released_tree_refuses_to_guess(released, tmp_path):
         find_checkpoint(**ReleasedTree(released, dataset, 3).checkpoints("CMG"), epoch=70, token_dim=WIDTH)
     with pytest.raises(UserError, match="Mind_Animator_data"):
         ReleasedTree(tmp_path / "nowhere", dataset, 1)
-
-
-def test_released_folder_has_no_training_data(released, tmp_path, capsys):
-    flags = ["--released_root", released, "--out_root", tmp_path / "out"]
-    for mistake, words in ((("--ablate", "structure"), "training data"), (("--arm", "control"), "--arm control")):
-        code, line = one_line([*flags, *mistake], capsys)
-        assert code == 2 and words in line and line.count("\n") == 1
+    for flags, words in ((("--ablate", "structure"), "training data"), (("--arm", "control"), "--arm control")):
+        with pytest.raises(UserError, match=words):
+            video_recons.main(parse("--released_root", released, "--out_root", tmp_path / "out", *flags))
 
 
 # ---------------------------------------------------------------------------------------------- other recordings
@@ -806,19 +724,6 @@ def arrays(world, tmp_path_factory):
         patch.setitem(datasets.DATASETS, "phantom", TINY)
         out = run(world, tmp_path_factory.mktemp("arrays"), "--save_stage1_arrays", "--clips", "1-3")
     return out / "stage1_arrays"
-
-
-def test_saved_arrays(world, arrays):
-    shapes = {"latents": (6, 4, FRAMES, 8, 8), "tokens": (6, TOKENS - 1, WIDTH), "embedding": (6, EMBEDDING)}
-    decoders, fmri = make_decoders(), torch.from_numpy(fmri_rows(world))
-    with torch.no_grad():
-        embedding, tokens = decoders["semantic"](fmri)
-        latents = greedy_frames(decoders["CMG"], fmri, decoders["structure"](fmri), "released")
-    for (name, shape), expected in zip(shapes.items(), (latents, tokens, embedding), strict=True):
-        array = np.load(arrays / f"{name}.npy")
-        assert array.shape == shape and array.dtype == np.float32
-        assert np.abs(array - expected.numpy()).max() < 1e-4
-        assert json.loads((arrays / f"{name}.npy.json").read_text())["shape"] == list(shape)
 
 
 def test_arrays_go_through_stage_2(world, full, arrays, tmp_path):

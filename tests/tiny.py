@@ -1,8 +1,8 @@
 """What several tests need: scripts by path, and tiny members of the real model classes."""
 
-import gzip
 import importlib
 import json
+import string
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,21 +42,24 @@ def fails(script, *argv, status=2):
 
 
 def make_tokenizer():
-    """The 49,408-entry CLIP tokenizer, from the merges that open_clip brings."""
-    import open_clip
+    """A CLIP tokenizer whose tokens are letters."""
     from transformers import CLIPTokenizer
 
-    with gzip.open(open_clip.tokenizer.default_bpe(), "rt") as handle:
-        merges = [tuple(line.split()) for line in handle.read().split("\n")[1 : 49152 - 256 - 2 + 1]]
-    letters = list(open_clip.tokenizer.bytes_to_unicode().values())
-    pieces = letters + [letter + "</w>" for letter in letters] + ["".join(pair) for pair in merges]
-    vocab = {piece: i for i, piece in enumerate([*pieces, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=77)
+    letters = [*string.ascii_lowercase, ",", "."]
+    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
+
+
+UNET = {
+    "block_out_channels": (8, 16), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "layers_per_block": 1,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 12, "norm_num_groups": 4, "attention_head_dim": 2,
+}  # fmt: skip
+NOISE_SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
 def make_sd(folder):
-    """Stable Diffusion's VAE, text encoder and tokenizer in the diffusers layout: factor 4, text width 12."""
-    from diffusers import AutoencoderKL
+    """Stable Diffusion in the diffusers layout: latents of a quarter of the size, text of width 12."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     torch.manual_seed(1)
@@ -64,11 +67,15 @@ def make_sd(folder):
         block_out_channels=(8, 8, 8), norm_num_groups=4, latent_channels=4, layers_per_block=1,
         down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
     ).save_pretrained(folder / "vae")  # fmt: skip
-    make_tokenizer().save_pretrained(folder / "tokenizer")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder / "tokenizer")
     CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=12,
-        bos_token_id=49406, eos_token_id=49407,
+        vocab_size=len(tokenizer), hidden_size=12, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, projection_dim=12,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )).save_pretrained(folder / "text_encoder")  # fmt: skip
+    UNet2DConditionModel(sample_size=8, **UNET).save_pretrained(folder / "unet")
+    # a careless scheduler file: stage 2 must set what the recipe fixes
+    DDIMScheduler(**NOISE_SCHEDULE, clip_sample=True, set_alpha_to_one=True, steps_offset=0).save_pretrained(folder / "scheduler")
     return folder
 
 
