@@ -105,6 +105,8 @@ def extract_stage(dataset, args):
 
 def train_stage(dataset, args):
     tasks = [Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]
+    if "retrieve" in dataset.left_out and "retrieve" not in args.stages:
+        return [tasks]
     return [tasks + [Task("train", "Retrieval/train_retrieval_decoder.py", flags) for flags in retrieval_flags(args)]]
 
 
@@ -180,7 +182,7 @@ LISTED = {"phantom": "making", "preprocess": "preparation"}  # stages that are o
 def choose_stages(dataset, text):
     """Names of the stages that --stages asks for, in running order."""
     offered = [name for name in STAGES if name not in LISTED or getattr(dataset, LISTED[name])]
-    chosen = offered if text == "all" else text.split(",")
+    chosen = [name for name in offered if name not in dataset.left_out] if text == "all" else text.split(",")
     for name in chosen:
         if name not in offered:
             raise UserError(f"--stages: there is no stage {name!r} for {dataset.name}; choose from {', '.join(offered)}")

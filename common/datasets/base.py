@@ -76,8 +76,8 @@ class Dataset:
     models : dict
         default source of each model, hub id or folder: sd, clip, vifi, image_classifier, clip_classifier, caption_model;
         one that is not named has no default
-    arms : tuple
-        training arms that run_pipeline.py runs (common.arms)
+    arms, left_out : tuple
+        training arms that run_pipeline.py runs (common.arms), and stages that it leaves out unless they are named
     config : str
         argument file in configs/ that run_pipeline.py uses; "" for none
     making : tuple
@@ -113,6 +113,7 @@ class Dataset:
     source: str = "its makers"
     models: dict = field(default_factory=lambda: dict(MODELS))
     arms: tuple = ("full",)
+    left_out: tuple = ()
     config: str = ""
     making: tuple = ()
     preparation: tuple = ()
