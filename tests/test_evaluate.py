@@ -16,7 +16,7 @@ from PIL import Image
 from tiny import make_classifiers
 
 from common import cli, datasets
-from common.files import UserError, read_json, sha256, write_sums
+from common.files import UserError, read_json, sha256
 from common.layout import Layout
 from common.workers import pool_map
 from Evaluation_Metrics import EPE, PSNR, SSIM, VIFI_score, baselines, evaluate, hue_pcc, n_way, per_clip, towers
@@ -194,12 +194,6 @@ def test_again_and_after_a_kill(house, caplog, monkeypatch):
         run(evaluate, *options, "--seed", 7)
 
 
-def test_pool_equals_one_process(house):
-    for workers in (1, 2):
-        run(SSIM, "--out", f"by{workers}", "--workers", workers)
-        np.testing.assert_allclose(np.load(f"by{workers}/SSIM.npy"), SSIM.ssim(degrade(made_clips(0), 1), made_clips(0)))
-
-
 def test_protocols_read_and_resize(house, tmp_path):
     """NeuroClips' protocol on 64-pixel data: 6 frames of 8, sampled accuracy, no threshold."""
     run(evaluate, "--protocol", "neuroclips", "--layout", "ours", "--baselines", "none")
@@ -318,15 +312,6 @@ def test_an_intact_zip_is_read_by_many_processes(house, tmp_path):
         np.testing.assert_allclose(np.load(out / "PSNR.npy"), PSNR.psnr(clips, made_clips(0, n=60)))
 
 
-def test_a_clip_that_has_changed_since_its_checksum_is_named(house):
-    folder = house / "recons/sub1/full/results_recons"
-    write_sums(folder, {path.name: sha256(path) for path in folder.glob("*.npz")})
-    run(SSIM, "--out", "whole")
-    np.savez(folder / "test5.npz", frames=made_clips(0)[4])
-    with pytest.raises(UserError, match="clip 5 .*does not match its checksum"):
-        run(SSIM, "--out", "changed")
-
-
 def test_truth_against_itself(house):
     """Columns of one value: SSIM 1, PSNR 100, EPE 0; and the same for stills."""
     save_recons(house / "recons/sub1/self/results_recons", made_clips(0))
@@ -336,19 +321,6 @@ def test_truth_against_itself(house):
     assert rows["SSIM"]["mean"] == pytest.approx(1) and rows["PSNR"]["mean"] == pytest.approx(100) and (out / "distributions.png").exists()
     evaluate.draw_distributions(out / "b.png", "", {"a": np.array([1.0, 1 + 2e-16]), "b": np.full(3, np.nan)}, {"x": {}}, {})
     evaluate.draw_distributions(out / "c.png", "", {"b": np.full(3, np.nan)}, {"x": {}}, {})
-
-
-def test_metrics_are_written_before_the_figure(house, monkeypatch):
-    def breaks(*args):
-        raise RuntimeError("no figure")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(evaluate, "draw_distributions", breaks)
-        with pytest.raises(RuntimeError):
-            run(evaluate, "--baselines", "none")
-    assert "rows" in read_json(house / "metrics/sub1/full/metrics.json")
-    run(evaluate, "--baselines", "none")
-    assert (house / "metrics/sub1/full/distributions.png").exists()
 
 
 def test_scores_elsewhere_leave_the_gallery(house, monkeypatch):
@@ -364,7 +336,12 @@ def test_scores_elsewhere_leave_the_gallery(house, monkeypatch):
 # ---------------------------------------------------------------------------------------------- models
 
 
-def test_vifi_checkpoint_in_the_released_layout(tmp_path):
+class Evil:
+    def __reduce__(self):
+        return print, ("pwned",)
+
+
+def test_vifi_checkpoint_in_the_released_layout(tmp_path, capsys):
     """Saved as published: optimiser, settings object and `module.` names; the same features as open_clip's tower."""
     torch.manual_seed(1)
     cfg = open_clip.CLIPVisionCfg(image_size=28, patch_size=14, width=128, layers=2, head_width=64)
@@ -404,17 +381,9 @@ def test_vifi_checkpoint_in_the_released_layout(tmp_path):
     torch.save({"model": {"a": torch.ones(2)}}, path)
     with pytest.raises(UserError, match="module.image_encoder"):
         towers.load_vifi(path)
-
-
-class Evil:
-    def __reduce__(self):
-        return print, ("pwned",)
-
-
-def test_vifi_checkpoint_runs_nothing(tmp_path, capsys):
-    torch.save({"model": {}, "config": Evil()}, tmp_path / "evil.pth")
+    torch.save({"model": {}, "config": Evil()}, path)
     with pytest.raises(UserError, match="arrays and settings"):
-        towers.load_vifi(tmp_path / "evil.pth")
+        towers.load_vifi(path)
     assert "pwned" not in capsys.readouterr().out
 
 
@@ -487,7 +456,7 @@ def _identity(item):
     return item
 
 
-@pytest.mark.parametrize("workers", [1, 2, 64])
+@pytest.mark.parametrize("workers", [1, 64])
 def test_few_clips_are_in_memory(workers):
     """Items drawn but not handed back, reconstruction and truth each, a block that waits, one side of it as a model's input."""
     cv2.setNumThreads(2)
