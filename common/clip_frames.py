@@ -59,7 +59,9 @@ def read_gif(content):
 
 def read_picture(content):
     """A PNG or JPEG, (H, W, 3) uint8 RGB, upright."""
-    with _open_picture(content, "PNG", "JPEG", "MPO") as picture:
+    with _open_picture(content, "PNG", "JPEG") as picture:
+        picture.verify()  # a PNG's checksums; it cannot be read after that
+    with _open_picture(content, "PNG", "JPEG") as picture:
         check_size(picture.width * picture.height * 3)
         if picture.mode.startswith(("I", "F")):
             raise ValueError("more than 8 bits")

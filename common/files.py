@@ -328,7 +328,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # finds a size that the file does not have before memory is asked for
         array = array if mmap or not isinstance(array, np.ndarray) else np.load(path, allow_pickle=False)
     except Exception as error:  # numpy meets a damaged header with errors of almost any kind
-        raise UserError(f"{path} is not a readable .npy array ({one_line(error)}); {do}") from None
+        reason = "damaged, or objects in it" if "allow_pickle" in str(error) else one_line(error)  # that is numpy's advice, not ours
+        raise UserError(f"{path} is not a readable .npy array ({reason}); {do}") from None
     if not isinstance(array, np.ndarray):
         array.close()
         raise UserError(f"{path} is an .npz archive where a single .npy array belongs; {do}")

@@ -96,7 +96,7 @@ def open_movie(source):
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as handle:
         _check_whole(source, handle)
     try:
-        with av.open(_place(source), options={"err_detect": "explode"}) as container:
+        with av.open(_place(source), options={"err_detect": "explode"}, metadata_errors="replace") as container:
             tracks = [track for track in container.streams.video if not track.disposition & Disposition.attached_pic]
             if len(tracks) > 1:
                 raise UserError(f"{_name(source)} has {len(tracks)} video tracks; keep one of them")
@@ -227,7 +227,7 @@ def _plain_length(source):
     lean on each other.
     """
     with open_movie(source) as (container, stream):
-        plain = (stream.codec_context.name, stream.format.name) in (("h264", "yuv420p"), ("h264", "yuvj420p"))
+        plain = (stream.codec_context.name, stream.codec_context.pix_fmt) in (("h264", "yuv420p"), ("h264", "yuvj420p"))
         if not plain or "mp4" not in container.format.name:
             return None
         packets = list(container.demux(stream))
