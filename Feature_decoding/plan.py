@@ -77,54 +77,26 @@ def get_training_parser(doc, *, epoch, lr, models=()):
 
 @dataclass(frozen=True)
 class Plan:
-    """How one decoder is trained, and where.
+    """How one decoder is trained, and where."""
 
-    Attributes
-    ----------
-    decoder : str
-        semantic, structure, CMG or retrieval
-    folder, figure : Path
-        folder of the checkpoints, file of the loss figure
-    title : str
-        of the loss figure
-    train_clips, val_clips : array of int
-        rows of the training split to learn from and to validate on
-    epochs, batch_size, seed : int
-    kept_epochs : tuple of int
-        epochs whose checkpoint stays
-    save_every : int
-        every so many epochs a checkpoint stays too; 0 for none
-    device, precision : str
-        auto, cpu, cuda; fp32, bf16
-    num_workers : int
-        processes that load batches ahead
-    tensorboard : bool
-    fmri_files : list of Path
-        files of the fMRI, for the record
-    statistics : Path or None
-        what the fMRI was standardised with, copied beside the checkpoints
-    facts : dict
-        what the JSON beside a checkpoint says of its origin
-    """
-
-    decoder: str
-    folder: Path
-    figure: Path
-    title: str
-    train_clips: np.ndarray
-    val_clips: np.ndarray
+    decoder: str  # semantic, structure, CMG or retrieval
+    folder: Path  # of the checkpoints
+    figure: Path  # file of the loss figure
+    title: str  # of the figure
+    train_clips: np.ndarray  # rows of the training split to learn from
+    val_clips: np.ndarray  # and to validate on
     epochs: int
     batch_size: int
     seed: int
-    kept_epochs: tuple
-    save_every: int
-    device: str
-    precision: str
-    num_workers: int
+    kept_epochs: tuple  # whose checkpoint stays
+    save_every: int  # every so many epochs a checkpoint stays too; 0 for none
+    device: str  # auto, cpu, cuda
+    precision: str  # fp32, bf16
+    num_workers: int  # processes that load batches ahead
     tensorboard: bool
-    fmri_files: list
-    statistics: Path | None
-    facts: dict
+    fmri_files: list  # paths, for the record
+    statistics: Path | None  # what the fMRI was standardised with, copied beside the checkpoints
+    facts: dict  # what the JSON beside a checkpoint says of its origin
 
     @property
     def last(self):

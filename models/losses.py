@@ -1,4 +1,8 @@
-"""Training losses of the decoders. Each total comes with its terms, for logs and for the check that they are finite."""
+"""Training losses of the decoders.
+
+Those under *totals* return the total, a 0-d tensor, and a dict of its unweighted terms, for logs and for the check that
+they are finite.
+"""
 
 import torch
 from torch.nn import functional as F
@@ -64,16 +68,6 @@ def semantic_loss(embedding, tokens, text, image, sd_tokens, logit_scale, k1=0.0
         weights of the contrastive and of the token term
     alpha : float
         text against image in the contrastive term
-
-    Returns
-    -------
-    total : 0-d tensor
-    terms : dict of 0-d tensors
-        unweighted: embedding, contrastive, tokens
-
-    References
-    ----------
-    Mind-Animator, semantic decoder's loss.
     """
     terms = {
         "embedding": F.mse_loss(embedding, text),
@@ -94,63 +88,18 @@ def structure_loss(latent, target, parameters, l1_weight, k=1.0):
     l1_weight : float
         of this epoch (models.schedules.compounding_decay)
     k : float
-
-    Returns
-    -------
-    total : 0-d tensor
-    terms : dict of 0-d tensors
-        unweighted: mse, l1
-
-    References
-    ----------
-    Mind-Animator, structure decoder's loss.
     """
     terms = {"mse": F.mse_loss(latent, target), "l1": l1_norm(parameters)}
     return k * terms["mse"] + l1_weight * terms["l1"], terms
 
 
 def cmg_loss(predicted, target, parameters, l1_weight):
-    """MSE(predicted, target) + l1_weight * sum|theta|, over the frames 1 and later of a clip.
-
-    Parameters
-    ----------
-    predicted, target : tensors of one shape
-    parameters : iterable of parameters
-    l1_weight : float
-        of this epoch (models.schedules.compounding_decay)
-
-    Returns
-    -------
-    total : 0-d tensor
-    terms : dict of 0-d tensors
-        unweighted: mse, l1
-
-    References
-    ----------
-    Mind-Animator, CMG's loss.
-    """
+    """`structure_loss` of the latent frames 1 and later, predicted and true, of one shape."""
     return structure_loss(predicted, target, parameters, l1_weight)
 
 
 def retrieval_loss(embedding, text, image, logit_scale, alpha=0.5):
-    """Contrastive + MSE(embedding, image).
-
-    Parameters
-    ----------
-    embedding : tensor, shape (B, D)
-        decoded
-    text, image : tensor, shape (B, D)
-        CLIP features of caption and frame
-    logit_scale : 0-d tensor
-    alpha : float
-        text against image in the contrastive term
-
-    Returns
-    -------
-    total : 0-d tensor
-    terms : dict of 0-d tensors
-        contrastive, embedding
-    """
+    """Contrastive + MSE(embedding, image); embedding (B, D), text and image (B, D) as in `semantic_loss`."""
     terms = {"contrastive": contrastive_loss(embedding, text, image, logit_scale, alpha), "embedding": F.mse_loss(embedding, image)}
     return terms["contrastive"] + terms["embedding"], terms
 
