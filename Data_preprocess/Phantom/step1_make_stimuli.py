@@ -8,17 +8,15 @@ Writes   {data_root}/phantom/CC2017_Purdue/Stimuli/video_fmri_dataset/stimuli/{s
 Half a minute. The phantom is a made-up data set of known content, never a result about brains.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 
 from common import cli
-from common.datasets import DATASETS, Phantom, get_dataset
+from common.datasets import Phantom, get_dataset
 from common.files import write_json
 from common.records import working
 from common.video import write_mp4
 from common.workers import add_workers_flag, remove_partial, run_jobs
+from Data_preprocess.phantom_flags import add_phantom_flags
 from phantom import world
 
 CRF = 8  # finer than step 1 of the preprocessing cuts clips, so that coding them twice costs little
@@ -54,14 +52,7 @@ def make_movie(job):
 
 def get_parser():
     parser = cli.make_parser(__doc__)
-    group = parser.add_argument_group("data")
-    phantoms = [name for name, entry in DATASETS.items() if isinstance(entry, Phantom)]
-    group.add_argument("--dataset", choices=phantoms, default="phantom", help="phantom to make, an entry of common/datasets")
-    group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
-        help="folder for the raw data; $MINDANIMATOR_DATA sets the default",
-    )  # fmt: skip
-    add_workers_flag(group, "movies")
+    add_workers_flag(add_phantom_flags(parser, Phantom), "movies")
     return parser
 
 

@@ -13,19 +13,18 @@ Half a minute and 0.6 GB per subject. The default haemodynamic response is faste
 the phantom's scenes change every 2 s; --hrf canonical peaks at 5 s and shows what blur does.
 """
 
-import os
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from common import cli, cortex
-from common.datasets import DATASETS, Phantom, get_dataset
+from common.datasets import Phantom, get_dataset
 from common.files import card_path, read_json, save_array, sha256, write_json
 from common.model_sources import model_path
 from common.records import working
 from common.workers import add_workers_flag, remove_partial, run_jobs
 from Data_preprocess.cifti_writing import write_series
+from Data_preprocess.phantom_flags import add_phantom_flags
 from models.loading import model_files
 from phantom.brain import HRF, amplitude_of, describe_vertices, draw_vertices, make_series, response_weights, signal
 from phantom.features import feature_groups, load_scenes, true_features
@@ -103,13 +102,7 @@ def make_subject(args, dataset, subject, groups):
 
 def get_parser():
     parser = cli.make_parser(__doc__)
-    group = parser.add_argument_group("data")
-    phantoms = [name for name, entry in DATASETS.items() if isinstance(entry, Phantom)]
-    group.add_argument("--dataset", choices=phantoms, default="phantom", help="phantom to make, an entry of common/datasets")
-    group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
-        help="folder with the phantom's movies; $MINDANIMATOR_DATA sets the default",
-    )  # fmt: skip
+    group = add_phantom_flags(parser, Phantom)
     group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="simulated participants, 1 to 3; they differ")
     add_workers_flag(group, "runs")
     group = parser.add_argument_group("model")

@@ -52,6 +52,7 @@ ALGONAUTS = Algonauts(
     frame_size=512,
     n_vertices=0,
     source="algonauts.csail.mit.edu/2021 (docs/algonauts.md)",
+    left_out=("explain",),  # where on the cortex the voxels lie is not known
     preparation=(
         "Data_preprocess/Algonauts2021/step1_cut_video_clips.py",
         "Data_preprocess/Algonauts2021/step2_get_video_frames.py",

@@ -11,7 +11,6 @@ from common.datasets.cc2017 import CC2017, CC2017Like
 from common.files import UserError, missing, read_json
 
 MODELS = Path(__file__).resolve().parents[2] / "phantom" / "models"
-MAKING = ("Data_preprocess/Phantom/step1_make_stimuli.py", "Data_preprocess/Phantom/step2_make_fmri.py")
 
 
 class KnownTruth:
@@ -29,10 +28,11 @@ class KnownTruth:
         path = self.truth_path(data_root)
         if not path.is_file():
             raise missing(path, f"run {self.making[0]} first, or check --data_root")
-        captions = [clip["caption"] for clip in read_json(path)[split]]
-        if len(captions) != self.n_clips(split):
-            raise UserError(f"{path} has {len(captions)} {split} captions, not {self.n_clips(split)}; run {self.making[0]} again")
-        return path, captions
+        content = read_json(path)
+        captions = {clip["clip"]: clip["caption"] for part in ("train", "test") for clip in content.get(part, ())}
+        if len(captions) != self.n_train + self.n_test or not captions.keys() >= set(self.clip_names(split)):
+            raise UserError(f"{path} has {len(captions)} captions, not those of {self.name}; run {self.making[0]} again")
+        return path, [captions[name] for name in self.clip_names(split)]
 
     def oracle_path(self, data_root, split):
         return Path(data_root) / self.name / f"true_features_{split}.npy"
@@ -46,27 +46,34 @@ class Phantom(KnownTruth, CC2017Like):
         return Path(data_root) / self.name / self.folder
 
 
-PHANTOM = Phantom(
-    **{fact.name: getattr(CC2017, fact.name) for fact in fields(CC2017)}
-    | {
-        "name": "phantom",
-        "frame_size": 64,
-        "n_test_runs": 2,
-        "clips_per_train_run": 40,
-        "clips_per_test_run": 60,  # detrending takes most of the first and last clips' signal from much shorter runs
-        "n_train": 18 * 40,
-        "n_test": 2 * 60,
+def phantom_of(kind, entry, name, **facts):
+    """Entry of a class for a simulated data set in the tree of a real one's, with the phantom's models."""
+    models = {model: str(MODELS / model) for model in ("sd", "clip", "image_classifier", "clip_classifier")} | {
+        "vifi": str(MODELS / "clip")
+    }
+    common = {
         "epochs": dict.fromkeys(RELEASED_EPOCHS, "last"),
-        "source": "Data_preprocess/Phantom/step1_make_stimuli.py and step2_make_fmri.py",
-        "models": {name: str(MODELS / name) for name in ("sd", "clip", "image_classifier", "clip_classifier")}
-        | {"vifi": str(MODELS / "clip")},
-        "arms": ("full", "control", "oracle"),
-        "config": "phantom.yaml",
-        "making": MAKING,
-        "checks": ("phantom/phantom_checks.py",),
+        "source": " and ".join(facts["making"]),
+        "models": models,
+        "config": f"{name}.yaml",
         "tables": (),
-        "distractors": ("phantom:train",),
         "note": "Phantom. Made from the digital phantom: simulated fMRI of drawn movies. Nothing here is a result about brains.",
         "released_names": (),
     }
+    return kind(**{fact.name: getattr(entry, fact.name) for fact in fields(entry)} | common | {"name": name, "frame_size": 64} | facts)
+
+
+PHANTOM = phantom_of(
+    Phantom,
+    CC2017,
+    "phantom",
+    n_test_runs=2,
+    clips_per_train_run=40,
+    clips_per_test_run=60,  # detrending takes most of the first and last clips' signal from much shorter runs
+    n_train=18 * 40,
+    n_test=2 * 60,
+    arms=("full", "control", "oracle"),
+    making=("Data_preprocess/Phantom/step1_make_stimuli.py", "Data_preprocess/Phantom/step2_make_fmri.py"),
+    checks=("phantom/phantom_checks.py",),
+    distractors=("phantom:train",),
 )
