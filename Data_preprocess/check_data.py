@@ -1,6 +1,7 @@
 """Look through a raw data set before any long job starts: what is there, what is missing, what has the wrong shape.
 
-Only headers are read, and of Algonauts2021 the responses. The exit status is 0 when all is there, else 1.
+Only headers are read, of series one volume besides, and of Algonauts2021 the responses. A warning tells of two series
+that are one scan. The exit status is 0 when all is there, else 1.
 
 Reads    {data_root}/...         movies and fMRI of the data set, as its entry in common/datasets lists them
          or {released_root}/...  the authors' download: test clips, masks, test fMRI, checkpoints, Stable Diffusion, results
@@ -12,6 +13,7 @@ Reads    {data_root}/...         movies and fMRI of the data set, as its entry i
 Seconds for the phantom; CC2017 has 86 series a subject, a twentieth of a second each on one core.
 """
 
+import hashlib
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -36,6 +38,7 @@ from models.released import find_checkpoint
 
 RELEASED = "the authors' published folder"
 AGAIN = "copy or download it again"
+ARCHIVE = "video_fmri_dataset"  # folder that every archive of CC2017 holds
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,42 @@ def mixed_kinds(files, paths):
             kinds.setdefault(file.group, {}).setdefault(kind, path)
     mixed = [list(of_group.values()) for of_group in kinds.values() if len(of_group) > 1]
     return [f"{a} and {b.name} are of different kinds of series; {AGAIN}, or name one kind with --series" for a, b, *_ in mixed]
+
+
+def mixed_trees(files, paths):
+    """What lies where, list of a str, when some archives were unpacked into one tree and others into trees of their own."""
+    groups = {}
+    for file, path in zip(files, paths, strict=True):
+        if path and ARCHIVE in path.parts:
+            root = Path(*path.parts[: path.parts.index(ARCHIVE) + 1])
+            groups.setdefault(root, {})[file.group] = True
+    shared = [group for of_root in groups.values() for group in of_root]
+    if len(groups) == 1 or (len(set(shared)) == len(shared) and max(map(len, groups.values()), default=0) == 1):
+        return []
+    return ["; ".join(f"{', '.join(of_root)} in {root}" for root, of_root in groups.items())]
+
+
+def middle_volume(path):
+    """SHA-256 of a series' middle volume, by which a scan is known again under another name."""
+    series = open_series(path)
+    return hashlib.sha256(series.read(series.n_volumes // 2, 1).tobytes()).hexdigest()
+
+
+def same_series(files, paths, seen, workers):
+    """A line for every two series that are one scan, list of str; of those that are as expected."""
+    series = [
+        (file, path)
+        for file, path, (state, _) in zip(files, paths, seen, strict=True)
+        if file.kind == "series" and state in ("there", "unusual")
+    ]
+    known, lines = {}, []
+    sums = run_jobs(middle_volume, [path for _, path in series], workers, "series compared", "series")
+    for (file, path), digest in zip(series, sums, strict=True):
+        other, before = known.setdefault(digest, (file, path))
+        if before != path:
+            which = file.group if file.group == other.group else f"{other.group} and {file.group}"
+            lines.append(f"{before} and {path} hold the same series ({which}); {AGAIN}")
+    return lines
 
 
 # ---------------------------------------------------------------------------------------------- looking
@@ -253,7 +292,8 @@ def main(args):
     paths = [find_file(file, finder) for file in files]
     seen = run_jobs(look_at, list(zip(files, paths, strict=True)), args.workers, f"{dataset.name} files", "file")
     mixed = mixed_kinds(files, paths)
-    for state, line in [*seen, *(("wrong", line) for line in mixed)]:
+    more = [("wrong", mixed), ("mixed", mixed_trees(files, paths)), ("warning", same_series(files, paths, seen, args.workers))]
+    for state, line in [*seen, *((state, line) for state, lines in more for line in lines)]:
         if state != "there" or args.list:
             print(f"{state:8s} {line}")
     good = Counter(file.group for file, (state, _) in zip(files, seen, strict=True) if state in ("there", "unusual"))

@@ -569,119 +569,60 @@ def test_other_files_are_called_what_they_are(tmp_path):
             cifti.open_series(tmp_path / name)
 
 
-def test_the_left_out_repetition_need_not_be_there(data, tmp_path):
-    assert not TINY.series_path(data, 3, "test2", 2).exists()
-    run_script(step(4), *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", 3))
+def merge(data, archives):
+    """Unpack archives into one tree instead of one each."""
+    for archive in archives:
+        whole = data / "tiny" / archive / "video_fmri_dataset"
+        for path in [path for path in whole.rglob("*") if path.is_file()]:
+            target = data / "tiny/video_fmri_dataset" / path.relative_to(whole)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+        shutil.rmtree(whole.parent)
 
 
-# ---------------------------------------------------------------------------------------------- the machine
+@pytest.mark.parametrize("top", ["tiny/video_fmri_dataset", "video_fmri_dataset"])
+def test_one_tree_for_all_archives(data, prepared, tmp_path, capsys, top):
+    merge(data, ["Stimuli", "Subject01", "Subject03"])
+    if top != "tiny/video_fmri_dataset":
+        (data / "tiny/video_fmri_dataset").rename(data / top)
+    run_script(load_script("Data_preprocess/check_data.py"), *flags(data, tmp_path)[:4])
+    printed = capsys.readouterr().out
+    assert "tiny movies: 5 of 5" in printed and "tiny subject 3: 11 of 11" in printed and "mixed" not in printed
+    run_script(step(1), *flags(data, tmp_path / "out", "--split", "test"))
+    assert Layout(tmp_path / "out/tiny").clip("test", "test2_8").exists()
+    run_script(step(4), *flags(data, tmp_path / "out", "--n_voxels", 12, N_VERTICES, "--no_figures", "--subj_ID", 3))
+    made, before = tree(tmp_path / "out"), tree(prepared)
+    assert {name: digest for name, digest in made.items() if "/sub3/" in name} == {
+        name: digest for name, digest in before.items() if "/sub3/" in name and "figures" not in name
+    }
 
 
-RUN = """
-import sys
-from contextlib import nullcontext
-from dataclasses import replace
-sys.path.insert(0, {tests!r})
-import test_preprocess as t
-from common import datasets
-datasets.DATASETS["tiny"] = t.TINY
-t.run_script(t.step({n}), *sys.argv[1:])
-"""
+def test_check_data_names_what_is_mixed_and_what_is_there_twice(data, tmp_path, capsys):
+    script, argv = load_script("Data_preprocess/check_data.py"), flags(data, tmp_path)[:4]
+    run_script(script, *argv)
+    assert "mixed" not in capsys.readouterr().out
+    merge(data, ["Stimuli", "Subject03"])
+    twice = {TINY.series_path(data, 3, "seg1", 1): TINY.series_path(data, 1, "seg1", 1)}
+    twice[TINY.series_path(data, 3, "test1", 2)] = TINY.series_path(data, 3, "test1", 1)
+    for copy, original in twice.items():
+        copy.unlink()
+        shutil.copy(original, copy)
+    run_script(script, *argv)  # they are there, so that the status is 0
+    lines = capsys.readouterr().out.splitlines()
+    merged, own = data / "tiny/video_fmri_dataset", data / "tiny/Subject01/video_fmri_dataset"
+    assert [line for line in lines if line.startswith("mixed")] == [f"mixed    movies, subject 3 in {merged}; subject 1 in {own}"]
+    for (copy, original), which in zip(twice.items(), ("subject 1 and subject 3", "subject 3"), strict=True):
+        assert f"warning  {original} and {copy} hold the same series ({which}); copy or download it again" in lines
+    assert sum(line.startswith("warning") for line in lines) == 2
 
-
-def start(n, *argv, **more):
-    code = RUN.format(tests=str(ROOT / "tests"), n=n)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, argv)], stderr=subprocess.PIPE, text=True, env=environment, **more)
-
-
-def limit_files():
-    import resource
-
-    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, 600_000))
-
-
-@pytest.mark.parametrize("n_workers", [1, 2])
-def test_a_full_disk_is_one_line(data, tmp_path, n_workers):
-    """Simulated by a limit on the size of files: an average takes 1.9 MB."""
-    process = start(4, *flags(data, tmp_path / "out", "--no_figures", workers=n_workers), preexec_fn=limit_files)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "Traceback" not in err, err[-3000:]
-    assert "free space or choose another --out_root" in err.replace("\r", "\n").splitlines()[-1]
-    assert not list((tmp_path / "out").rglob("seg*.npy"))
-    run_script(step(4), *flags(data, tmp_path / "out", "--no_figures"))
-
-
-def test_a_killed_pool_leaves_whole_files(data, prepared, tmp_path):
-    argv = flags(data, tmp_path / "out", "--n_voxels", 12, N_VERTICES, "--no_figures", workers=2)
-    process = start(4, *argv, stdout=subprocess.DEVNULL)
-    average = Layout(tmp_path / "out/tiny").fmri(1, "test") / "voxels_avg/test1.npy"
-    while process.poll() is None and not average.exists():
-        pass
-    process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143 and "run the same command again" in err and "Traceback" not in err
-    run_script(step(4), *argv)
-    assert tree(tmp_path / "out") == {name: digest for name, digest in tree(prepared).items() if "/sub1/" in name and "figures" not in name}
-
-
-def boom(job):
-    raise UserError(f"job {job} is wrong; use another") if job == 3 else OSError(28, "No space left on device", "file")
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_workers_hand_errors_on(n):
-    assert workers.run_jobs(abs, [-1, 2, -3], n, "jobs") == [1, 2, 3]
-    with pytest.raises(UserError, match="job 3 is wrong"):
-        workers.run_jobs(boom, [3, 3], n, "jobs")
-    with pytest.raises(OSError) as error:
-        workers.run_jobs(boom, [1, 2], n, "jobs")
-    assert error.value.errno == 28
-    assert workers.run_jobs(abs, [], n, "jobs") == []
-    assert workers.run_jobs(abs, range(50), n, "jobs") == list(range(50))
-
-
-def test_a_worker_that_dies_is_noticed():
-    with pytest.raises(UserError, match="--workers"):
-        workers.run_jobs(os._exit, [1, 1, 1], 2, "jobs")
-    assert not multiprocessing.active_children()
-
-
-def test_json_of_the_report_is_plain(prepared):
-    text = Layout(prepared / "tiny").fmri_report(1).read_text()
-    assert json.loads(text)["dataset"] == "tiny" and "NaN" not in text
-
-
-# ---------------------------------------------------------------------------------------------- check_data
-
-
-def check_data(capsys, *argv):
-    """(exit status, lines) of check_data."""
-    script = load_script("Data_preprocess/check_data.py")
+    other = data / "tiny/Subject03/video_fmri_dataset" / copy.relative_to(merged)
+    other.parent.mkdir(parents=True)
+    shutil.copy(copy, other)
+    run_script(script, *argv)  # two copies of one file do no harm
+    change_byte(other, -1)
     capsys.readouterr()
-    try:
-        run_script(script, "--dataset", "tiny", "--workers", 1, "--data_root", *argv)
-        status = 0
-    except SystemExit as stopped:
-        status = stopped.code
-    return status, capsys.readouterr().out.splitlines()
-
-
-def test_check_data(data, capsys):
-    status, lines = check_data(capsys, data)
-    assert status == 0
-    assert "tiny movies: 5 of 5 as expected" in lines and "tiny subject 3: 11 of 11 as expected" in lines
-    TINY.series_path(data, 3, "test1", 2).unlink()
-    spoil(data, "seg1", 1, lambda series: series[:8])
-    movie = TINY.movie_path(data, "test2")
-    replace_file(movie, movie.read_bytes()[:-50])
-    status, lines = check_data(capsys, data)
-    assert status == 1
-    assert [line.split()[0] for line in lines[:3]] == ["wrong", "wrong", "missing"]
-    assert "truncated" in lines[0] and "8" in lines[1] and "test1_2_Atlas" in lines[2]
-    assert "tiny subject 1: 11 of 12 as expected" in lines
-    status, lines = check_data(capsys, data / "nothing", "--subj_ID", 1)
-    assert status == 1 and "tiny subject 1: 0 of 12 as expected" in lines
+    fails(script, *argv)
+    assert f"error: {other} and {copy} are of one name and differ; delete the wrong one" in capsys.readouterr().err
 
 
 def test_check_data_knows_every_data_set(tmp_path, capsys):

@@ -1,9 +1,11 @@
 """CC2017 (Wen et al. 2018): three subjects, 23 movies of 8 minutes, TR 2 s. Source: its documentation on PURR."""
 
+import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets.base import RELEASED_EPOCHS, Dataset, RawFile
+from common.files import UserError
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,21 @@ class CC2017Like(Dataset):
         """Folder with Stimuli and the subjects."""
         return Path(data_root) / self.folder
 
+    def _find(self, data_root, archive, path):
+        """A file of an archive that was unpacked into a folder of its own, or into one with the others."""
+        tree, name = self.tree(data_root), Path("video_fmri_dataset") / path
+        paths = [folder / name for folder in (tree / archive, tree, tree.parent)]
+        there = [path for path in paths if path.exists() or path.with_name(f"{path.name}.gz").exists()]
+        for other in there[1:]:
+            if other.exists() and there[0].exists() and not filecmp.cmp(there[0], other, shallow=False):
+                raise UserError(f"{there[0]} and {other} are of one name and differ; delete the wrong one")
+        return (there or paths)[0]
+
     def movie_path(self, data_root, run):
-        return self.tree(data_root) / "Stimuli/video_fmri_dataset/stimuli" / f"{run}.mp4"
+        return self._find(data_root, "Stimuli", f"stimuli/{run}.mp4")
 
     def series_path(self, data_root, subject, run, rep):
-        folder = self.tree(data_root) / f"Subject{subject:02d}/video_fmri_dataset/subject{subject}/fmri/{run}/cifti"
-        return folder / f"{run}_{rep}_Atlas.dtseries.nii"
+        return self._find(data_root, f"Subject{subject:02d}", f"subject{subject}/fmri/{run}/cifti/{run}_{rep}_Atlas.dtseries.nii")
 
     def raw_files(self, data_root, subjects):
         for split in ("train", "test"):
