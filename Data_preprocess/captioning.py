@@ -84,7 +84,7 @@ def load_captioner(source, revision=None, dtype=torch.float32, device="cpu"):
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    wanted = (source, "--caption_model", "an image-to-text model of transformers, such as BLIP-2, or ready captions")
+    wanted = (source, "--caption_model", "an image-to-text model of transformers (folder or hub id), or ready captions")
     processor = load_helper(AutoProcessor, *wanted, revision=revision)
     model = load_model(AutoModelForImageTextToText, *wanted, dtype=dtype, revision=revision)
     _count_as_the_model(processor, model, source)

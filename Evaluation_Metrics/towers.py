@@ -29,14 +29,16 @@ class ClipTower:
     device : torch.device
     batch_size : int
         frames per call
+    flag : str
+        that gave the source, for an error
     """
 
-    def __init__(self, source, device="cpu", batch_size=64):
+    def __init__(self, source, device="cpu", batch_size=64, flag="--clip_path"):
         import torch
 
         from models.encoders import encode_clip_images
 
-        model, preprocess, _ = load_clip(str(source))
+        model, preprocess, _ = load_clip(str(source), flag)
         self.model, self.preprocess, self.encode = model.to(device), preprocess, encode_clip_images
         self.torch, self.batch_size = torch, batch_size
 
@@ -183,7 +185,7 @@ class VifiTower:
 
 def load_vifi(source, device="cpu", batch_size=64):
     """The tower of a released checkpoint, or an open_clip folder that stands in for it (the phantom's CLIP)."""
-    return (ClipTower if Path(source).is_dir() else VifiTower)(source, device, batch_size)
+    return ClipTower(source, device, batch_size, "--vifi_path") if Path(source).is_dir() else VifiTower(source, device, batch_size)
 
 
 # ---------------------------------------------------------------------------------------------- classifiers
@@ -215,7 +217,7 @@ class ImageClassifier:
         import torch
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        given = (source, "--image_classifier", "an image classifier of transformers")
+        given = (source, "--image_classifier", "an image classifier of transformers, a folder or hub id")
         self.processor = load_helper(AutoImageProcessor, *given)
         self.model = load_model(AutoModelForImageClassification, *given).to(device)
         self.torch, self.device, self.batch_size = torch, device, batch_size
@@ -250,7 +252,7 @@ class ClipClassifier:
         import torch
         from transformers import AutoImageProcessor
 
-        self.given = (source, "--clip_classifier", "a VideoMAE classifier of transformers")
+        self.given = (source, "--clip_classifier", "a VideoMAE classifier of transformers, a folder or hub id")
         self.processor = load_helper(AutoImageProcessor, *self.given)
         self.torch, self.source, self.device, self.batch_size = torch, source, device, batch_size
         self.models = {}

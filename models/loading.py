@@ -10,6 +10,7 @@ import inspect
 import logging
 import queue
 import re
+import sys
 import threading
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 HUB_SECONDS = 15  # that the hub has to say what a model consists of
 LATENT_SCALE = 0.18215  # of Stable Diffusion 1 and 2: targets and decoded latents are scaled by it
-SD = "Stable Diffusion in the diffusers layout (folders unet, vae, text_encoder, tokenizer, scheduler)"
+SD = "Stable Diffusion in the diffusers layout (unet/, vae/, text_encoder/, tokenizer/, scheduler/), a folder or hub id"
 _SD_PARTS = {  # part -> library and class
     "vae": ("diffusers", "AutoencoderKL"),
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -98,11 +99,12 @@ def _locate(source, flag, what, part="", revision=None):
                 validate_repo_id(str(source))
                 place, names = _on_hub(str(source), flag, revision)
                 return place, [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/" if part else "")]
-        raise missing(path, f"give {what} with {flag}, a folder or hub id")
+        raise missing(path, f"give {what} with {flag}")
     folder = path / part
     if not folder.is_dir():
         single = next((file.name for file in sorted(path.iterdir()) if file.suffix in (".ckpt", ".safetensors")), None)
-        hint = f", but {single}, which diffusers' StableDiffusionPipeline.from_single_file converts" if single else ""
+        hint = f", only {single}, which diffusers' StableDiffusionPipeline.from_single_file converts" if single else ""
+        hint = f", only {single}, which is no model by itself" if single and "lora" in single.lower() else hint
         raise UserError(f"{flag} {path} has no folder {part}{hint}; give {what}")
     return str(path), [file.name for file in folder.iterdir()]
 
@@ -117,7 +119,8 @@ def _on_hub(repo, flag, revision=None):
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:
-        found = _within(HUB_SECONDS, lambda: HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS))
+        with _quiet():
+            found = _within(HUB_SECONDS, lambda: HfApi().model_info(repo, revision=revision, timeout=HUB_SECONDS))
         return repo, tuple(file.rfilename for file in found.siblings)
     except GatedRepoError:
         raise UserError(f"{flag} {repo} is given out on {constants.ENDPOINT} to registered users only; sign in, or give a folder") from None
@@ -129,11 +132,11 @@ def _on_hub(repo, flag, revision=None):
         try:
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
         except Exception:
-            why = f"{constants.ENDPOINT} does not answer ({library_words(error)})"
             raise UserError(
-                f"{flag} {repo} is no folder here, and could not be downloaded: {why}; give a folder, or try again with a connection"
+                f"{flag} {repo} is no folder here, and could not be downloaded from {constants.ENDPOINT} ({library_words(error)}); "
+                "give a folder, or try again with a connection"
             ) from None
-        log.warning("%s does not answer; %s is taken as it was downloaded before", constants.ENDPOINT, repo)
+        log.warning("%s gives no answer; %s is taken as it was downloaded before", constants.ENDPOINT, repo)
         return str(folder), tuple(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
 
 
@@ -161,16 +164,20 @@ def _within(seconds, function):
 
 _ADVICE = re.compile(  # in libraries' words: about their own arguments, and some of it unsafe
     r"weights_only|allow_pickle|trust_remote_code|ignore_mismatched_sizes|low_cpu_mem_usage|force_download|from_tf|from_flax|"
-    r"two options|trust the source|report this error"
+    r"two options|trust the source|report this error|If you were trying|Otherwise, make sure|You can inspect"
 )
 
 
 def library_words(error):
     """A library's words for what went wrong, without its advice."""
-    if re.search(r"unpickl|weights.only|Unsupported global|pickled", str(error), re.IGNORECASE):
-        return "a file of weights is broken or holds Python objects, which are not unpickled"
+    if "TorchScript" in str(error):
+        return "a TorchScript archive; save its state_dict() in a file"
+    if re.search(r"unpickl|weights.only|Unsupported global|pickled|PytorchStreamReader|Unable to load weights", str(error), re.IGNORECASE):
+        file = re.search(r"'([^']+)'", str(error)) if "Unable to load" in str(error) else None
+        return f"{Path(file[1]).name if file else 'a file of weights'} is broken or holds Python objects, which are not unpickled"
     sentences = re.split(r"(?<=[.;!?])\s+", one_line(error))
-    return " ".join(words for words in sentences if not _ADVICE.search(words))[:250].strip(" .,;") or type(error).__name__
+    words = " ".join(words for words in sentences if not _ADVICE.search(words))[:250].strip(" .,;")
+    return words if " " in words else f"{type(error).__name__} {words}".strip()  # '101' and 'added_tokens' say nothing
 
 
 def describe_faults(faults):
@@ -225,11 +232,15 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
 
     dtype = dtype or torch.float32
     place, names = _locate(source, flag, what, part, revision)
-    dtype_name = "torch_dtype" if kind.__module__.startswith("diffusers") else "dtype"
-    options |= {dtype_name: dtype, "variant": weights_variant(names), "subfolder": part}
+    where, diffusers = f"{flag} {Path(place) / part}", kind.__module__.startswith("diffusers")
+    stems = ("diffusion_pytorch_model",) if diffusers else ("model", "pytorch_model")
+    if not any(name.startswith(stems) and _WEIGHTS.fullmatch(name) and "-of-" not in name for name in names):  # shards need their index
+        raise UserError(
+            f"{where} has no weights ({stems[0]}.safetensors, .bin, or an index of shards), only {name_some(sorted(names))}; give {what}"
+        )
+    options |= {"torch_dtype" if diffusers else "dtype": dtype, "variant": weights_variant(names), "subfolder": part}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # names and shapes are compared below
     model, info = _from_pretrained(kind, place, flag, what, revision, **options)
-    where = f"{flag} {Path(place) / part}"
 
     allowed = _UNUSED.get(kind.__name__)
     empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]  # a shard lacked them
@@ -243,10 +254,10 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
     }
     if any(faults.values()):
         hint = "give the model as it was published"
-        if not faults["missing"] and all(map(_TEMPORAL.search, faults["unexpected"])):
+        if faults["unexpected"] and all(map(_TEMPORAL.search, faults["unexpected"])):
             hint = "these are Tune-A-Video's layers, which are not part of the recipe: give the 2-D model"
         raise UserError(f"{where} does not fit {type(model).__name__}: {describe_faults(faults)}; {hint}")
-    _check_finite(model, where)
+    _check_finite(model, where, "give it as it was published" + ("" if dtype == torch.float32 else ", or use another --precision"))
     return model.eval().requires_grad_(False)
 
 
@@ -268,24 +279,24 @@ def _from_pretrained(kind, place, flag, what, revision, **options):
         raise _no_model(flag, Path(place) / options.get("subfolder", ""), what, error) from None
 
 
-def _check_finite(model, where):
+def _check_finite(model, where, advice="give it as it was published"):
     broken = [name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
     if broken:
-        raise UserError(f"{where} has NaN or infinity in {name_some(broken)}; give it as it was published, or a --precision that holds it")
+        raise UserError(f"{where} has NaN or infinity in {name_some(broken)}; {advice}")
 
 
 def _no_model(flag, path, what, error):
-    return UserError(f"{flag} {path} could not be loaded ({library_words(error)}); give {what}, a folder or hub id")
+    return UserError(f"{flag} {path} could not be loaded ({library_words(error)}); give {what}")
 
 
 @contextlib.contextmanager
 def _quiet():
     """Keep the libraries' reports of every step out of ours; what they say of weights is checked."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
+    for name in ("diffusers", "transformers"):
+        if name in sys.modules:
+            importlib.import_module(f"{name}.utils.logging").disable_progress_bar()
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     finally:
@@ -351,18 +362,23 @@ def load_sd_config(path, part):
     try:
         with _quiet():
             if library == "transformers":
-                config = kind.config_class.from_pretrained(place, subfolder=part).to_dict()
+                config, _ = kind.config_class.get_config_dict(place, subfolder=part)
             else:
                 config = kind.load_config(place, subfolder=part)
+        if not isinstance(config, dict):
+            raise ValueError(f"its configuration is a {type(config).__name__}")
     except Exception as error:
         raise _no_model("--sd_path", where, SD, error) from None
     try:
         _CHECKS[part](config)
     except ValueError as error:
         raise UserError(f"--sd_path {where} {error}; give Stable Diffusion 1 or 2, or a model fine-tuned from it") from None
-    known = {} if library == "transformers" else inspect.signature(kind.__init__).parameters
-    unknown = [f"{key}={value}" for key, value in config.items() if part != "scheduler" and known and key not in known and value]
-    unknown = [setting for setting in unknown if not setting.startswith("_")]
+    if library == "transformers":
+        return kind.config_class.from_dict(config.get("text_config") or config).to_dict()
+    if part == "scheduler":
+        return config
+    known = inspect.signature(kind.__init__).parameters
+    unknown = [f"{key}={value}" for key, value in config.items() if key not in known and not key.startswith("_") and value]
     if unknown:
         log.warning("%s: settings unknown to this version of %s are left out: %s", where, library, ", ".join(unknown))
     return {key: setting.default for key, setting in known.items() if setting.default is not inspect.Parameter.empty} | config
@@ -370,7 +386,7 @@ def load_sd_config(path, part):
 
 def _check_vae(config):
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
-        raise ValueError(f"holds a {config['_class_name']}, not an AutoencoderKL")
+        raise ValueError(f"holds {config['_class_name']}, not AutoencoderKL")
     scale = config.get("scaling_factor", LATENT_SCALE)  # the first versions did not write it
     if scale != LATENT_SCALE:
         raise ValueError(f"scales latents by {scale}, and targets and decoded latents are scaled by {LATENT_SCALE}")
@@ -383,7 +399,7 @@ def _check_unet(config):
     from models.inflated_sd import check_unet
 
     if config.get("_class_name", "UNet2DConditionModel") != "UNet2DConditionModel":
-        raise ValueError(f"holds a {config['_class_name']}, not a UNet2DConditionModel")
+        raise ValueError(f"holds {config['_class_name']}, not UNet2DConditionModel")
     check_unet(config)
 
 
@@ -394,8 +410,8 @@ def _check_scheduler(config):
 
 
 def _check_text_encoder(config):
-    if config.get("model_type") not in ("clip_text_model", "clip"):  # CLIP's, alone or within a whole CLIP
-        raise ValueError(f"holds a {config.get('model_type')}, not CLIP's text encoder")
+    if config.get("model_type") not in ("clip_text_model", "clip"):  # alone, or within a whole CLIP
+        raise ValueError(f"holds a model of the type {config.get('model_type')}, not clip_text_model")
 
 
 _CHECKS = {"vae": _check_vae, "unet": _check_unet, "scheduler": _check_scheduler, "text_encoder": _check_text_encoder}
@@ -433,7 +449,6 @@ def check_sd(path):
     """
     configs = {part: load_sd_config(path, part) for part in _CHECKS}
     unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
-    text = text.get("text_config") or text  # within a whole CLIP
     channels = (unet["in_channels"], unet["out_channels"])
     if set(channels) != {vae["latent_channels"]}:
         raise UserError(
@@ -459,7 +474,7 @@ CLIP = "a CLIP of open_clip, a folder or name:weights such as ViT-B-32:openai"
 _QUICK = "-quickgelu"  # ending of open_clip's names of models with the quick GELU
 
 
-def load_clip(path):
+def load_clip(path, flag="--clip_path"):
     """A CLIP model of open_clip, in evaluation mode and without gradients.
 
     Weights that open_clip knows by a tag come with their activation. A file's is said by the name: ViT-B-32:FILE has the
@@ -469,6 +484,8 @@ def load_clip(path):
     ----------
     path : str or Path
         open_clip folder (open_clip_config.json and weights), hf-hub:..., or name:weights such as ViT-B-32:openai
+    flag : str
+        that gave it, for the error
 
     Returns
     -------
@@ -486,66 +503,68 @@ def load_clip(path):
     """
     import open_clip
 
-    name, weights, quick = _clip_source(str(path))
+    name, weights, quick = _clip_source(str(path), flag)
     try:
         with _root_messages() as said:
             model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights, force_quick_gelu=quick)
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises RuntimeError, ValueError, KeyError, ... for a missing or broken file
-        raise _no_model("--clip_path", path, CLIP, error) from None
+        raise _no_model(flag, path, CLIP, error) from None
     resized = [words for words in said if words.startswith("Resizing")]
     if resized:
-        raise UserError(f"--clip_path {path} has weights of another size than its settings say ({resized[0]}); give it as it was published")
-    _check_finite(model, f"--clip_path {path}")
+        raise UserError(f"{flag} {path} has weights of another size than its settings say ({resized[0]}); give it as it was published")
+    _check_finite(model, f"{flag} {path}")
     return model.eval().requires_grad_(False), preprocess, tokenizer
 
 
-def _clip_source(source):
+def _clip_source(source, flag):
     """What open_clip is asked for: name, weights, and whether the quick GELU is to be set."""
     import open_clip
 
     path = Path(source)
     if path.is_dir():
-        return f"local-dir:{_clip_folder(path)}", None, False
+        return f"local-dir:{_clip_folder(path, flag)}", None, False
     if source.startswith("hf-hub:"):
-        place, _ = _on_hub(source.removeprefix("hf-hub:"), "--clip_path")
+        place, _ = _on_hub(source.removeprefix("hf-hub:"), flag)
         return f"local-dir:{place}" if Path(place).is_dir() else source, None, False
     name, colon, weights = source.partition(":")
     if path.is_file():
-        raise UserError(f"--clip_path {path} is a single file; put the model's name before it, such as ViT-B-32:{path}")
+        raise UserError(f"{flag} {path} is a single file; put the model's name before it, such as ViT-B-32:{path}")
     if not colon or path.is_absolute() or source.startswith("."):
-        raise missing(path, f"give {CLIP}, or hf-hub:name, with --clip_path")
+        raise missing(path, f"give {CLIP}, or hf-hub:name, with {flag}")
     name, models = name.replace("/", "-"), open_clip.list_models()
     known = name if name in models else name.removesuffix(_QUICK)
     if known not in models:
-        raise UserError(f"--clip_path {source}: open_clip has no model {name}; give {CLIP}")
+        raise UserError(f"{flag} {source}: open_clip has no model {name}; give {CLIP}")
     quick = name.endswith(_QUICK)
     if Path(weights).is_file():
         used = "quick GELU" if quick or open_clip.get_model_config(known).get("quick_gelu") else "GELU"
         log.info("%s: %s, as the name %s says; names that end in %s have the quick GELU of OpenAI's weights", weights, used, name, _QUICK)
         return known, weights, quick
     tag = open_clip.get_pretrained_cfg(known, weights)
+    if not tag and ("/" in weights or Path(weights).suffix):
+        raise missing(weights, f"check {flag} {source}")
     if not tag:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(known)) or "none"
-        raise UserError(f"--clip_path {source}: {weights or 'nothing'} is neither a file nor a tag of {known}; its tags are {tags}")
-    _on_hub(tag["hf_hub"].rpartition("/")[0], "--clip_path")  # says so when it does not answer, where open_clip would wait
+        raise UserError(f"{flag} {source}: {weights or 'nothing'} is neither a file nor a tag of {known}; its tags are {tags}")
+    _on_hub(tag["hf_hub"].rpartition("/")[0], f"{flag} {source}:")  # says so when it does not answer, where open_clip would wait
     return known, weights, quick or tag.get("quick_gelu", False)
 
 
-def _clip_folder(path):
+def _clip_folder(path, flag):
     """An open_clip folder, if there is no doubt about its weights: open_clip itself would go on with random ones."""
     names = sorted(file.name for file in path.iterdir())
     weights = [name for name in names if Path(name).suffix in _OPEN_CLIP]
     named = [name for name in weights if Path(name).stem in ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")]
     if "open_clip_config.json" not in names:
-        raise UserError(f"--clip_path {path} has no open_clip_config.json; give {CLIP}")
+        raise UserError(f"{flag} {path} has no open_clip_config.json; give {CLIP}")
     if not weights:
         raise UserError(
-            f"--clip_path {path} has no weights that open_clip looks for (open_clip_model.safetensors, .bin or .pth), only "
+            f"{flag} {path} has no weights that open_clip looks for (open_clip_model.safetensors, .bin or .pth), only "
             f"{', '.join(names)}; give the folder as it was published"
         )
     if len(weights) > 1 and not named:
-        raise UserError(f"--clip_path {path} has several files of weights ({', '.join(weights)}); leave one of them in the folder")
+        raise UserError(f"{flag} {path} has several files of weights ({', '.join(weights)}); leave one of them in the folder")
     return path
 
 

@@ -152,19 +152,18 @@ def noise_schedule(config):
     lacking = [key for key, value in levels.items() if value is None and not (config.get("trained_betas") and key != "num_train_timesteps")]
     if lacking or config.get("use_flow_sigmas"):
         what = f"no {', '.join(lacking)}" if lacking else "use_flow_sigmas"
-        raise ValueError(f"holds a {config.get('_class_name')} with {what}, not the noise levels of a diffusion model")
+        raise ValueError(f"holds {config.get('_class_name')} with {what}, not the noise levels of a diffusion model")
     kind = config.get("prediction_type") or "epsilon"  # the first versions did not write it
     if kind not in PREDICTIONS:
         raise ValueError(f"says that the model predicts {kind}, not {', '.join(PREDICTIONS)}")
     optional = {key: config[key] for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)}
     schedule = {key: value for key, value in levels.items() if value is not None} | optional | {"prediction_type": kind}
     try:
-        alphas = DDIMScheduler(**schedule).alphas_cumprod
-    except Exception as error:  # of a type that does not fit, or an unknown beta_schedule
+        betas = DDIMScheduler(**schedule).betas
+    except Exception as error:  # values of a type that does not fit, or an unknown beta_schedule
         raise ValueError(f"holds noise levels that cannot be computed ({error})") from None
-    falling = len(alphas) == schedule["num_train_timesteps"] and 0 <= alphas[-1] and alphas[0] < 1 and bool((alphas.diff() <= 0).all())
-    if not falling:
-        raise ValueError(f"holds noise levels that do not rise over {schedule['num_train_timesteps']} steps")
+    if not (len(betas) == schedule["num_train_timesteps"] > 0 and bool(((betas > 0) & (betas <= 1)).all())):
+        raise ValueError(f"holds noise levels that do not rise from 0 to 1 in {schedule['num_train_timesteps']} steps")
     return schedule
 
 
