@@ -13,6 +13,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
+from tiny import NOISE_SCHEDULE
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from common import cli, datasets
@@ -319,7 +320,7 @@ def test_noise_depends_on_seed_and_clip_alone():
 
 
 def test_schedulers():
-    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": True, "steps_offset": 0}
+    config = NOISE_SCHEDULE | {"num_train_timesteps": 1000, "clip_sample": True, "steps_offset": 0}
     ddim, fast = make_scheduler("ddim", config), make_scheduler("dpmsolver++", config)
     for scheduler in (ddim, fast):
         scheduler.set_timesteps(50)

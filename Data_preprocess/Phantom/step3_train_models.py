@@ -20,6 +20,7 @@ About 2 h on one CPU core: VAE 20 min, UNet 55, CLIP 17, the classifiers 15 each
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,8 @@ from phantom.training import (
     write_record,
 )
 
-VAE_BATCH, CLIP_BATCH, CLIP_TOKENS = 32, 96, 24
+VAE_BATCH, UNET_BATCH, CLIP_BATCH, CLIP_TOKENS = 32, 32, 96, 24
+PEAK_LR = {"vae": 2e-3, "unet": 1.2e-3, "clip": 1e-3, "classifier": 1e-3}
 FADING = 0.4  # share of the classifiers' pictures in which the object fades
 SHAPE = {"image_size": world.SIZE, "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
 PIXELS = {"do_rescale": True, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
@@ -85,20 +87,14 @@ def minutes_since(start):
 # ---------------------------------------------------------------------------------------------- autoencoder
 
 
-def train_vae(folder, *, steps, lr, seed):
+def train_vae(folder, *, steps, seed):
     """AutoencoderKL on stills: L1 + MSE + a light KL; then whitening folded into its quant convolutions."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 1])
     vae = AutoencoderKL(
-        block_out_channels=(16, 32, 64),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=world.SIZE,
-        scaling_factor=SCALE,
-    )
+        block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=world.SIZE, scaling_factor=SCALE,
+    )  # fmt: skip
 
     def loss_of(step):
         pixels = as_pixels(draw_stills(VAE_BATCH, rng)[1])  # b 3 h w
@@ -110,7 +106,7 @@ def train_vae(folder, *, steps, lr, seed):
         return loss, {"psnr": f"{-10 * math.log10(error.square().mean().item() / 4):.1f} dB"}
 
     start = time.time()
-    optimise(vae, loss_of, steps=steps, lr=lr, weight_decay=1e-4, name="vae")
+    optimise(vae, loss_of, steps=steps, lr=PEAK_LR["vae"], weight_decay=1e-4, name="vae")
     vae.eval()
     whiten(vae, rng)
     with torch.no_grad():
@@ -126,45 +122,24 @@ def train_vae(folder, *, steps, lr, seed):
 
 def make_generator(tokenizer):
     """UNet and text encoder, in the order in which their weights are drawn, and the scheduler."""
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=96,
-            intermediate_size=256,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=INVERSION_TOKENS,
-            projection_dim=96,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, projection_dim=96,
+        max_position_embeddings=INVERSION_TOKENS, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    ))  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=16,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(48, 96),
-        layers_per_block=1,
-        norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        attention_head_dim=2,
-        cross_attention_dim=96,
-    )
+        sample_size=16, in_channels=4, out_channels=4, block_out_channels=(48, 96), layers_per_block=1, norm_num_groups=8,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2, cross_attention_dim=96,
+    )  # fmt: skip
     scheduler = DDIMScheduler(
-        num_train_timesteps=1000,
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+        num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+        set_alpha_to_one=False, steps_offset=1,
+    )  # fmt: skip
     return unet, text_encoder, scheduler
 
 
-def train_unet(folder, *, steps, batch, lr, bank, seed):
+def train_unet(folder, *, steps, bank, seed):
     """UNet and text encoder together on the denoising loss; half of the timesteps where the phantom's profile works.
 
     What is saved is their exponential moving average, every 1000 steps.
@@ -181,10 +156,10 @@ def train_unet(folder, *, steps, batch, lr, bank, seed):
     losses, start = [], time.time()
 
     def loss_of(step):
-        index = rng.integers(bank, size=batch)
+        index = rng.integers(bank, size=UNET_BATCH)
         clean = latents[torch.from_numpy(index)]  # b c h w
-        t = torch.randint(1000, (batch,))
-        t = torch.where(torch.rand(batch) < 0.5, t, t * 450 // 1000)
+        t = torch.randint(1000, (UNET_BATCH,))
+        t = torch.where(torch.rand(UNET_BATCH) < 0.5, t, t * 450 // 1000)
         noise = torch.randn_like(clean)
         a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
@@ -200,16 +175,10 @@ def train_unet(folder, *, steps, batch, lr, bank, seed):
         if (step + 1) % 1000 == 0 or step + 1 == steps:
             save(average.module[0], folder / "unet")
             save(average.module[1], folder / "text_encoder")
-            record = {
-                "seed": seed,
-                "steps": step + 1,
-                "batch": batch,
-                "minutes": minutes_since(start),
-                "loss": float(np.mean(losses[-1000:])),
-            }
-            write_record(folder, unet_and_text_encoder=record)
+            record = {"seed": seed, "steps": step + 1, "batch": UNET_BATCH, "minutes": minutes_since(start)}
+            write_record(folder, unet_and_text_encoder=record | {"loss": float(np.mean(losses[-1000:]))})
 
-    optimise(trained, loss_of, steps=steps, lr=lr, weight_decay=1e-3, name="unet", after=after)
+    optimise(trained, loss_of, steps=steps, lr=PEAK_LR["unet"], weight_decay=1e-3, name="unet", after=after)
     write_json(folder / "model_index.json", PIPELINE)
 
 
@@ -225,7 +194,7 @@ def make_clip(folder, tokenizer):
     return open_clip.CLIP(embed_dim=512, vision_cfg=vision, text_cfg=text)
 
 
-def train_clip(folder, *, steps, lr, seed):
+def train_clip(folder, *, steps, seed):
     """open_clip model on stills and captions, EDA-augmented ones too; equal captions in a batch count as one."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 3])
@@ -252,7 +221,7 @@ def train_clip(folder, *, steps, lr, seed):
     def after(step, loss):
         model.logit_scale.clamp_(max=math.log(100))
 
-    optimise(model, loss_of, steps=steps, lr=lr, weight_decay=0.02, name="clip", after=after)
+    optimise(model, loss_of, steps=steps, lr=PEAK_LR["clip"], weight_decay=0.02, name="clip", after=after)
     with atomic_path(folder / "open_clip_model.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
     write_record(folder, clip={"seed": seed, "steps": steps, "minutes": minutes_since(start), **last})
@@ -261,7 +230,7 @@ def train_clip(folder, *, steps, lr, seed):
 # ---------------------------------------------------------------------------------------------- classifiers
 
 
-def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, lr, bank, n_test, seed):
+def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, bank, n_test, seed):
     """Fit a classifier of transformers on fresh pictures and save it with its processor.
 
     The loss is the cross-entropy of the class and of each of its factors. A third of the batches is clean, a third
@@ -279,8 +248,6 @@ def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, lr,
         name -> values, whose combinations are the classes
     batch, steps : int
         size and number of the batches
-    lr : float
-        peak learning rate
     bank : int
         pictures or clips that go through the latents before training
     n_test : int
@@ -308,7 +275,7 @@ def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, lr,
 
     start = time.time()
     degraded, their_wanted = source.degraded(bank, rng, FADING)
-    optimise(model, loss_of, steps=steps, lr=lr, weight_decay=0.02, name=folder.name)
+    optimise(model, loss_of, steps=steps, lr=PEAK_LR["classifier"], weight_decay=0.02, name=folder.name)
     minutes = minutes_since(start)
     model.eval()
     save(model, folder)
@@ -352,18 +319,12 @@ def get_parser():
     group.add_argument("--models", nargs="+", choices=list(FOLDERS), default=list(FOLDERS), help="models to train, in order")
     group.add_argument("--models_dir", type=Path, default=Path(__file__).parents[2] / "phantom" / "models", help="folder for the models")
     group = parser.add_argument_group("optimisation")
-    rate = cli.real(above=0)
     group.add_argument("--vae_steps", type=cli.one_or_more, default=2200, help="steps of the VAE, 32 stills each")
-    group.add_argument("--vae_lr", type=rate, default=2e-3, help="peak learning rate of the VAE")
     group.add_argument("--bank", type=cli.one_or_more, default=24000, help="number of stills whose latents the UNet sees")
-    group.add_argument("--unet_steps", type=cli.one_or_more, default=6500, help="steps of the UNet")
-    group.add_argument("--unet_batch", type=cli.one_or_more, default=32, help="latents per step of the UNet")
-    group.add_argument("--unet_lr", type=rate, default=1.2e-3, help="peak learning rate of the UNet")
+    group.add_argument("--unet_steps", type=cli.one_or_more, default=6500, help="steps of the UNet, 32 latents each")
     group.add_argument("--clip_steps", type=cli.one_or_more, default=1500, help="steps of CLIP, 96 stills each")
-    group.add_argument("--clip_lr", type=rate, default=1e-3, help="peak learning rate of CLIP")
     group.add_argument("--image_classifier_steps", type=cli.one_or_more, default=2200, help="steps of the image classifier, 64 stills each")
     group.add_argument("--clip_classifier_steps", type=cli.one_or_more, default=3400, help="steps of the clip classifier, 32 clips each")
-    group.add_argument("--classifier_lr", type=rate, default=1e-3, help="peak learning rate of the classifiers")
     group.add_argument(
         "--classifier_bank", type=cli.whole(32), default=12800, help="number of frames that a classifier sees through noisy latents"
     )
@@ -376,20 +337,15 @@ def get_parser():
 
 def main(args):
     torch.set_num_threads(1)
-    classifier = {"lr": args.classifier_lr, "n_test": args.classifier_test, "seed": args.seed}
+    bank, common = args.classifier_bank, {"seed": args.seed}
+    classifier = common | {"n_test": args.classifier_test}
     train = {
-        "vae": lambda folder: train_vae(folder, steps=args.vae_steps, lr=args.vae_lr, seed=args.seed),
-        "unet": lambda folder: train_unet(
-            folder, steps=args.unet_steps, batch=args.unet_batch, lr=args.unet_lr, bank=args.bank, seed=args.seed
-        ),
-        "clip": lambda folder: train_clip(folder, steps=args.clip_steps, lr=args.clip_lr, seed=args.seed),
-        "image_classifier": lambda folder: train_image_classifier(
-            folder, steps=args.image_classifier_steps, bank=args.classifier_bank, **classifier
-        ),
-        "clip_classifier": lambda folder: train_clip_classifier(
-            folder, steps=args.clip_classifier_steps, bank=args.classifier_bank // 8, **classifier
-        ),
-    }  # fmt: skip
+        "vae": partial(train_vae, steps=args.vae_steps, **common),
+        "unet": partial(train_unet, steps=args.unet_steps, bank=args.bank, **common),
+        "clip": partial(train_clip, steps=args.clip_steps, **common),
+        "image_classifier": partial(train_image_classifier, steps=args.image_classifier_steps, bank=bank, **classifier),
+        "clip_classifier": partial(train_clip_classifier, steps=args.clip_classifier_steps, bank=bank // 8, **classifier),
+    }
     for name in args.models:
         folder = args.models_dir / FOLDERS[name]
         folder.mkdir(parents=True, exist_ok=True)
