@@ -105,9 +105,8 @@ def extract_stage(dataset, args):
 
 def train_stage(dataset, args):
     tasks = [Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]
-    if "retrieve" in dataset.left_out and "retrieve" not in args.stages:
-        return [tasks]
-    return [tasks + [Task("train", "Retrieval/train_retrieval_decoder.py", flags) for flags in retrieval_flags(args)]]
+    searched = retrieval_flags(args) if "retrieve" in args.stages or "retrieve" not in dataset.left_out else []
+    return [tasks + [Task("train", "Retrieval/train_retrieval_decoder.py", flags) for flags in searched]]
 
 
 def retrieval_flags(args):
