@@ -20,11 +20,11 @@ from tqdm import tqdm
 from common.augment import eda, load_synonyms
 from common.datasets import PHANTOM
 from common.files import naming, write_json
+from models.encoders import N_TOKENS
+from models.pipeline import INVERSION_TOKENS, NEGATIVE_PROMPT
 from phantom import world
 
 SCALE = 0.18215  # Stable Diffusion's latent scale
-PROMPT_TOKENS, INVERSION_TOKENS = 20, 77  # lengths of the prompts of reconstruction and of its inversion
-NEGATIVE_PROMPT = "Not like the real scene, Distorted and blurred body, blurry,bad proportions,out of frame,disfigured"
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -213,7 +213,7 @@ def choose_prompts(step, captions, rng):
         return [""] * len(captions), INVERSION_TOKENS
     prompts = augmented(captions, rng, 0.3)
     drop = rng.random(len(captions))
-    return ["" if d < 0.05 else NEGATIVE_PROMPT if d < 0.1 else p for d, p in zip(drop, prompts, strict=True)], PROMPT_TOKENS
+    return ["" if d < 0.05 else NEGATIVE_PROMPT if d < 0.1 else p for d, p in zip(drop, prompts, strict=True)], N_TOKENS
 
 
 # ---------------------------------------------------------------------------------------------- the loop

@@ -42,9 +42,9 @@ from transformers import (
 
 from common import cli
 from common.files import atomic_path, write_json
+from models.pipeline import INVERSION_TOKENS
 from phantom import world
 from phantom.training import (
-    INVERSION_TOKENS,
     SCALE,
     LabelledClips,
     accuracies,
