@@ -1,5 +1,6 @@
 """Runs of a data set with an event table: rows of every run's events, and their means over presentations."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from Data_preprocess.cifti import open_series
 from Data_preprocess.events import clips_of, event_volumes
 
 BLOCK = 2048  # voxels correlated at a time
+log = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------------------------------------- one run
@@ -63,12 +65,44 @@ def read_shape(path, tr):
             raise UserError(f"{path} holds values of type {series.dtype}, not numbers; {do}")
         return series.shape
     series = open_series(path)
-    if tr is not None and abs(series.tr - tr) > 1e-3:
+    if tr is not None and series.tr and abs(series.tr - tr) > 1e-3:
         raise UserError(
             f"{path} has {series.tr:g} s between volumes in its header, not the registry's {tr:g} s; "
             "correct tr in the registry, or use --ignore_header_tr if the header is wrong"
         )
     return series.n_volumes, N_CORTEX
+
+
+def check_orientation(path, shape, needed, last, tr):
+    """What is odd about the length of a series, in words; None for nothing.
+
+    Parameters
+    ----------
+    path : Path
+    shape : (int, int)
+        of the series
+    needed : int
+        volumes that events need
+    last : float
+        s, end of the last event
+    tr : float
+        s between volumes
+
+    Raises
+    ------
+    UserError
+        (voxels, volumes): rows that cannot be volumes, and columns that can
+    """
+    most = (last + max(60, last / 2)) / tr  # a run goes on for a while after its last event
+    if needed <= shape[0] <= most:
+        return None
+    if not is_cifti(path) and needed <= shape[1] <= most:
+        raise UserError(
+            f"{path} has {shape[0]} rows and {shape[1]} columns, and events until {last:g} s need volumes every {tr:g} s: it seems to be "
+            "(voxels, volumes); write it as (volumes, voxels)"
+        )
+    lasts = f"{path} lasts {shape[0] * tr:g} s ({shape[0]} volumes), and its last event ends at {last:g} s"
+    return f"{lasts}; check tr in the registry, the onsets and the orientation of the series" if shape[0] > most else None
 
 
 def list_runs(dataset, layout, data_root, subject, events, *, lag, volumes, trend_order, check_tr):
@@ -78,16 +112,17 @@ def list_runs(dataset, layout, data_root, subject, events, *, lag, volumes, tren
         of_run.setdefault(event.run, []).append(event)
     for name, shown in of_run.items():
         path = dataset.series_path(data_root, subject, name)
-        n_volumes, shapes[path] = read_shape(path, dataset.tr if check_tr else None)
-        windows = []
-        for event in shown:
-            first, end = event_volumes(event.onset, dataset.clip_seconds, lag, dataset.tr, volumes)
+        n_volumes, shapes[path] = shape = read_shape(path, dataset.tr if check_tr else None)
+        windows = [event_volumes(event.onset, dataset.clip_seconds, lag, dataset.tr, volumes) for event in shown]
+        last = max(event.onset for event in shown) + dataset.clip_seconds
+        if odd := check_orientation(path, shape, max(end for _, end in windows), last, dataset.tr):
+            log.warning("warning: %s", odd)
+        for event, (first, end) in zip(shown, windows, strict=True):
             if not 0 <= first < end <= n_volumes:
                 raise UserError(
                     f"{path} has volumes 0 to {n_volumes - 1}, and the event of line {event.line}, {event.onset:g} s after volume 0, "
                     f"needs volumes {first} to {end - 1}; correct the event table, tr or --lag, or copy the file again"
                 )
-            windows.append((first, end))
         if n_volumes <= trend_order:
             raise UserError(f"{path} has {n_volumes} volumes, too few for a trend of order {trend_order}; use a smaller --trend_order")
         runs.append(Run(name, path, tuple(windows), trend_order, layout.fmri_report(subject).parent / "events" / f"{name}.npy"))

@@ -101,6 +101,7 @@ def _split(path, number, line, separator):
 
 def as_number(text, point="."):
     """A number as people write it; a ValueError for anything else, such as '1_0', 'nan' and '1.000,5'."""
-    if not _NUMBER.fullmatch(text.replace(point, ".") if point != "." and "." not in text else text):
+    plain = text.replace(point, ".")
+    if not _NUMBER.fullmatch(plain) or (point != "." and "." in text):
         raise ValueError(text)
-    return float(text.replace(point, "."))
+    return float(plain)

@@ -4,8 +4,8 @@ import argparse
 import contextlib
 import errno
 import logging
-import math
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -22,45 +22,37 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAME
 # ---------------------------------------------------------------------------------------------- numbers
 
 
-def whole(low, high=None):
-    """Type of a flag: whole numbers from `low` to `high`, both included; without `high`, from `low` on."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # no '1_0', 'nan' and 'inf', which Python reads
+MOST = 10**6  # of anything that is counted or weighed, unless a flag says otherwise
 
-    def whole_number(text):
+
+def whole(low, high=MOST):
+    """Type of a flag: whole numbers from `low` to `high`, both included."""
+    return _number(int, "a whole number", low, high)
+
+
+def real(low=-MOST, high=MOST, above=None, below=None):
+    """Type of a flag: numbers from `low` to `high`, both included; greater than `above`, less than `below`."""
+    return _number(float, "a number", low, high, above, below)
+
+
+def _number(read, what, low, high, above=None, below=None):
+    lower = f"of at least {low:.12g}" if above is None else f"greater than {above:.12g}"
+    upper = f"up to {high:.12g}" if below is None else f"less than {below:.12g}"
+    words = f"from {low:.12g} to {high:.12g}" if above is below is None else f"{lower} and {upper}"
+
+    def number(text):
         try:
-            number = int(text)
+            value = read(text) if _NUMBER.fullmatch(text) else None
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if number < low or (high is not None and number > high):
-            raise argparse.ArgumentTypeError(f"{number} is out of range; use a number {_range(low, high)}")
-        return number
+            value = None
+        if value is None:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not {what}; use a number {words}")
+        if not low <= value <= high or (above is not None and value <= above) or (below is not None and value >= below):
+            raise argparse.ArgumentTypeError(f"{text[:40]} is out of range; use a number {words}")
+        return value
 
-    return whole_number
-
-
-def real(low=-math.inf, high=math.inf, above=None, below=None):
-    """Type of a flag: finite numbers from `low` to `high`, both included; greater than `above`, less than `below`."""
-
-    def real_number(text):
-        try:
-            number = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        inside = low <= number <= high and (above is None or number > above) and (below is None or number < below)
-        if not (math.isfinite(number) and inside):
-            raise argparse.ArgumentTypeError(f"{text} is out of range; use a number {_range(low, high, above, below)}")
-        return number
-
-    return real_number
-
-
-def _range(low=-math.inf, high=math.inf, above=None, below=None):
-    """Words for a range of numbers."""
-    high = math.inf if high is None else high
-    if above is None and below is None and math.isfinite(low) and math.isfinite(high):
-        return f"from {low:.12g} to {high:.12g}"
-    lower = f"greater than {above:g}" if above is not None else f"of at least {low:g}" if math.isfinite(low) else ""
-    upper = f"less than {below:g}" if below is not None else f"of at most {high:g}" if math.isfinite(high) else ""
-    return " and ".join(filter(None, (lower, upper))) or "that is finite"
+    return number
 
 
 one_or_more = whole(1)  # of a flag that counts something

@@ -254,7 +254,7 @@ def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
         ("epoch: many", "'many'"),
         ("epoch: 2.5", "'2.5'"),
         ("epoch: 0", "0 is out of range"),
-        ("lr: .nan", "nan is out of range"),
+        ("lr: .nan", "'nan' is not a number"),
         ("epoch: [1, 2]", "epoch takes one value"),
         ("shared: maybe", "'maybe'"),
         ("all: 3", "3"),
@@ -346,9 +346,9 @@ def test_a_full_disk_is_known_whoever_says_it(error, number, tmp_path):
 @pytest.mark.parametrize(
     "argv, says",
     [
-        (["--seed", "-1"], "from 0 to 4294967295"), (["--seed", "x"], "'x'"), (["--nonsense"], ""), (["--count", "0"], "of at least 1"),
+        (["--seed", "-1"], "from 0 to 4294967295"), (["--seed", "x"], "'x'"), (["--nonsense"], ""), (["--count", "0"], "from 1 to 1000000"),
         (["--part", "6"], "6 is out of range; use a number from 2 to 5"), (["--rate", "1"], "of at least 0 and less than 1"),
-        (["--rate", "nan"], "nan"), (["--rate", "x"], "'x'"), (["--lr", "0"], "greater than 0"), (["--lr", "inf"], "inf"),
+        (["--rate", "nan"], "nan"), (["--rate", "x"], "'x'"), (["--lr", "0"], "greater than 0 and up to 1000000"), (["--lr", "inf"], "inf"),
     ],
 )  # fmt: skip
 def test_wrong_flags_are_one_line(argv, says, capsys):

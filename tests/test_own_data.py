@@ -1,5 +1,6 @@
 """Bring your own fMRI: TR 1.5 s, clips of 3 s at 20 fps, voxels without a surface; the page's own entry and commands."""
 
+import contextlib
 import csv
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from tiny import ROOT, fails, load_script, run_script
 
 from common import datasets, fmri, video
 from common.captions import read_captions
-from common.files import card_path, load_array, read_json
+from common.files import UserError, card_path, load_array, read_json
 from common.layout import Layout
 from Data_preprocess import cifti_writing, events, vertex_figures
 from models.checkpoints import load_checkpoint
@@ -277,13 +278,97 @@ def test_the_table_of_the_page(tmp_path, monkeypatch):
     path.parent.mkdir()
     path.write_text(code_blocks(PAGE, "csv")[0])
     read = events.read_events(datasets.DATASETS["mine"], tmp_path)
-    assert [event.clip for event in events.clips_of(read, "train")] == [
-        ("films/forest.mp4", 0),
-        ("films/forest.mp4", 3),
-        ("films/harbour.mp4", 41.5),
-    ]
+    clips = [(event.film, event.start, event.first) for event in events.clips_of(read, "train")]
+    assert clips == [("films/forest.mp4", 0, 0), ("films/forest.mp4", 3, 60), ("films/harbour.mp4", 41.5, 830)]
     assert [(event.run, event.onset) for event in read if event.clip == ("films/forest.mp4", 0)] == [("run1", 6), ("run2", 7.5)]
     assert read[-1].caption == "a cat on a sofa"
+
+
+TABLE = """run,onset,duration,split,film,start,caption
+a,6,3,train,x.mp4,0,a deer
+a,9.5,3,train,x.mp4,3,"a deer, running"
+b,6,3,train,x.mp4,0,a deer
+b,9,3,test,y.mp4,0,a cat
+"""
+SEMICOLONS = TABLE.replace('"', "").replace("deer, running", "deer\0 running").replace(",", ";").replace("9.5", "9,5").replace("\0", ",")
+BIDS = """onset\tduration\ttrial_type\tstim_file\tresponse_time\trun\tstart\tcaption
+6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\ta deer
+9.5\t3\ttrain\tx.mp4\t0.7\ta\t3\ta deer, running
+6\t3\ttrain\tx.mp4\tn/a\tb\t0\t
+9\t3\ttest\ty.mp4\tn/a\tb\t0\ta cat
+"""
+
+
+def read_text_table(folder, content, **changes):
+    entry = replace(MINE, n_train=2, n_test=1, **changes)
+    path = entry.events_path(folder)
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return events.read_events(entry, folder)
+
+
+@pytest.mark.parametrize(
+    "content, warns",
+    [
+        (TABLE, ""), ("\ufeff" + TABLE.replace("\n", "\r\n") + ",,,,,,\r\n", ""), (SEMICOLONS, ""), ("sep=;\n" + SEMICOLONS, ""),
+        (SEMICOLONS.replace(";", "\t").encode("utf-16"), ""), (TABLE.replace(",", ", ").replace("deer,  ", "deer, "), ""),
+        (TABLE.replace("caption", "caption,,", 1), ""), (TABLE.replace("run,on", "Run, On", 1), ""), (BIDS, "not read: response_time"),
+        (TABLE.replace("b,6,3,train,x.mp4", "b,6,3,train,./films/../x.mp4"), ""), (TABLE.replace("b,6,3,train,x.mp4,0,", "b,6,3,train,x.mp4,0.001,"), ""),
+        (TABLE.replace("x.mp4,3", "x.mp4,0.1"), "1 clips share frames with another, being 3 s long, such as lines 2 and 3 (start: 0.0 and 0.1)"),
+        (TABLE.replace("9.5", "6.1"), "1 clips begin before the 3 s of another of their run are over, such as lines 2 and 3 (onset: 6.0 and 6.1)"),
+        (TABLE.replace("b,6,3,train,x.mp4,0,a deer", "b,6,3,train,x.mp4,0,a stag"), "1 clips have another caption than before"),
+    ],
+)  # fmt: skip
+def test_tables_as_people_write_them(tmp_path, content, warns, caplog):
+    read = read_text_table(tmp_path, content)
+    onset, start = (6.1 if "onset" in warns else 9.5), (0.1 if "start" in warns else 3)
+    assert [(event.run, event.onset, event.split, event.clip) for event in read] == [
+        ("a", 6, "train", ("x.mp4", 0)), ("a", onset, "train", ("x.mp4", 20 * start)), ("b", 6, "train", ("x.mp4", 0)), ("b", 9, "test", ("y.mp4", 0))
+    ]  # fmt: skip
+    assert [clip.caption for split in ("train", "test") for clip in events.clips_of(read, split)] == ["a deer", "a deer, running", "a cat"]
+    assert warns in caplog.text and bool(warns) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (TABLE.replace("a deer\na", '"a deer\na', 1), "line 2: a quotation mark is not closed on its line"),
+        (TABLE.replace("a deer\na", '"a deer\na', 1).replace("a cat", 'a cat"'), "line 2: a quotation mark is not closed on its line"),
+        (TABLE.replace('"', ""), "line 3 has 8 cells, not 7; put cells with commas in quotation marks"),
+        (TABLE.replace("y.mp4,0", "x.mp4,0"), "line 5: the clip of x.mp4 from 0 s is in both splits, as in line 2"),
+        (TABLE.replace("y.mp4,0", "./x.mp4,0"), "line 5: the clip of x.mp4 from 0 s is in both splits"),
+        (TABLE.replace("y.mp4,0", "films\\..\\x.mp4,0.001"), "line 5: the clip of x.mp4 from 0.001 s is in both splits"),
+        (
+            TABLE.replace("y.mp4,0", "x.mp4,5"),
+            "lines 3 and 5: the clips of x.mp4 from 3 s and 5 s overlap, and one is a train, one a test clip",
+        ),
+        (TABLE.replace("y.mp4,0", "link.mp4,0"), "line 5: the clip of x.mp4 from 0 s is in both splits"),
+        (TABLE.replace("y.mp4,0", "copy.mp4,0"), "copies of one movie"),
+        (TABLE.replace("9.5", "6.001"), "line 3: run a has an event at 6 s already, in line 2"),
+        *(
+            (TABLE.replace("9.5", bad), f"line 3: '{bad}' is no value for onset")
+            for bad in ("1_0", "-inf", "inf", "nan", "1e400", "1e9", "0x1", "१", "")
+        ),
+        (SEMICOLONS.replace("b;9;", "b;9.25;"), "line 5: '9.25' is no value for onset; use a number of seconds, such as 1,5"),
+        (TABLE.replace("9.5", '"9,5"'), "line 3: '9,5' is no value for onset"),
+        (TABLE.replace("run,onset", "run,run"), "two columns named 'run'"),
+        (TABLE.replace("start", "starts"), "has a column 'starts'; rename it to start"),
+        (TABLE.replace("\na,6", "\n../../a,6"), "line 2: '../../a' is no value for run"),
+        (TABLE.replace("a cat", "a \0cat"), "line 5, has the control character"),
+        (TABLE.replace("a cat", "a größere").encode("latin-1"), "line 5, is not in UTF-8"),
+        ("", "has no column split"),
+        (TABLE.splitlines()[0], "has 0 different train clips"),
+    ],
+)
+def test_tables_that_would_give_wrong_clips(tmp_path, content, says):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("x.mp4", "copy.mp4", "y.mp4"):
+        (folder / name).write_text("another" if name == "y.mp4" else "the same")
+    (folder / "link.mp4").symlink_to("x.mp4")
+    with pytest.raises(UserError) as error:
+        read_text_table(tmp_path, content)
+    assert says in str(error.value) and "events.csv" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_subjects_with_their_own_times(tmp_path, monkeypatch, capsys):
@@ -314,17 +399,20 @@ def change(row, column, value):
 @pytest.mark.parametrize(
     "columns, spoil, said",
     [
-        (None, change(2, 1, "soon"), "line 4: 'soon' is no value for onset; use a number of seconds"),
-        (None, change(2, 1, "nan"), "'nan' is no value for onset; use a number of seconds"),
+        (None, change(2, 1, "soon"), "line 4: 'soon' is no value for onset; use a number of seconds, such as 1.5"),
         (None, change(2, 2, "val"), "'val' is no value for split; use train or test"),
         (None, change(2, 3, " "), "line 4: '' is no value for film"),
-        (None, change(2, 4, -1), "'-1' is no value for start; use a number of seconds of at least 0"),
+        (None, change(2, 4, -1), "'-1' is no value for start; use a number of seconds from 0 to 1000000"),
         (None, change(1, 1, 3.1), "line 3: run a has an event at 3.1 s already, in line 2"),
         (None, change(0, 2, "test"), "the clip of films/train.mp4 from 0 s is in both splits"),
         (None, lambda rows: [r for r in rows if r[3:] != ["films/test.mp4", 33]], "11 different test clips, but n_test of mine is 12"),
         (None, lambda rows: [*rows[:-1], [*rows[-1], "more"]], "line 117 has 6 cells, not 5"),
         (["run", "onsets", "split", "film", "start"], None, "no column onset"),
-        (["run", "onset", "split", "film", "duration"], None, "'0' is no value for duration; use a number of seconds of at least 2.975"),
+        (
+            ["run", "onset", "split", "film", "duration"],
+            None,
+            "'0' is no value for duration; use a number of seconds from 2.975 to 1000000",
+        ),
         (["subject", "onset", "split", "film", "run"], None, "'a' is no value for subject; use one of 1, 2"),
     ],
 )
@@ -366,6 +454,41 @@ def test_bad_series(small, capsys):
     assert "Data_preprocess" in error_of(capsys, STEP4, "--dataset", "CC2017", "--out_root", small / "out")
     with pytest.raises(ValueError, match="middle_frame one of them"):
         replace(MINE, middle_frame=25)
+
+
+@pytest.mark.parametrize(
+    "shape, state, runs, said",
+    [((600, VOLUMES), "wrong", "ab", "has 600 rows and 130 columns, and events until"), ((20, VOLUMES), "wrong", "ab", "has 20 rows and 130 columns"),
+     ((500, N_VOXELS), "unusual", "abcd", "lasts 750 s (500 volumes), and its last event ends at")],
+)  # fmt: skip
+def test_series_that_are_turned_or_far_too_long(small, capsys, caplog, shape, state, runs, said):
+    """All runs equally long, as nothing else shows then."""
+    last = {run: max(row[1] + 3 for row in small_table() if row[0] == run) for run in "abcd"}
+    for run in "abcd":
+        np.save(MINE.series_path(small / "DATA", 1, run), np.random.default_rng(ord(run)).normal(500, 1, shape))
+    for film, seconds in (("films/train.mp4", 120), ("films/test.mp4", 36)):
+        video.write_mp4(MINE.film_path(small / "DATA", film), [np.zeros((16, 16, 3), np.uint8)] * seconds, 1)
+    argv = ["--dataset", "mine", "--data_root", small / "DATA", "--workers", 1]
+    with pytest.raises(SystemExit) if state == "wrong" else contextlib.nullcontext():
+        run_script(load_script("Data_preprocess/check_data.py"), *argv, "--subj_ID", 1)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(state)]
+    assert all(said in line and f"{last[run]:g} s" in line for line, run in zip(lines, runs, strict=False)) and len(lines) >= len(runs)
+    if state == "wrong":
+        line = error_of(capsys, STEP4, *flags(small))
+        assert "sub1/a.npy" in line and said in line and "write it as (volumes, voxels)" in line
+    else:
+        run_script(STEP4, *flags(small))
+        assert caplog.text.count(said) == 4
+
+
+def test_a_subject_without_events(tmp_path, capsys, monkeypatch):
+    register(monkeypatch, n_train=1, n_test=1)
+    columns = ["subject", "run", "onset", "split", "film"]
+    write_table(MINE.events_path(tmp_path / "DATA"), [[1, "a", 3, "train", "x"], [1, "a", 6, "test", "y"]], columns)
+    said = "events.csv has no event of subject 2"
+    assert said in error_of(capsys, STEP4, *flags(tmp_path, "--subj_ID", 2))
+    fails(load_script("Data_preprocess/check_data.py"), "--dataset", "mine", "--data_root", tmp_path / "DATA", "--workers", 1, status=1)
+    assert f"wrong    {tmp_path}/DATA/mine/{said}" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------------------- clips

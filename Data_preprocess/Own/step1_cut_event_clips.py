@@ -24,7 +24,7 @@ from common.layout import Layout
 from common.records import working
 from common.workers import add_workers_flag
 from Data_preprocess.cutting import clip_files, cut_clips
-from Data_preprocess.events import clips_of, first_frame, read_events
+from Data_preprocess.events import clips_of, read_events
 
 TOO_SHORT = "copy the movie again, or correct the event table"
 
@@ -60,7 +60,7 @@ def main(args):
         names, clips, movies = dataset.clip_names(split), clips_of(events, split), {}
         for name, clip in zip(names, clips, strict=True):
             of_movie = movies.setdefault(dataset.film_path(args.data_root, clip.film), {})
-            of_movie[layout.clip(split, name)] = first_frame(clip, dataset.fps)
+            of_movie[layout.clip(split, name)] = clip.first
         folder, inputs = layout.clip(split, "any").parent, [dataset.events_path(args.data_root), *movies]
         outputs = [folder / "clips.csv", *clip_files(folder, [layout.clip(split, name) for name in names])]
         # an entry of one's own may be edited: what the clips depend on counts as a setting

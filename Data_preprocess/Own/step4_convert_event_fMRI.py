@@ -36,7 +36,7 @@ from common.records import working
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess import fmri_arrays
 from Data_preprocess.event_runs import average_rows, check_rows, convert_run, correlate_halves, find_presentations, is_cifti, list_runs
-from Data_preprocess.events import read_events
+from Data_preprocess.events import events_of, read_events
 from Data_preprocess.vertex_figures import draw_figures
 
 TREND_ORDER = 4  # as CC2017
@@ -226,7 +226,7 @@ def main(args):
         else:
             events = read_events(dataset, args.data_root)  # of all subjects, whose clips are in one order
             runs, n_voxels = list_runs(
-                dataset, layout, args.data_root, subject, [event for event in events if event.subject in (None, subject)],
+                dataset, layout, args.data_root, subject, events_of(dataset, args.data_root, events, subject),
                 lag=lag, volumes=args.volumes, trend_order=args.trend_order, check_tr=not args.ignore_header_tr,
             )  # fmt: skip
             shown = {split: find_presentations(runs, events, split, subject) for split in ("train", "test")}
