@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from tiny import fails, load_script, run_script
+from tiny import error_of, load_script, run_script
 
 from common import datasets, video
 from common.arms import load_fmri
@@ -92,17 +92,12 @@ def flags(data, out, *more):
     return ["--dataset", "small", "--data_root", data, "--out_root", out, *more]
 
 
+def step(n):
+    return load_script(STEPS[n - 1])
+
+
 def run_step(n, data, out, *more):
-    run_script(load_script(STEPS[n - 1]), *flags(data, out, *more))
-
-
-def error_of(capsys, n, *argv):
-    """The one line that a step ends with."""
-    capsys.readouterr()
-    fails(load_script(STEPS[n - 1]), *argv)
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
+    run_script(step(n), *flags(data, out, *more))
 
 
 def plain_rows(subject, rois, train, test):
@@ -145,19 +140,30 @@ def test_clips_frames_and_captions(raw, tmp_path, capsys):
         run_step(n, data, out, *more)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
     (tmp_path / "all.txt").write_text("\n".join(captions[:-1]), encoding="utf-8")
-    assert "all.txt has 5 captions, not 6" in error_of(capsys, 3, *flags(data, tmp_path / "other", "--captions", tmp_path / "all.txt"))
+    assert "all.txt has 5 captions, not 6" in error_of(capsys, step(3), *flags(data, tmp_path / "other", "--captions", tmp_path / "all.txt"))
 
 
-@pytest.mark.parametrize("track, test_clips", [("mini_track", None), ("full_track", None), ("mini_track", "1,3-4")])
-def test_rows_are_the_plain_ones(raw, tmp_path, capsys, track, test_clips):
+@pytest.mark.parametrize(
+    "subjects, track, test_clips", [((1, 2), "mini_track", None), ((1,), "full_track", None), ((1,), "mini_track", "1,3-4")]
+)
+def test_rows_are_the_plain_ones(raw, tmp_path, capsys, subjects, track, test_clips):
     out, layout, rois = tmp_path / "out", Layout(tmp_path / "out/small"), SMALL.tracks[track]
-    run_step(4, raw, out, "--subj_ID", "sub01", "2", "--track", track, *(("--test_clips", test_clips) if test_clips else ()))
+    run_step(
+        4,
+        raw,
+        out,
+        "--subj_ID",
+        *(f"sub{subject:02d}" for subject in subjects),
+        "--track",
+        track,
+        *(("--test_clips", test_clips) if test_clips else ()),
+    )
     said = capsys.readouterr().out
     test = [0, 2, 3] if test_clips else [4, 5]
     train = [i for i in range(N) if i not in test]
     assert f"test clips {test_clips or '5-6'};" in said
     v = sum(WIDTHS[roi] for roi in rois)
-    for subject in (1, 2):
+    for subject in subjects:
         expected = dict(zip(("train", "test"), plain_rows(subject, rois, train, test), strict=True))
         columns, end = read_json(layout.roi_columns(subject)), 0
         assert list(columns) == list(rois)
@@ -175,7 +181,7 @@ def test_rows_are_the_plain_ones(raw, tmp_path, capsys, track, test_clips):
             assert {key: report["bad_vertices"][key] for key in dead} == dead
             assert (expected["test"][:, columns["EBA"][0] + NAN[1]] == 0).all()
             assert report["rois"]["FFA"]["sha256"] and report["rois"]["V2"]["constant"] == dead["constant"]
-        assert not layout.mask(subject).exists() and report["test_clips"] == (test_clips or "5-6")
+        assert not layout.mask(subject).exists() and report["tested_clips"] == (test_clips or "5-6")
         r = [np.corrcoef(responses_of(subject, "WB")[train][:, :, v].T)[np.triu_indices(3, 1)].mean() for v in range(WIDTHS["WB"])]
         if track == "full_track":
             assert report["inter_repetition_correlation"]["all"]["mean"] == pytest.approx(np.mean(r))
@@ -186,3 +192,102 @@ def test_rows_are_the_plain_ones(raw, tmp_path, capsys, track, test_clips):
     mean, std = load_statistics(layout.statistics(1, 0), "test", v)
     average = np.concatenate([responses_of(1, roi).mean(1) for roi in rois], axis=1)[test]
     np.testing.assert_allclose(scale(np.nan_to_num(average), mean, std), fmri, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- mistakes
+
+
+class Malicious:
+    def __reduce__(self):
+        return os.mkdir, ("run",)
+
+
+def spoil(path, content):
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        ("absent", "file not found"),
+        ("gap", "/**/0003_*.mp4 and 1 more missing of the first 6 videos"),
+        ("twice", "have the same number; keep one of them below --data_root"),
+        ("short", "has 5 frames, fewer than the 8"),
+        ("cut", "truncated"),
+    ],
+)
+def test_videos_with_a_fault(data, tmp_path, capsys, fault, words):
+    videos = {int(path.name[:4]): path for path in data.rglob("*.mp4")}
+    if fault == "absent":
+        shutil.rmtree(data / "stimuli")
+    elif fault == "gap":
+        videos[3].unlink(), videos[6].unlink()
+    elif fault == "twice":
+        (data / "0002_other.mp4").write_bytes(videos[2].read_bytes())
+    elif fault == "short":
+        videos[6].unlink()
+        video.write_mp4(videos[6], [draw(6, k, 16, 16) for k in range(5)], 30)
+    else:
+        spoil(videos[2], videos[2].read_bytes()[:-90])
+    line = error_of(capsys, step(1), *flags(data, tmp_path / "out"))
+    assert words in line and str(data) in line
+
+
+@pytest.mark.parametrize(
+    "roi, content, words",
+    [
+        ("FFA", None, "mini_track/sub02 lacks FFA.pkl of subject 2; copy or download it again"),
+        ("V3", pickled(np.ones((N, 2, 4))), "V3.pkl has responses of shape (6, 2, 4), not (6, 3, any)"),
+        ("V3", pickled(np.ones((N, 4, 4))), "V3.pkl has responses of shape (6, 4, 4), not (6, 3, any)"),
+        ("PPA", pickled(np.ones((5, 3, 4))), "PPA.pkl has responses of shape (5, 3, 4), not (6, 3, any)"),
+        ("V1", pickled(np.ones((N, 3, 0))), "V1.pkl has responses of shape (6, 3, 0), not (6, 3, any)"),
+        ("V1", pickled(np.ones((N, 12))), "V1.pkl has responses of shape (6, 12), not (6, 3, any)"),
+        ("V1", pickle.dumps({"test": np.ones((N, 3, 4))}), "V1.pkl has no array 'train'"),
+        ("EBA", pickle.dumps({"train": Malicious()}), "EBA.pkl is damaged, or holds other objects than arrays (posix.mkdir)"),
+        ("EBA", b"cos\nsystem\n(S'touch run'\ntR.", "EBA.pkl is damaged, or holds other objects than arrays (os.system)"),
+        ("LOC", pickled(np.ones((N, 3, 4)), python2=True)[:-40], "LOC.pkl is damaged"),
+        ("STS", pickled(np.full((N, 3, 4), np.nan)), "STS.pkl has NaN or infinite values in every voxel"),
+        ("STS", pickled(np.full((N, 3, 4), 0.1)), "STS.pkl has constant values in every voxel"),
+    ],
+)
+def test_responses_with_a_fault(data, tmp_path, capsys, monkeypatch, roi, content, words):
+    """Named in a sentence, and nothing in a pickle is run."""
+    monkeypatch.chdir(tmp_path)
+    spoil(data / "deep/participants_data_v2021/mini_track/sub02" / f"{roi}.pkl", content)
+    assert words in error_of(capsys, step(4), *flags(data, tmp_path / "out", "--subj_ID", 2))
+    assert not (tmp_path / "run").exists() and not list((tmp_path / "out").rglob("*.npy"))
+
+
+def test_other_mistakes(data, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "small has no subject 3; choose from 1, 2" in error_of(capsys, step(4), *flags(data, out, "--subj_ID", 3))
+    for given, words in (("0", "'0' is no clip number"), ("6-7", "small has 6 clips"), ("1-6", "small has 6 clips")):
+        line = error_of(capsys, step(4), *flags(data, out, "--test_clips", given))
+        assert line.startswith(f"error: --test_clips {given}: ") and words in line
+    (data / "copy").mkdir()
+    shutil.copytree(data / "deep/participants_data_v2021/mini_track/sub01", data / "copy/mini_track/sub01")
+    assert "V1.pkl lies in" in error_of(capsys, step(4), *flags(data, out)) and not out.exists()
+    shutil.rmtree(data / "deep/participants_data_v2021/mini_track/sub02")
+    assert "/mini_track/sub02 lacks V1.pkl, V2.pkl, V3.pkl" in error_of(capsys, step(4), *flags(data, out, "--subj_ID", 2))
+
+
+def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys):
+    out, layout = tmp_path / "out", Layout(tmp_path / "out/small")
+    run_step(1, data, out)
+    run_step(4, data, out)
+    for n, more, words in (
+        (1, ("--test_clips", "1-2"), "has results with the test clips 5-6"),
+        (4, ("--test_clips", "1-2"), "has results with the test clips 5-6"),
+        (4, ("--track", "full_track"), "track mini_track -> full_track"),
+    ):
+        line = error_of(capsys, step(n), *flags(data, out, *more))
+        assert words in line and "--overwrite" in line
+    run_step(1, data, out, "--test_clips", "1-2", "--overwrite")
+    assert sorted(path.name for path in layout.clip("test", "x").parent.glob("*.mp4")) == ["clip_1.mp4", "clip_2.mp4"]
+    line = error_of(capsys, step(4), *flags(data, out))
+    assert "tested_clips 5-6 -> 1-2" in line
+    run_step(4, data, out, "--track", "full_track", "--overwrite")
+    assert [path.name for path in layout.fmri(1, "test").glob("*.npy")] == [f"masked{WIDTHS['WB']}_test_data.npy"]
+    assert read_json(layout.roi_columns(1)) == {"WB": [0, WIDTHS["WB"]]}

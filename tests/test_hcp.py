@@ -11,7 +11,7 @@ import cv2
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import fails, load_script, run_script
+from tiny import error_of, load_script, run_script
 
 from common import cortex, datasets, video
 from common.captions import read_captions
@@ -149,15 +149,6 @@ def flags(data, out, *more, workers=1):
     return ["--dataset", "tiny", "--data_root", data, "--out_root", out, *(["--workers", workers] if workers else []), *more]
 
 
-def error_of(capsys, n, *argv):
-    """The one line that a script ends with."""
-    capsys.readouterr()
-    fails(step(n), *argv)
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 # ---------------------------------------------------------------------------------------------- fMRI
 
 
@@ -221,7 +212,7 @@ def test_arrays_are_the_plain_ones(data, plain, tmp_path, capsys, caplog):
         run_script(step(5), *flags(data, out, "--subj_ID", 100610))
     assert "already done" in caplog.text
     write_run(run_path(data, 1), series_of(1, 1))
-    assert "has changed since the results" in error_of(capsys, 5, *flags(data, out, "--subj_ID", 100610))
+    assert "has changed since the results" in error_of(capsys, step(5), *flags(data, out, "--subj_ID", 100610))
 
 
 @pytest.mark.parametrize(
@@ -247,7 +238,7 @@ def test_one_kind_of_series(raw, tmp_path, capsys, kinds, flag, found):
             os.link(run_path(raw, number, subject=102816), path)
     argv = flags(root, tmp_path / "out", "--subj_ID", 100610, "--no_figures", *flag)
     if found.startswith("error"):
-        assert re.match(found, error_of(capsys, 5, *argv))
+        assert re.match(found, error_of(capsys, step(5), *argv))
     else:
         run_script(step(5), *argv)
         assert f"of kind {found}" in (text := capsys.readouterr().out) or f"of kind Atlas_{found}" in text
@@ -290,7 +281,7 @@ def spoil(data, what):
 def test_what_is_wrong_with_a_run_is_said(data, tmp_path, capsys, what, words):
     spoil(data, what)
     argv = flags(data, tmp_path / "out", "--subj_ID", 100610, "--no_figures")
-    line = error_of(capsys, 5, *argv)
+    line = error_of(capsys, step(5), *argv)
     assert all(word in line for word in words), line
     assert not (tmp_path / "out/tiny/fMRI_in_fslr/sub100610/preprocessed_fMRI.npy").exists()
     if what == "tr":
@@ -299,7 +290,7 @@ def test_what_is_wrong_with_a_run_is_said(data, tmp_path, capsys, what, words):
 
 
 def test_a_participant_that_the_data_set_lacks(data, tmp_path, capsys):
-    assert "tiny has no subject 999999; choose from 100610, 102816" in error_of(capsys, 5, *flags(data, tmp_path, "--subj_ID", 999999))
+    assert "tiny has no subject 999999; choose from 100610, 102816" in error_of(capsys, step(5), *flags(data, tmp_path, "--subj_ID", 999999))
 
 
 # ---------------------------------------------------------------------------------------------- arrays that somebody has made
@@ -357,7 +348,7 @@ def test_ready_arrays_of_another_form(raw, tmp_path, capsys, array, more, words)
     if array is not None:
         np.save(tmp_path / "ready.npy", array)
     argv = flags(raw, tmp_path / "out", "--subj_ID", 100610, "--preprocessed", tmp_path / "ready.npy", *more)
-    assert words in error_of(capsys, 5, *argv)
+    assert words in error_of(capsys, step(5), *argv)
 
 
 # ---------------------------------------------------------------------------------------------- parcellations
@@ -413,7 +404,7 @@ def test_another_parcellation(raw, tmp_path, capsys, options, words):
         shutil.copy(run_path(raw, 1), path)
     elif options != "nothing":
         write_parcellation(path, numbering("RL"), **options)
-    assert words in error_of(capsys, 5, *flags(raw, tmp_path / "out", "--subj_ID", 100610, "--parcellation", path))
+    assert words in error_of(capsys, step(5), *flags(raw, tmp_path / "out", "--subj_ID", 100610, "--parcellation", path))
 
 
 # ---------------------------------------------------------------------------------------------- clips, frames, captions
@@ -472,7 +463,7 @@ def test_what_is_wrong_with_a_movie_is_said(data, tmp_path, capsys, what, words)
     elif what != "gone":
         n, rate = (48, 24) if what == "short" else (140, Fraction(24000, 1001))
         video.write_mp4(path, np.zeros((n, 16, 16, 3), np.uint8), rate)
-    line = error_of(capsys, 1, *flags(data, tmp_path / "out"))
+    line = error_of(capsys, step(1), *flags(data, tmp_path / "out"))
     assert words in line and path.name in line
 
 
@@ -489,7 +480,7 @@ def test_other_test_clips_hold_for_all_steps(data, tmp_path, capsys):
     made = np.load(layout.fmri_report(100610).with_name("preprocessed_fMRI.npy"))
     assert (np.load(layout.masked_fmri(100610, "test", 5820)) == made[[0, 1, 5, 8]]).all()
     assert (np.load(layout.masked_fmri(100610, "train", 5820)) == made[[2, 3, 4, 6, 7, 9, 10]]).all()
-    assert "--overwrite" in error_of(capsys, 1, *flags(data, out, "--test_clips", "1-4"))
+    assert "--overwrite" in error_of(capsys, step(1), *flags(data, out, "--test_clips", "1-4"))
     (tmp_path / "short.txt").write_text("one\ntwo\n")
     assert "has 2 captions, not 11" in error_of(
         capsys, 4, *flags(data, out, "--captions", tmp_path / "short.txt", "--overwrite", workers=None)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy.stats import gamma
 from test_house import code_blocks, commands, own_data_sets
-from tiny import ROOT, fails, load_script, run_script
+from tiny import ROOT, error_of, fails, load_script, run_script
 
 from common import datasets, fmri, video
 from common.captions import read_captions
@@ -45,15 +45,6 @@ def write_table(path, rows, columns=("run", "onset", "split", "film", "start")):
 
 def flags(folder, *more, workers=1):
     return ["--dataset", "mine", "--data_root", folder / "DATA", "--out_root", folder / "out", "--workers", workers, *more]
-
-
-def error_of(capsys, script, *argv):
-    """The one line that a script ends with."""
-    capsys.readouterr()
-    fails(script, *argv)
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
 
 
 # ---------------------------------------------------------------------------------------------- a small example

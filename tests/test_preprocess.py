@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scipy import stats
-from tiny import fails, load_script, run_script
+from tiny import error_of, fails, load_script, run_script
 
 from common import datasets, video
 from common.captions import read_captions, write_captions
@@ -93,15 +93,6 @@ def flags(data, out, *more, workers=1):
     return ["--dataset", "tiny", "--data_root", data, "--out_root", out, *work, *more]
 
 
-def error_of(capsys, n, *argv):
-    """The one line that a script ends with."""
-    capsys.readouterr()
-    fails(step(n), *argv)
-    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def tree(folder):
     """SHA-256 of all arrays, pictures and clips below a folder."""
     kinds = (".npy", ".jpg", ".png", ".mp4", ".h5")
@@ -167,7 +158,7 @@ def test_steps_1_and_2_resume(data, tmp_path, capsys):
         subprocess.run(["sha256sum", "--quiet", "-c", "SHA256SUMS"], cwd=tmp_path / "cut/tiny" / folder, check=True)
     assert layout.clip("train", "seg1_1").stat().st_mtime_ns == kept
     assert not list((tmp_path / "cut").rglob(".partial*"))
-    assert "format png -> jpg" in error_of(capsys, 2, *flags(data, tmp_path / "cut"))
+    assert "format png -> jpg" in error_of(capsys, step(2), *flags(data, tmp_path / "cut"))
 
 
 def test_bad_movies(data, tmp_path, capsys):
@@ -175,12 +166,12 @@ def test_bad_movies(data, tmp_path, capsys):
     movie = TINY.movie_path(data, "seg2")
     content = movie.read_bytes()
     replace_file(movie, content[: len(content) // 2])
-    assert "seg2.mp4" in (line := error_of(capsys, 1, *flags(data, out))) and "truncated" in line
+    assert "seg2.mp4" in (line := error_of(capsys, step(1), *flags(data, out))) and "truncated" in line
     assert not list(out.rglob("*.mp4"))  # found before any work
     movie.unlink()
-    assert "file not found" in error_of(capsys, 1, *flags(data, out))
+    assert "file not found" in error_of(capsys, step(1), *flags(data, out))
     video.write_mp4(movie, [frame_of(k, "train") for k in range(65)], 30)
-    assert "seg2.mp4 lasts 2.17 s, and its last clip ends at 2.67 s" in error_of(capsys, 1, *flags(data, out))
+    assert "seg2.mp4 lasts 2.17 s, and its last clip ends at 2.67 s" in error_of(capsys, step(1), *flags(data, out))
     run_script(step(1), *flags(data, out, "--drop_short"))
     assert "22 clips of 10 frames made, 24 expected" in capsys.readouterr().out
     run_script(step(2), *flags(data, out, "--split", "train"))
@@ -194,7 +185,7 @@ def test_a_changed_clip_or_frame_is_named(data, tmp_path, capsys):
     change_byte(clip, -100)
     layout.clip("test", "test1_3").unlink()
     run_script(step(1), *argv)  # makes the other anew, and does not take the changed one for good
-    line = error_of(capsys, 2, *argv)
+    line = error_of(capsys, step(2), *argv)
     assert "test1_2.mp4 does not match its checksum" in line and "run step 1 again" in line
     clip.unlink()
     run_script(step(1), *argv)
@@ -222,7 +213,7 @@ def test_ready_captions(data, tmp_path, capsys):
     assert read_captions(layout.captions("train"), key="Train_captions") == lines
     assert read_captions(layout.captions("test"), key="Test_captions") == lines[: 2 * N_CLIPS]
     (tmp_path / "train.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
-    line = error_of(capsys, 3, *flags(data, tmp_path / "other", *given, workers=None))
+    line = error_of(capsys, step(3), *flags(data, tmp_path / "other", *given, workers=None))
     assert "train.txt has 23 captions, not 24" in line
     assert not (tmp_path / "other/tiny/captions").exists()
 
@@ -338,11 +329,11 @@ def test_other_masks_and_normalisation(data, tmp_path, capsys):
     made = np.load(Layout(tmp_path / "own/tiny").masked_fmri(1, "train", 3))
     assert (made[:, 1] == 0).all() and np.isfinite(made).all() and made[:, [0, 2]].std() > 0.9
     np.save(tmp_path / "short.npy", mask[:-1])
-    assert "short.npy" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--mask_from", tmp_path / "short.npy"))
-    assert "V17" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--roi", "V17"))
-    assert "--n_voxels: 0 is out of range" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", 9, 0))
-    assert "59409 have a finite p" in error_of(capsys, 4, *flags(data, tmp_path / "x", *first, "--n_voxels", N_CORTEX))
-    assert "n_voxels None -> [9]" in error_of(capsys, 4, *flags(data, tmp_path / "roi", *first, "--n_voxels", 9))
+    assert "short.npy" in error_of(capsys, step(4), *flags(data, tmp_path / "x", *first, "--mask_from", tmp_path / "short.npy"))
+    assert "V17" in error_of(capsys, step(4), *flags(data, tmp_path / "x", *first, "--roi", "V17"))
+    assert "--n_voxels: 0 is out of range" in error_of(capsys, step(4), *flags(data, tmp_path / "x", *first, "--n_voxels", 9, 0))
+    assert "59409 have a finite p" in error_of(capsys, step(4), *flags(data, tmp_path / "x", *first, "--n_voxels", N_CORTEX))
+    assert "n_voxels None -> [9]" in error_of(capsys, step(4), *flags(data, tmp_path / "roi", *first, "--n_voxels", 9))
 
 
 def test_the_whole_of_the_grayordinates(tmp_path, monkeypatch):
@@ -470,7 +461,7 @@ def test_bad_series(kind, data, tmp_path, capsys):
         expected = "not a readable CIFTI series"
     else:
         subject, expected = 7, "tiny has no subject 7; choose from 1, 3"
-    line = error_of(capsys, 4, *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", subject, workers=2))
+    line = error_of(capsys, step(4), *flags(data, tmp_path / "out", "--no_figures", "--subj_ID", subject, workers=2))
     assert expected in line
     assert kind == "subject" or "seg2_2" in line
     assert not list((tmp_path / "out").rglob("masked*"))
@@ -492,7 +483,7 @@ def altered(path, *changes):
 def test_the_time_between_volumes_is_checked(data, tmp_path, capsys, caplog):
     argv, path = flags(data, tmp_path / "out", "--no_figures"), TINY.series_path(data, 1, "seg2", 2)
     altered(path, (b'SeriesStep="2.0"', b'SeriesStep="0.2"'))
-    line = error_of(capsys, 4, *argv)
+    line = error_of(capsys, step(4), *argv)
     assert "seg2_2" in line and "0.2 s between volumes in its header, not 2 s" in line and "--ignore_header_tr" in line
     run_script(step(4), *argv, "--ignore_header_tr")
     assert "headers say 0.2 s" in caplog.text

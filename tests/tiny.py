@@ -38,6 +38,14 @@ def fails(script, *argv, status=2):
     assert stopped.value.code == status
 
 
+def error_of(capsys, script, *argv):
+    """The one line that a script ends with, after a user's mistake."""
+    capsys.readouterr()
+    fails(script, *argv)
+    (line,) = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("error:")]
+    return line
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 
