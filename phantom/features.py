@@ -16,19 +16,7 @@ MAKE = "run Data_preprocess/Phantom/step1_make_stimuli.py, or check --data_root"
 
 
 def load_scenes(path, split):
-    """Scenes of a split in clip order.
-
-    Parameters
-    ----------
-    path : str or Path
-        phantom_truth.json, the data set's `truth_path`
-    split : str
-        "train" or "test"
-
-    Returns
-    -------
-    list of world.Scene
-    """
+    """Scenes of a split in clip order, list of world.Scene; `path` is phantom_truth.json, the data set's `truth_path`."""
     if not path.is_file():
         raise missing(path, MAKE)
     try:
@@ -107,17 +95,5 @@ def feature_groups(scenes, clip_path):
 
 
 def true_features(groups, split):
-    """All features side by side, which the oracle arm has in place of fMRI.
-
-    Parameters
-    ----------
-    groups : dict of dict
-        of `feature_groups`
-    split : str
-        "train" or "test"
-
-    Returns
-    -------
-    array, (N, 169) float32
-    """
+    """All of the `feature_groups` of a split side by side, (N, 169) float32, which the oracle arm has in place of fMRI."""
     return np.concatenate([groups[name][split] for name in AREAS], axis=1).astype(np.float32)

@@ -31,19 +31,9 @@ SCALE = 0.18215  # Stable Diffusion's latent scale
 
 
 def draw_stills(n, rng, fading=0.0):
-    """Draw random scenes at random moments.
+    """Random scenes, list of n Scene, and a picture of each at a random moment, (n, 64, 64, 3) uint8.
 
-    Parameters
-    ----------
-    n : int
-    rng : np.random.Generator
-    fading : float
-        share of stills in which the object is translucent or, in half of these, gone
-
-    Returns
-    -------
-    list of phantom.world.Scene
-    ndarray, (n, 64, 64, 3) uint8
+    `fading` is the share of stills in which the object is translucent or, in half of these, gone.
     """
     scenes = [world.random_scene(rng) for _ in range(n)]
     pictures = np.empty((n, world.SIZE, world.SIZE, 3), np.uint8)
@@ -55,19 +45,9 @@ def draw_stills(n, rng, fading=0.0):
 
 
 def draw_clips(n, rng, fading=0.0):
-    """Draw random scenes, the eight frames of each that the data set has.
+    """Random scenes, list of n Scene, and the eight frames of each that the data set has, (n, 8, 64, 64, 3) uint8.
 
-    Parameters
-    ----------
-    n : int
-    rng : np.random.Generator
-    fading : float
-        share of clips in which the object fades away after a random frame
-
-    Returns
-    -------
-    list of phantom.world.Scene
-    ndarray, (n, 8, 64, 64, 3) uint8
+    `fading` is the share of clips in which the object fades away after a random frame.
     """
     scenes, clips = [world.random_scene(rng) for _ in range(n)], []
     for scene in scenes:
@@ -84,15 +64,7 @@ def as_pixels(pictures):
 
 @torch.no_grad()
 def encode_stills(vae, n, rng):
-    """Draw stills and encode them.
-
-    Returns
-    -------
-    Tensor, (n, 4, 16, 16)
-        scaled latents, sampled from the posterior
-    list of n str
-        captions
-    """
+    """Scaled latents of n random stills, sampled from the posterior, (n, 4, 16, 16), and their captions, list of str."""
     latents, captions = [], []
     for _ in tqdm(range(0, n, 64), desc="stills", unit="batch", mininterval=5):
         scenes, pictures = draw_stills(min(64, n - len(captions)), rng)
@@ -127,17 +99,7 @@ def whiten(vae, rng):
 def through_latents(clips, vae):
     """Clips as a decoder of the brain would have them: latents blurred, shrunk and noisy, decoded by the VAE.
 
-    Half of the noise is shared by the frames of a clip, the other half flickers.
-
-    Parameters
-    ----------
-    clips : Tensor, (B, F, 3, H, W)
-        in -1..1
-    vae : AutoencoderKL
-
-    Returns
-    -------
-    Tensor like clips
+    Half of the noise is shared by the frames of a clip, the other half flickers. Clips (B, F, 3, H, W) in -1..1, both.
     """
     b, f = clips.shape[:2]
 
@@ -239,10 +201,9 @@ def optimise(model, loss_of, *, steps, lr, weight_decay, name, after=None):
     model : nn.Module
     loss_of : function
         of the step's number; draws a batch and returns its loss and {quantity to show: value}
-    steps : int
+    steps, weight_decay
     lr : float
         peak learning rate
-    weight_decay : float
     name : str
         of the progress bar
     after : function, optional
@@ -336,16 +297,9 @@ class LabelledClips:
 
 @torch.no_grad()
 def accuracies(logits_of, clips, wanted, factors):
-    """Share of clips whose factors are named right: one by one, and all of them together.
+    """Share of LabelledClips whose factors are named right, {factor: share, "together": share of all at once}.
 
-    Parameters
-    ----------
-    logits_of : function
-        clips (B, F, 3, H, W) -> logits (B, classes)
-    clips, wanted
-        of LabelledClips
-    factors : dict
-        name -> values
+    `logits_of` is a function: clips (B, F, 3, H, W) -> logits (B, classes).
     """
     right = []
     for part, target in zip(clips.split(32), wanted.split(32), strict=True):

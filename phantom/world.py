@@ -76,27 +76,16 @@ class Scene:
 
 
 def random_scene(rng):
-    """Draw every factor independently of the others.
-
-    Parameters
-    ----------
-    rng : np.random.Generator
-    """
+    """A Scene; every factor is drawn independently of the others."""
 
     def pick(values):
         return list(values)[rng.integers(len(values))]
 
     return Scene(
-        shape=pick(SHAPES),
-        colour=pick(COLOURS),
-        background=pick(BACKGROUNDS),
-        size=pick(SIZES),
-        column=int(rng.integers(3)),
-        row=int(rng.integers(3)),
-        direction=pick(DIRECTIONS),
-        speed=float(pick(SPEEDS)),
+        shape=pick(SHAPES), colour=pick(COLOURS), background=pick(BACKGROUNDS), size=pick(SIZES),
+        column=int(rng.integers(3)), row=int(rng.integers(3)), direction=pick(DIRECTIONS), speed=float(pick(SPEEDS)),
         phase=tuple(float(v) for v in rng.uniform(0, PERIOD, 2).round(3)),
-    )
+    )  # fmt: skip
 
 
 # what the phantom's classifiers tell apart: all combinations of three factors, the last one fastest
@@ -212,17 +201,15 @@ def object_centre(scene, frames):
 
 
 def render(scene, frames, opacity=1.0):
-    """Draw frames of a scene.
+    """Draw frames of a scene, (T, 64, 64, 3) uint8 RGB.
 
     Parameters
     ----------
     scene : Scene
-    frames : sequence of int, frames from 0 at the scene's start
-    opacity : of the object in each frame, (T,) or one for all
-
-    Returns
-    -------
-    (T, 64, 64, 3) uint8 RGB
+    frames : sequence of int
+        counted from 0 at the scene's start
+    opacity : float, or array, shape (T,)
+        of the object, for all frames or each
     """
     texture = _averaged_texture(scene.background)
     period = PERIOD * OVERSAMPLE
