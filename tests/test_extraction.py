@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, run_script
+from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, prompt_ids, run_script
 
 from common.captions import write_captions
 from common.datasets import DATASETS
@@ -53,8 +53,7 @@ def test_semantic_tokens_are_those_of_the_text_encoder_caption_by_caption(world,
         array = np.load(layout.text_embeddings_sd(split))
         assert array.shape == (n, 20, 12) and array.dtype == np.float32
         for i in range(n):
-            ids = tokenizer(WORDS[i % 4] + " indeed" * (i % 3)).input_ids
-            ids = (ids + [tokenizer.pad_token_id] * 20)[:20]
+            ids = prompt_ids(tokenizer, WORDS[i % 4] + " indeed" * (i % 3))
             with torch.no_grad():
                 expected = encoder(torch.tensor([ids]))[0][0].numpy()
             np.testing.assert_allclose(array[i], expected, atol=2e-6)

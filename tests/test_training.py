@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import CARD, N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_features, run_script
+from tiny import CARD, N_TRAIN, N_VERTICES, SIZE, SMALL, fails, load_script, make_features, prompt_ids, run_script
 from torch.nn import functional as F
 
 from common import cli
@@ -46,8 +46,10 @@ def features(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
+def small(monkeypatch, request):
     monkeypatch.setitem(DATASETS, "phantom", SMALL)
+    if "figure" not in request.node.name:
+        monkeypatch.setattr(training, "draw_losses", lambda *_: None)  # half of the time of such short trainings
 
 
 @pytest.fixture
@@ -252,8 +254,7 @@ def test_captions_are_augmented_and_encoded_anew_in_training_alone(models, featu
         for row, i in enumerate(chosen):
             with torch.no_grad():
                 text = clip.encode_text(open_clip.SimpleTokenizer()([captions[i]]))[0]
-                ids = (tokenizer(captions[i]).input_ids + [tokenizer.pad_token_id] * 20)[:20]
-                tokens = encoder(torch.tensor([ids]))[0][0, 1:]
+                tokens = encoder(torch.tensor([prompt_ids(tokenizer, captions[i])]))[0][0, 1:]
             torch.testing.assert_close(batch["text"][row], text, atol=2e-5, rtol=0)
             torch.testing.assert_close(batch["tokens"][row], tokens, atol=2e-6, rtol=0)
         seen.add(tuple(captions))
@@ -524,7 +525,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(command, tmp_path, monkeypatch,
 
 
 def test_weights_that_blow_up_are_never_saved(command, tmp_path, capsys):
-    fails(SCRIPTS["structure"], *command("structure", "--lr", 1e30))
+    fails(SCRIPTS["structure"], *command("structure", "--lr", 1e6))
     assert "epoch 1" in capsys.readouterr().err and not list((tmp_path / "run").glob("*.safetensors"))
 
 

@@ -58,6 +58,12 @@ def make_tokenizer():
     return CLIPTokenizer(vocab={word: i for i, word in enumerate(words)}, merges=[], model_max_length=77)
 
 
+def prompt_ids(tokenizer, caption, length=20):
+    """Tokens of a prompt, cut before its end token or padded."""
+    ids = tokenizer(caption).input_ids
+    return ids + [tokenizer.pad_token_id] * (length - len(ids)) if len(ids) <= length else [*ids[: length - 1], ids[-1]]
+
+
 UNET = {
     "block_out_channels": (8, 16), "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "layers_per_block": 1,
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"), "cross_attention_dim": 12, "norm_num_groups": 4, "attention_head_dim": 2,
@@ -102,6 +108,46 @@ def make_clip(folder):
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
     save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
     return folder
+
+
+def make_blip2(folder, decoder, seed=0):
+    """A folder with a BLIP-2 of a few thousand random weights, on T5 or on OPT."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
+
+    from Data_preprocess.captioning import PROMPT
+
+    prompt = PROMPT.replace("?", " ?").replace(":", " :")
+    vocabulary = f"<pad> </s> <unk> <s> {prompt} a red circle on the sea blue star man dog runs".split()
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(vocabulary))}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>")
+    processor = Blip2Processor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=4)
+    n = len(processor.tokenizer)
+    common = {"vocab_size": n, "pad_token_id": 0, "eos_token_id": 1}
+    text = {
+        "t5": {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
+        "opt": {
+            "model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "ffn_dim": 32, "num_attention_heads": 2,
+            "max_position_embeddings": 128, "word_embed_proj_dim": 16, "bos_token_id": 3,
+        },
+    }[decoder]  # fmt: skip
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Blip2Config(
+        vision_config={**size, "image_size": 32, "patch_size": 8},
+        qformer_config={**size, "vocab_size": n, "encoder_hidden_size": 16, "max_position_embeddings": 64},
+        text_config={**common, **text},
+        num_query_tokens=4,
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    torch.manual_seed(seed)
+    model = Blip2ForConditionalGeneration(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.normal_(0, 0.5)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
 
 
 # ---------------------------------------------------------------------------------------------- data
