@@ -54,7 +54,7 @@ def split_dataset(args, kind):
 
 def split_facts(dataset):
     """What results of a data set in this split depend on, for their records, dict."""
-    return {"test_clips": format_clips(dataset.clip_numbers("test"))}
+    return {"tested_clips": format_clips(dataset.clip_numbers("test"))}
 
 
 def print_split(dataset):

@@ -7,8 +7,8 @@ Writes   stimuli_clips/{Train,Test}/clip_{i}.mp4              i over all videos,
          stimuli_clips/{Train,Test}/SHA256SUMS
          split.json                                           with --test_clips: the test clips, which all scripts then take
 
-    python Data_preprocess/Algonauts2021/step1_cut_video_clips.py --dataset Algonauts2021 --data_root DATA
-    python Data_preprocess/Algonauts2021/step1_cut_video_clips.py --dataset Algonauts2021 --data_root DATA --test_clips 1-100
+    python Data_preprocess/Algonauts2021/step1_cut_video_clips.py --data_root DATA
+    python Data_preprocess/Algonauts2021/step1_cut_video_clips.py --data_root DATA --test_clips 1-100
 
 Seconds.
 """
@@ -61,6 +61,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     add_test_clips_flag(cli.add_data_flags(parser, split=True))
     add_workers_flag(parser, "videos")
+    parser.set_defaults(dataset="Algonauts2021")
     return parser
 
 

@@ -6,7 +6,7 @@ Reads    stimuli_clips/{Train,Test}/clip_{i}.mp4
 Writes   stimuli_frames/{Train,Test}/clip_{i}/{frame:07d}.jpg     (or .png), 512 x 512; 64 x 64 for the phantom
          stimuli_frames/{Train,Test}/SHA256SUMS
 
-    python Data_preprocess/Algonauts2021/step2_get_video_frames.py --dataset Algonauts2021
+    python Data_preprocess/Algonauts2021/step2_get_video_frames.py
     python Data_preprocess/Algonauts2021/step2_get_video_frames.py --dataset phantom-algonauts --format png
 
 About 0.1 core-seconds a clip.
@@ -27,6 +27,7 @@ def get_parser():
     add_test_clips_flag(cli.add_data_flags(parser, split=True))
     add_frame_flags(parser)
     add_workers_flag(parser, "clips")
+    parser.set_defaults(dataset="Algonauts2021")
     return parser
 
 

@@ -7,8 +7,8 @@ Writes   captions/{Train,Test}_captions_new.h5:{Train,Test}_captions     variabl
          captions/{Train,Test}_captions.jsonl                            the caption of every clip, where a model makes them
          captions/SHA256SUMS
 
-    python Data_preprocess/Algonauts2021/step3_video_captioning.py --dataset Algonauts2021 --precision fp16 --batch_size 16
-    python Data_preprocess/Algonauts2021/step3_video_captioning.py --dataset Algonauts2021 --captions captions.txt
+    python Data_preprocess/Algonauts2021/step3_video_captioning.py --precision fp16 --batch_size 16
+    python Data_preprocess/Algonauts2021/step3_video_captioning.py --captions captions.txt
 
 Seconds with ready captions. BLIP-2 wants a GPU: the weights of blip2-flan-t5-xxl alone take 25 GB in fp16.
 """
@@ -25,6 +25,7 @@ def get_parser():
     add_test_clips_flag(cli.add_data_flags(parser, split=True, device=True))
     add_one_file_flag(parser)
     add_caption_flags(parser)
+    parser.set_defaults(dataset="Algonauts2021")
     return parser
 
 
