@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from common import cli
+from common import cli, datasets
 from common.files import UserError, read_json, save_array
 from common.readers import format_clips
 from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables
@@ -205,6 +205,21 @@ def test_paper_tables(tmp_path, capsys):
         gaps = list(csv.DictReader(handle))
     control = next(r for r in gaps if (r["row"], r["subject"], r["metric"]) == ("this project, control", "3", "SSIM"))
     assert float(control["low"]) <= 0.1 + 1e-9 and float(control["high"]) >= 0.1 - 1e-9
+
+
+@pytest.mark.parametrize("name, ssim", [("HCP", "0.344"), ("Algonauts2021", "0.465")])
+def test_tables_of_the_other_data_sets(tmp_path, name, ssim):
+    """Their published main table and our rows, a mean over all participants; none of CC2017's other tables."""
+    results, subjects = tmp_path / name / "metrics", datasets.get_dataset(name).subjects
+    values = {s: made_evaluation(results / f"sub{s}" / "full", "full", seed=k, dataset=name, subject=s) for k, s in enumerate(subjects)}
+    run(paper_tables, "--dataset", name, "--results", results)
+    with open(results / "tables" / "main.csv") as handle:
+        cells = {(row["method"], row["subject"], row["metric"]): row["value"] for row in csv.DictReader(handle)}
+    assert next(value for (method, _, metric), value in cells.items() if method == "Mind-Animator" and metric == "SSIM") == ssim
+    mean = np.mean([values[s]["SSIM"].mean() for s in subjects])
+    assert float(cells["this project", "mean", "SSIM"]) == pytest.approx(mean)
+    assert float(cells["this project", str(subjects[-1]), "EPE"]) == pytest.approx(values[subjects[-1]]["EPE"].mean())
+    assert {path.stem for path in (results / "tables").glob("*.md")} == {"main"}
 
 
 def test_tables_of_the_phantom_say_so(tmp_path, capsys):
