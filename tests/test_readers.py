@@ -1,5 +1,6 @@
 """Every layout read back, and every broken clip named."""
 
+import io
 import itertools
 import pickle
 import zipfile
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common import video
 from common.clip_frames import choose_frames, clip_times, split_grid
 from common.datasets import get_dataset
 from common.files import UserError
@@ -156,6 +158,37 @@ def test_zip_is_read_where_it_lies(tmp_path, clips):
     assert [file.name for file in tmp_path.iterdir()] == ["results.zip"]
 
 
+ENTRIES = {  # names of a zip's entries as people have them
+    "Windows": lambda name: f"recons\\\\{name}".replace("/", "\\\\"),
+    "point": lambda name: f"./{name}",
+    "upper case": str.upper,
+    "absolute": lambda name: f"/{name}",
+}
+
+
+@pytest.mark.parametrize("form", ["mp4", "gif", "png", "npz"])
+@pytest.mark.parametrize("kind", ENTRIES)
+def test_names_in_zips(tmp_path, clips, kind, form):
+    clips = clips.repeat(2, axis=2).repeat(2, axis=3) if form == "mp4" else clips
+    for i, clip in enumerate(clips[:3], 1):
+        write_clip(tmp_path / "a", f"test{i}", form, clip)
+    zip_folder(tmp_path / "a", tmp_path / "a.ZIP", ENTRIES[kind])
+    with zipfile.ZipFile(tmp_path / "a.ZIP", "a") as archive:
+        archive.writestr(f"../test4.{form}", b"nothing that is read")
+    reader = open_clips(tmp_path / "a.ZIP")
+    assert reader.numbers == [1, 2, 3]
+    np.testing.assert_array_equal(all_of(reader), all_of(open_clips(tmp_path / "a")))
+
+
+def test_folders_below_symbolic_links(tmp_path, clips):
+    for i, clip in enumerate(clips, 1):
+        write_clip(tmp_path / f"elsewhere{i}", f"test{i}", "png", clip)
+        (tmp_path / "recons" / f"sub{i}").mkdir(parents=True)
+        (tmp_path / "recons" / f"sub{i}" / "link").symlink_to(tmp_path / f"elsewhere{i}")
+        (tmp_path / "recons" / f"sub{i}" / "round").symlink_to(tmp_path / "recons")
+    np.testing.assert_array_equal(all_of(open_clips(tmp_path / "recons")), clips)
+
+
 def test_array_is_mapped_and_travels_light(tmp_path):
     big = np.zeros((50, 8, 32, 32, 3), np.uint8)
     big[7] = 3
@@ -200,23 +233,42 @@ def test_frames_at_the_registrys_times(name, have, want, chosen):
     assert choose_frames([1] * have, want, clip_times(get_dataset(name))) == chosen
 
 
-def test_truth_is_the_same_whatever_its_form(tmp_path):
-    """A movie of 60 frames, its GIF and an array of the registry's eight give the same eight frames."""
+def zip_folder(folder, path, name=str):
+    """Put all files of a folder into a zip; `name` makes an entry's name of a file's path."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.writestr(name(file.relative_to(folder).as_posix()), file.read_bytes())
+
+
+@pytest.mark.parametrize("form", ["mp4", "gif", "png", "npz", "npy"])
+def test_truth_is_the_same_whatever_its_form(tmp_path, form):
+    """A clip of 60 frames gives the registry's eight, in a folder and in a zip, under its number and under the data set's name."""
     frames = few_colours(0, n=1, frames=60, size=64)[0]
-    times = clip_times(get_dataset("CC2017"))
-    np.save(tmp_path / "gt.npy", frames[None, ::8])
-    for name in ("mp4", "gif", "png/test1"):
-        (tmp_path / name).mkdir(parents=True)
-    save_mp4(tmp_path / "mp4" / "1.mp4", frames, 30)
-    save_gif(tmp_path / "gif" / "test1.gif", frames)
-    for t, frame in enumerate(frames):
-        Image.fromarray(frame).save(tmp_path / "png/test1" / f"{t}.png")
+    times, names = clip_times(get_dataset("CC2017")), get_dataset("CC2017").clip_names("test")
+    for folder, stem in (("numbered", "test7"), ("named", names[6])):
+        write_clip(tmp_path / folder, stem, form, frames)
+        zip_folder(tmp_path / folder, tmp_path / f"{folder}.zip")
     for n in (6, 8):
-        wanted = ArrayClips(tmp_path / "gt.npy", n_frames=n, times=times).read(1)
-        for layout, folder in (("gif", "gif"), ("ours", "png")):
-            np.testing.assert_array_equal(FolderClips(tmp_path / folder, layout, n_frames=n, times=times).read(1), wanted)
-        movie = FolderClips(tmp_path / "mp4", "mp4", n_frames=n, times=times).read(1)
-        assert np.abs(movie.astype(int) - wanted).mean() < 8  # lossy; another frame would be about 85 off
+        wanted = frames[::8][[0, 1, 3, 4, 5, 7] if n == 6 else slice(None)]
+        for path in ("named", "numbered", "named.zip", "numbered.zip") if form != "npy" else ("numbered/test7.npy",):
+            reader = open_clips(tmp_path / path, names=names, n_frames=n, times=times)
+            assert reader.numbers == [1 if form == "npy" else 7]
+            error = np.abs(reader.read(reader.numbers[0]).astype(int) - wanted)
+            assert error.mean() < 8 if form == "mp4" else not error.any()  # lossy; another frame would be about 85 off
+
+
+def write_clip(folder, stem, form, frames):
+    folder.mkdir(exist_ok=True)
+    if form == "png":
+        (folder / stem).mkdir()
+        for t, frame in enumerate(frames):
+            Image.fromarray(frame).save(folder / stem / f"{t}.png")
+    elif form == "npz":
+        np.savez(folder / f"{stem}.npz", frames=frames)
+    elif form == "npy":
+        np.save(folder / f"{stem}.npy", frames[None])
+    else:
+        {"mp4": save_mp4, "gif": save_gif}[form](folder / f"{stem}.{form}", frames)
 
 
 def test_gif_by_time(tmp_path):
@@ -225,7 +277,7 @@ def test_gif_by_time(tmp_path):
     pictures = [Image.fromarray(frame) for frame in frames]
 
     def read(durations, n_frames=None):
-        kept = len(durations)
+        kept = len(durations) if isinstance(durations, list) else 1
         pictures[0].save(tmp_path / "test1.gif", save_all=True, append_images=pictures[1:kept], duration=durations, loop=0)
         clip = FolderClips(tmp_path, "gif", n_frames=n_frames).read(1)
         return [int(np.flatnonzero((frames == frame).all((1, 2, 3)))[0]) for frame in clip]
@@ -234,16 +286,20 @@ def test_gif_by_time(tmp_path):
     assert read([120, 480, 120, 240], 8) == [0, 1, 1, 1, 1, 2, 3, 3]
     assert read([120, 480, 120, 240]) == [0, 1, 1, 1, 1, 2, 3, 3]
     assert read([30, 30, 40] * 3) == list(range(9))  # 30 frames a second, as GIF can say it
-    assert read([960], 8) == [0] * 8
+    assert read([960], 8) == read(960, 8) == [0] * 8
+    with pytest.raises(UserError, match="one frame of 120 ms, not 8"):
+        read([120], 8)
     with pytest.raises(UserError, match="has 4 frames, not 8"):
         read([120] * 4, 8)
+    Image.fromarray(frames[0]).save(tmp_path / "test1.gif")  # no duration
+    assert (FolderClips(tmp_path, "gif", n_frames=8).read(1) == frames[0]).all()
+    save_gif(tmp_path / "test1.gif", frames)
     content = (tmp_path / "test1.gif").read_bytes()
-    Image.fromarray(frames[0]).save(tmp_path / "test1.gif")
-    one = (tmp_path / "test1.gif").read_bytes()
-    assert content[-1:] == one[-1:] == b";"
-    (tmp_path / "test1.gif").write_bytes(one[:-1])
-    with pytest.raises(UserError, match="cut off"):
-        FolderClips(tmp_path, "gif", n_frames=8).read(1)
+    ends = [at for at in range(len(content)) if content[at : at + 2] == b"\0!"]  # where one frame ends and the next begins
+    for cut in (content[:-1], content[: ends[4] + 1]):
+        (tmp_path / "test1.gif").write_bytes(cut)
+        with pytest.raises(UserError, match="cut off"):
+            FolderClips(tmp_path, "gif", n_frames=4).read(1)
 
 
 def test_size(tmp_path):
@@ -305,19 +361,124 @@ def test_broken_clips_are_named(tmp_path):
     refuse("broken", "mp4")
 
 
+def png(frame, **options):
+    content = io.BytesIO()
+    Image.fromarray(frame).save(content, "PNG", **options)
+    return content.getvalue()
+
+
+FRAME = few_colours(3, n=1)[0][0]
+PICTURES = {  # what is changed among eight pictures: files to write, or None to delete; words of the refusal
+    "another picture": ({"thumb.png": png(FRAME)}, "thumb.png is no frame among pictures such as 0.png"),
+    "another ending": ({"8.jpg": png(FRAME)}, "8.jpg is no frame"),
+    "one missing": ({"3.png": None}, "a picture is missing among 0.png ... 7.png"),
+    "one twice": ({"03.png": png(FRAME)}, "a picture is missing"),
+    "16 bits": ({"3.png": png(np.full((16, 16), 300, np.uint16))}, "more than 8 bits"),
+    "several in one": ({"3.png": png(FRAME, save_all=True, append_images=[Image.fromarray(FRAME[::-1])])}, "2 pictures in one file"),
+    "cut": ({"3.png": png(FRAME)[:-20]}, "broken"),
+    "changed": ({"3.png": png(FRAME)[:-14] + b"x" + png(FRAME)[-13:]}, "checksum"),
+    "no picture": ({"3.png": b"text"}, "no PNG file"),
+    "another size": ({"3.png": png(FRAME[:8])}, "same shape"),
+}
+
+
+@pytest.mark.parametrize("change", PICTURES)
+def test_pictures_that_are_no_clip(tmp_path, change):
+    files, words = PICTURES[change]
+    write_clip(tmp_path / "a", "test1", "png", few_colours(0, n=1)[0])
+    (tmp_path / "a/overview.png").write_bytes(png(FRAME))  # beside the clips' folders: no frame of any
+    assert FolderClips(tmp_path / "a", "ours").read(1).shape == (8, 16, 16, 3)
+    for name, content in files.items():
+        path = tmp_path / "a/test1" / name
+        path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(UserError, match=f"clip 1 .*{words}"):
+        FolderClips(tmp_path / "a", "ours").read(1)
+
+
+def test_pictures_are_upright(tmp_path):
+    """As EXIF says, which phones write instead of turning: 6 is a quarter turn, 2 mirrored."""
+    frame = np.zeros((16, 16, 3), np.uint8)
+    frame[:8, :8], frame[:8, 8:] = 200, 100
+    (tmp_path / "test1").mkdir()
+    for t, turn in enumerate((1, 6, 2)):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        Image.fromarray(frame).save(tmp_path / "test1" / f"{t}.jpg", exif=exif, quality=100)
+    corners = FolderClips(tmp_path, "ours").read(1)[:, 2::10, 2::10, 0].astype(int)
+    assert np.abs(corners - [[[200, 100], [0, 0]], [[0, 200], [0, 100]], [[100, 200], [0, 0]]]).max() < 5
+
+
+def npz_entry(header, data=b""):
+    """An .npz whose array `frames` has such a header."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        text = f"{header}\n".encode()
+        archive.writestr("frames.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data)
+    return content.getvalue()
+
+
+def header(shape, kind="|u1"):
+    return f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}"
+
+
+NPZ = {
+    "huge header": (npz_entry(header((2**40, 64, 64, 3)), b"abc"), "cannot reshape"),
+    "huge content": (npz_entry(header((8, 64, 64, 3)), bytes(2**20)), "GiB, and a clip has at most"),
+    "objects": (npz_entry(header((8,), "|O")), "values of type object"),
+    "another name": (npz_entry("").replace(b"frames", b"videos"), "no array 'frames' among videos.npy"),
+    "text": (npz_entry(header((1,), "<U8"), bytes(32)), "values of type <U8"),
+}
+
+
+@pytest.mark.parametrize("kind", NPZ)
+def test_npz_files_that_claim_what_they_do_not_hold(tmp_path, monkeypatch, kind):
+    """In a folder and in a zip; without room being made, and no word of allow_pickle."""
+    content, words = NPZ[kind]
+    monkeypatch.setattr(video, "LARGEST", 2**19)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/test1.npz").write_bytes(content)
+    zip_folder(tmp_path / "a", tmp_path / "a.zip")
+    for path in ("a", "a.zip"):
+        with pytest.raises(UserError, match=words) as error:
+            open_clips(tmp_path / path).read(1)
+        assert "pickle" not in str(error.value)
+
+
+@pytest.mark.parametrize("form", ["mp4", "gif", "png", "npz"])
+def test_clips_have_a_largest_size(tmp_path, monkeypatch, form):
+    write_clip(tmp_path / "a", "test1", form, few_colours(0, n=1, size=64)[0])
+    assert open_clips(tmp_path / "a").read(1).nbytes == 8 * 64 * 64 * 3
+    monkeypatch.setattr(video, "LARGEST", 64 * 64 * 3 - 1 if form == "png" else 50_000)
+    with pytest.raises(UserError, match="clip 1 .* GiB"):
+        open_clips(tmp_path / "a").read(1)
+
+
+def test_arrays_that_hold_no_clips(tmp_path):
+    for shape in ((0, 8, 16, 16, 3), (2, 0, 16, 16, 3), (2, 8, 0, 0, 3)):
+        np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+        with pytest.raises(UserError, match="nothing in it"):
+            open_clips(tmp_path / "a.npy")
+    np.save(tmp_path / "a.npy", np.array([{}] * 3, dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="not a readable") as error:
+        open_clips(tmp_path / "a.npy")
+    assert "pickle" not in str(error.value)
+
+
 def test_folders_that_hold_no_clips(tmp_path):
-    with pytest.raises(UserError, match="file not found"):
-        FolderClips(tmp_path / "absent", "gif")
     with pytest.raises(UserError, match="no clip of layout gif among its 0 files"):
         FolderClips(tmp_path, "gif")
     (tmp_path / "a.zip").write_bytes(b"no zip")
-    with pytest.raises(UserError, match="not a readable zip"):
-        FolderClips(tmp_path / "a.zip", "gif")
+    for read in (open_clips, lambda path: FolderClips(path, "gif")):
+        with pytest.raises(UserError, match="not a readable zip"):
+            read(tmp_path / "a.zip")
+        with pytest.raises(UserError, match="file not found"):
+            read(tmp_path / "absent")
     for name in ("x", "y"):
         (tmp_path / name).mkdir()
         save_gif(tmp_path / name / "test3.gif", few_colours(0, n=1)[0])
-    with pytest.raises(UserError, match="two files for clip 3"):
-        FolderClips(tmp_path, "gif")
+    for read in (open_clips, lambda path: FolderClips(path, "gif")):
+        with pytest.raises(UserError, match="two files for clip 3"):
+            read(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- pairs
