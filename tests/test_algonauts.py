@@ -3,12 +3,15 @@
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import error_of, load_script, run_script
+from tiny import ROOT, error_of, load_script, run_script
 
 from common import datasets, video
 from common.arms import load_fmri
@@ -17,6 +20,7 @@ from common.files import card_path, load_array, read_json
 from common.fmri import load_statistics, scale
 from common.frames import read_clip
 from common.layout import Layout
+from Evaluation_Metrics.results import read_per_clip
 
 N, VIDEOS = 6, "AlgonautsVideos268_All_30fpsmax"
 SMALL = replace(datasets.ALGONAUTS, name="small", n_train=4, n_test=2, subjects=(1, 2), frame_size=32)
@@ -140,7 +144,9 @@ def test_clips_frames_and_captions(raw, tmp_path, capsys):
         run_step(n, data, out, *more)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.*")} == before
     (tmp_path / "all.txt").write_text("\n".join(captions[:-1]), encoding="utf-8")
-    assert "all.txt has 5 captions, not 6" in error_of(capsys, step(3), *flags(data, tmp_path / "other", "--captions", tmp_path / "all.txt"))
+    assert "all.txt has 5 captions, not 6" in error_of(
+        capsys, step(3), *flags(data, tmp_path / "other", "--captions", tmp_path / "all.txt")
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,3 +297,32 @@ def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys):
     run_step(4, data, out, "--track", "full_track", "--overwrite")
     assert [path.name for path in layout.fmri(1, "test").glob("*.npy")] == [f"masked{WIDTHS['WB']}_test_data.npy"]
     assert read_json(layout.roi_columns(1)) == {"WB": [0, WIDTHS["WB"]]}
+
+
+# ---------------------------------------------------------------------------------------------- the phantom
+
+
+@pytest.mark.slow
+def test_the_phantom_goes_from_raw_files_to_metrics(tmp_path):
+    """Two minutes on two idle cores; what is decoded is better than what the control decodes, by 3 standard errors."""
+    folder = Path(os.environ.get("MINDANIMATOR_PHANTOM_ALGONAUTS_RUN", tmp_path))
+    command = [sys.executable, "run_pipeline.py", "--dataset", "phantom-algonauts"]
+    for _ in range(2):  # the second time, all is done already
+        done = subprocess.run(
+            [*command, "--data_root", folder / "data", "--out_root", folder / "outputs"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+    layout, dataset = Layout(folder / "outputs/phantom-algonauts"), datasets.get_dataset("phantom-algonauts")
+    logs = {log.name: log.read_text() for log in layout.logs(1).rglob("*.log")}
+    assert len(logs) > 15 and [name for name, text in logs.items() if "already done" not in text] == []
+    columns = read_json(layout.roi_columns(1))
+    v = columns["PPA"][1]
+    assert list(columns) == list(dataset.rois) and layout.masked_fmri(1, "test", 0).name == f"masked{v}_test_data.npy"
+    assert read_json(layout.fmri_report(1))["bad_vertices"]["constant"] == 9
+    assert np.load(layout.ground_truth).shape == (dataset.n_test, 8, 64, 64, 3)
+    full, control = (read_per_clip(layout.metrics(1, name) / "per_clip.npz")[1] for name in ("full", "control"))
+    for column, sign in {"PSNR": 1, "SSIM": 1, "VIFI-score": 1, "2-way-I": 1, "2-way-V": 1, "EPE": -1}.items():
+        difference = sign * (full[column] - control[column])
+        assert difference.mean() > 3 * difference.std(ddof=1) / len(difference) ** 0.5, column
+    assert full["PSNR"].mean() > control["PSNR"].mean() + 2
+    assert "Phantom." in layout.subject_report(1).read_text()
