@@ -29,7 +29,7 @@ from phantom.features import feature_groups, load_scenes
 
 ANSWERS = {  # what an ROI answers to, and its voxels, which differ a little between participants
     "V1": ("structure", 110), "V2": ("structure", 110), "V3": ("structure", 90), "V4": ("structure", 70), "LOC": ("semantics", 90),
-    "EBA": ("semantics", 60), "FFA": ("semantics", 40), "STS": ("motion", 110), "PPA": ("semantics", 50),
+    "EBA": ("semantics", 60), "FFA": ("semantics", 40), "STS": ("motion", 200), "PPA": ("semantics", 50),
 }  # fmt: skip
 OTHERS = 400  # voxels of the whole brain that answer to nothing
 PROTOCOL = 2  # of the real data set's pickles
@@ -86,7 +86,7 @@ def get_parser():
     group = add_phantom_flags(parser, PhantomAlgonauts)
     group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="simulated participants, 1 to 3; they differ")
     group = parser.add_argument_group("model")
-    group.add_argument("--reliability", type=cli.real(above=0, below=1), default=0.4, help="correlation of two repetitions of a voxel")
+    group.add_argument("--reliability", type=cli.real(above=0, below=1), default=0.5, help="correlation of two repetitions of a voxel")
     group.add_argument("--clip_path", metavar="SOURCE", changes_result=False, help="CLIP that embeds the captions (default: the phantom's)")
     return parser
 
