@@ -4,7 +4,7 @@ Reads    a folder or zip of reconstructed clips (--recons_dir), the true ones (-
 Writes   CLIP-pcc.npy (N,) float64 and CLIP-pcc.csv, one value per clip, below --out
 
     python Evaluation_Metrics/CLIP_consist.py --dataset phantom --subj_ID 1
-    python Evaluation_Metrics/CLIP_consist.py --dataset phantom --subj_ID 1 --no_threshold
+    python Evaluation_Metrics/CLIP_consist.py --dataset phantom --subj_ID 1 --no_threshold --out scores_without_threshold
 
 About 2 s per clip on one CPU core with ViT-B/32 and ViT-B/16.
 """

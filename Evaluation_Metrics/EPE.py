@@ -4,7 +4,7 @@ Reads    a folder or zip of reconstructed clips (--recons_dir), the true ones (-
 Writes   EPE.npy, angular-error.npy (N,) float64 and EPE.csv, one row per clip, below --out
 
     python Evaluation_Metrics/EPE.py --dataset phantom --subj_ID 1
-    python Evaluation_Metrics/EPE.py --dataset phantom --subj_ID 1 --channel_order rgb
+    python Evaluation_Metrics/EPE.py --dataset phantom --subj_ID 1 --channel_order rgb --out scores_rgb
 
 About 0.9 s per clip of 8 frames of 512 x 512 on one core.
 """

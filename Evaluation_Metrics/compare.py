@@ -22,7 +22,7 @@ from common import cli
 from common.clip_frames import clip_times
 from common.datasets import DATASETS
 from common.files import UserError, write_text
-from common.pages.gallery import note_of
+from common.pages.gallery import note_of, subject_pages
 from common.readers import format_clips, open_clips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.comparison_page import build_comparison
@@ -111,12 +111,13 @@ def markdown(title, names, table):
     lines = [f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in table:
         metric = row["metric"] + (" ↓" if row["metric"] in LOWER_IS_BETTER else "")
-        p = "–" if row["p"] is None else f"{row['p']:.2g} {stars(row['p'])}"
+        p = "–" if row["p"] is None else f"{row['p']:.2g} {stars(row['p']) if row['better'] else ''}".strip()
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         cells = [metric, row["clips"], f"{row['a']:.4f}", f"{row['b']:.4f}", f"{row['difference']:.4f}", interval, row["better"] or "–", p]
         cells += [row["note"]] * with_notes
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number."
+    note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number. "
+    note += "Stars (* p < 0.05, ** 0.01, *** 0.001) only where the interval excludes 0."
     return "\n".join([*lines, "", note])
 
 
@@ -183,7 +184,11 @@ def main(args):
         shown = {column: values for column, values in pairs.items() if column in (args.metrics or pairs)}
         readers = {"truth": methods[0][1], "A": methods[0][0], "B": methods[1][0]}
         note = note_of(facts[0]) or note_of(facts[1])
-        build_comparison(out, title, names, table, clips, shown, readers, n_clips=args.n_clips, lower_is_better=LOWER_IS_BETTER, note=note)
+        pages = {page: label for method in methods for label, page in subject_pages(method[0].path.parent.parent)}
+        build_comparison(
+            out, title, names, table, clips, shown, readers, n_clips=args.n_clips, lower_is_better=LOWER_IS_BETTER, note=note,
+            pages=[(label, page) for page, label in pages.items()],
+        )  # fmt: skip
     print(f"wrote {out}")
 
 

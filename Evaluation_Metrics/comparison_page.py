@@ -32,7 +32,7 @@ def most_different(a, b, n):
     return [int(i) for i in order[:n] if not np.isnan(gap[i])]
 
 
-def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note=""):
+def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note="", pages=()):
     """Write gallery.html, and below strips/ the pictures that it shows.
 
     Parameters
@@ -55,6 +55,8 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         metrics
     note : str
         what the page must say of the data
+    pages : sequence of (str, Path)
+        other pages, linked on top
 
     Returns
     -------
@@ -82,6 +84,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         title=title,
         subtitle=f"A: {names[0]}. B: {names[1]}.",
         note=note,
+        pages=pages,
         docs=("evaluation",),
         table=table,
         remarks=list(dict.fromkeys(row["note"] for row in table if row.get("note"))),

@@ -1,7 +1,7 @@
 """Likeness of the hues of reconstructed and true frames.
 
 Reads    a folder or zip of reconstructed clips (--recons_dir), the true ones (--gt)
-Writes   Hue-pcc.npy (N,) float64 and Hue-pcc.csv, one value per clip, below --out
+Writes   Hue-pcc.npy (N,) float64 and Hue-pcc.csv, one value per clip, below --out; Hue-pearson with --hue pearson
 
     python Evaluation_Metrics/hue_pcc.py --dataset phantom --subj_ID 1
     python Evaluation_Metrics/hue_pcc.py --dataset phantom --subj_ID 1 --hue pearson
@@ -93,7 +93,7 @@ def get_parser():
 
 
 def main(args):
-    metric_script.main(args, [metric(mode=args.hue)])
+    metric_script.main(args, [metric(("Hue-pcc" if args.hue == "released" else "Hue-pearson",), args.hue)])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from common.clip_frames import clip_times
 from common.datasets import get_dataset
 from common.files import UserError, fingerprint, read_json, save_array
 from common.layout import Layout
-from common.readers import LAYOUTS, PAIRED, detect_layout, format_clips, open_clips, parse_clips
+from common.readers import LAYOUTS, PAIRED, format_clips, open_clips, parse_clips
 from common.records import working
 from common.released import ReleasedTree
 from Evaluation_Metrics.pairs import Pairs
@@ -35,7 +35,7 @@ def add_clip_flags(parser):
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: all")
     group.add_argument("--allow_missing", action="store_true", help="permission to leave out clips that are missing or unreadable")
     group.add_argument("--resize", action="store_true", help="frames of another size are stretched")
-    group.add_argument("--workers", type=cli.one_or_more, changes_result=False, help="number of processes; default: one per core")
+    group.add_argument("--workers", type=cli.processes, changes_result=False, help="number of processes; default: one per core")
     return group
 
 
@@ -109,9 +109,8 @@ def open_pairs(
     else:
         folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
         path, truth = recons_dir or place.recons(subject, name) / folder, place.ground_truth
-    layout = layout or detect_layout(path)
     pred = open_clips(path, layout, borders=borders, **form)
-    holds_truth = layout in PAIRED and gt is None
+    holds_truth = getattr(pred, "layout", None) in PAIRED and gt is None
     true = None if holds_truth else open_clips(gt or truth, **true_form)
     return Pairs(pred, true, parse_clips(",".join(clips)) if clips else None, allow_missing)
 
@@ -129,11 +128,11 @@ def what_decides(pairs, metrics, towers):
 
 
 def is_current(folder, identity):
-    """Whether the results in a folder, if there are any, are of these very clips, metrics and models (see what_decides)."""
+    """Whether the results in a folder, if there are any, carry this identity, the hash of all that decides them."""
     finished = folder / "metrics.json"
     if not finished.exists() or read_json(finished).get("identity") == identity:
         return True
-    log.info("%s: clips or models have changed, scoring again", folder)
+    log.info("%s: what these results were made from has changed, computing them again", folder)
     return False
 
 

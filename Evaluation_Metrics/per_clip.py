@@ -160,7 +160,7 @@ class _Pass:
 
     def __init__(self, pairs, metrics, towers, cache, allow_missing):
         self.pairs, self.towers, self.cache, self.allow_missing = pairs, towers, BlockCache(cache), allow_missing
-        self.of_pixels = [metric for metric in metrics if not metric.needs]
+        self.metrics, self.of_pixels = metrics, [metric for metric in metrics if not metric.needs]
         self.of_features = [metric for metric in metrics if metric.needs]
         needs = sorted({need for metric in metrics for need in metric.needs})  # (kind, side)
         # two kinds may be one model: it sees the frames once
@@ -236,7 +236,7 @@ class _Pass:
     def table(self):
         """{column: (clips that should be there,) values, NaN where a clip is lost}."""
         wanted = self.pairs.wanted
-        columns = {column: np.full(len(wanted), np.nan) for metric in self.of_pixels + self.of_features for column in metric.columns}
+        columns = {column: np.full(len(wanted), np.nan) for metric in self.metrics for column in metric.columns}
         row_of = {number: row for row, number in enumerate(wanted)}
         good = [(i, row) for i, block in enumerate(self.blocks) for row, number in enumerate(block) if number not in self.lost]
         if not good:

@@ -1,12 +1,12 @@
 """The report of a subject and the overview of a data set: static, they open from disk, made from the files that the stages left."""
 
-import json
 from pathlib import Path
 
 from common.files import read_json
-from common.layout import DEFAULT_SEED, reconstruction_name
+from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import DOCS, relative, render
 from common.pages.gallery import ARMS, about, build_gallery, is_small, read_clip_values, result_files, typical_clips
+from Evaluation_Metrics.results import differing
 
 HEADLINES = 6  # metrics on the overview's card of a subject
 
@@ -44,25 +44,34 @@ def _evaluations(layout, subject, seed):
     return [(place, facts) for place, facts in found if facts and {"rows", "columns", "method"} <= set(facts)]
 
 
-def _checks(layout, dataset, subject):
-    """Names and facts of the checks against a known truth."""
-    found = [(Path(script).stem, _read(layout.metrics(subject, Path(script).stem) / "metrics.json")) for script in dataset.checks]
-    return [(name, facts) for name, facts in found if facts and "checks" in facts]
+def _checks(layout, dataset, subject, seed):
+    """Names and facts of the checks against a known truth, those of this seed first."""
+    found = []
+    for stem in (Path(script).stem for script in dataset.checks):
+        names = sorted(path.parent.name for path in layout.metrics(subject, "any").parent.glob(f"{stem}*/metrics.json"))
+        main = arm_name(stem, seed)
+        found += [(name, read_json(layout.metrics(subject, name) / "metrics.json")) for name in [main] * (main in names) + names]
+    found = dict(found).items()
+    return [(name, facts) for name, facts in found if "checks" in facts]
 
 
 def _summary(checks):
     """Badges that say how many claims hold, (words, good)."""
-    held = [check["held"] for _, facts in checks for check in facts["checks"] if check["held"] is not None]
-    return [(f"{sum(held)} of {len(held)} claims hold", all(held))] if held else []
+    badges = []
+    for _, facts in checks:
+        held = [check["held"] for check in facts["checks"] if check["held"] is not None]
+        whose = f", seed {facts['seed']}" if len(checks) > 1 else ""
+        badges += [(f"{sum(held)} of {len(held)} claims hold{whose}", all(held))] * bool(held)
+    return badges
 
 
 # ---------------------------------------------------------------------------------------------- the report's parts
 
 
-def _claims(layout, dataset, subject, page):
+def _claims(layout, dataset, subject, checks, page):
     """Tables of claims, the rows of one claim together, and its figure."""
     parts = []
-    for name, facts in _checks(layout, dataset, subject):
+    for name, facts in checks:
         folder = layout.metrics(subject, name)
         claims = {}
         for check in facts["checks"]:
@@ -73,6 +82,7 @@ def _claims(layout, dataset, subject, page):
         clips = f", {facts['n_clips']} reconstructed clips" if facts.get("n_clips") else ""
         caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}{clips}. ±: standard error over clips"
         parts.append({
+            "name": name,
             "claims": list(claims.values()),
             "about": facts.get("about", ""),
             "caption": f"{caption}, of the paired difference where one is compared.",
@@ -104,21 +114,15 @@ def _cards(layout, dataset, found, subject, page):
     return cards, f"{rows}Shown for every reconstruction: {which}. Names lead to the galleries of all clips." if cards else ""
 
 
-def _how_scored(facts):
-    """What results must share to stand in one table."""
-    truth, clips = facts.get("truth") or {}, facts.get("clips") or {}
-    models = {kind: model.get("sha256") or model.get("source") for kind, model in (facts.get("models") or {}).items()}
-    shared = [facts.get(name) for name in ("dataset", "phantom", "subject", "protocol", "protocol_version", "columns")]
-    return json.dumps([*shared, truth.get("sha256"), models, clips.get("numbers", clips.get("wanted"))], sort_keys=True)
-
-
 def _tables(evaluations):
     """Tables of metrics; what was scored on the same clips in the same way stands in one."""
-    groups = {}
+    groups = []
     for _, facts in evaluations:
-        groups.setdefault(_how_scored(facts), []).append(facts)
+        alike = [members for members in groups if members[0]["columns"] == facts["columns"] and not differing(members[0], facts)]
+        groups += [] if alike else [[]]
+        (alike or groups)[-1].append(facts)
     tables = []
-    for members in groups.values():
+    for members in groups:
         first, rows, skipped = members[0], {}, {}
         for facts in members:
             rows = {**rows, **{name: row for name, row in facts["rows"].items() if name not in rows}}
@@ -196,7 +200,7 @@ def build_report(layout, dataset, subject, seed, timings):
     """
     page = layout.subject_report(subject)
     found, evaluations = _reconstructions(layout, subject, seed), _evaluations(layout, subject, seed)
-    checks = _checks(layout, dataset, subject)
+    checks = _checks(layout, dataset, subject, seed)
     cards, legend = _cards(layout, dataset, found, subject, page)
     maps = sorted((layout.fmri_report(subject).parent / "figures").glob("*.png"))
     trained = layout.root / "checkpoints" / f"sub{subject}"
@@ -212,7 +216,7 @@ def build_report(layout, dataset, subject, seed, timings):
         pages=[*overview, ("report", None), *((f"gallery: {folder.name}", folder / "gallery.html") for folder, _ in found)],
         docs=sorted(path.stem for path in DOCS.glob("*.md")),
         summary=_summary(checks),
-        checks=_claims(layout, dataset, subject, page),
+        checks=_claims(layout, dataset, subject, checks, page),
         reconstructions=cards,
         legend=legend,
         tables=_tables(evaluations),
@@ -234,7 +238,8 @@ def build_report(layout, dataset, subject, seed, timings):
 
 def _subject_card(layout, dataset, subject, page):
     """A subject on the overview: claims held, headline numbers, the median clip."""
-    card = {"name": subject, "link": relative(layout.subject_report(subject), page), "summary": _summary(_checks(layout, dataset, subject))}
+    summary = _summary(_checks(layout, dataset, subject, DEFAULT_SEED))
+    card = {"name": subject, "link": relative(layout.subject_report(subject), page), "summary": summary}
     evaluations = [
         facts for folder, facts in _evaluations(layout, subject, DEFAULT_SEED) if folder.parent == layout.metrics(subject, "any").parent
     ]

@@ -4,11 +4,11 @@ Reads    {data_root}/phantom/phantom_truth.json, phantom_vertices_sub{ID}.json a
          semantic checkpoints and reconstructions of the arms; retrieval/sub{ID}/small_set* and explain/sub{ID}, where they are
 Writes   metrics/sub{ID}/phantom_checks/metrics.json   all checks; `held` is false where a bar is missed
                                        /{claim}.png     one figure a claim
+         with _seed{n} after the folder's name where that is not the default
 
     python phantom/phantom_checks.py --data_root data
-    python phantom/phantom_checks.py --data_root data --arms full control
 
-About a minute. Nothing here is a result about brains.
+Claims that need an arm which was not run are left out. About a minute. Nothing here is a result about brains.
 """
 
 import csv
@@ -22,13 +22,14 @@ from common import cli
 from common.arms import ARMS, load_fmri
 from common.cortex import N_CORTEX
 from common.datasets import Phantom, get_dataset
-from common.files import load_array, missing, read_json
+from common.files import fingerprint, load_array, read_json, sha256
 from common.fmri import detrend, zscore
 from common.frames import read_frame
 from common.layout import DEFAULT_SEED, Layout, arm_name, reconstruction_name
 from common.readers import open_clips
 from common.records import working
 from Evaluation_Metrics.EPE import epe
+from Evaluation_Metrics.metric_script import is_current
 from Evaluation_Metrics.n_way import clip_accuracy, true_classes
 from Evaluation_Metrics.PSNR import psnr
 from Evaluation_Metrics.SSIM import ssim
@@ -120,20 +121,11 @@ def mean_training_frame(dataset, layout):
 
 
 @torch.no_grad()
-def decode_embedding(args, dataset, layout, arm):
+def decode_embedding(dataset, data_root, layout, subject, arm, seed):
     """CLIP embedding that an arm's semantic decoder makes of the test fMRI, (N, 512)."""
-    fmri = load_fmri(layout, dataset, args.subj_ID, "test", arm, args.data_root, args.seed)
-    model, _ = load_checkpoint(layout.checkpoints(args.subj_ID, arm_name(arm, args.seed), "semantic") / "last.safetensors")
+    fmri = load_fmri(layout, dataset, subject, "test", arm, data_root, seed)
+    model, _ = load_checkpoint(layout.checkpoints(subject, arm_name(arm, seed), "semantic") / "last.safetensors")
     return model.eval()(torch.from_numpy(np.ascontiguousarray(fmri)))[0].numpy()
-
-
-def rank_captions(args, dataset, layout, scenes):
-    """Ranks of the own captions by arm, and the number of distinct captions."""
-    text = load_array(layout.text_embeddings_clip("test"), shape=(dataset.n_test, None))
-    captions, ranks, n_gallery = [scene.caption for scene in scenes], {}, 0
-    for arm in args.arms:
-        ranks[arm], n_gallery = caption_ranks(decode_embedding(args, dataset, layout, arm), text, captions)
-    return ranks, n_gallery
 
 
 def retrieval_results(layout, subject, seed):
@@ -208,7 +200,7 @@ def score_first_frames(stage1, truth, mean_frame):
     }
 
 
-def measure(args, dataset, layout, scenes, folders):
+def measure(dataset, layout, scenes, folders, embeddings):
     """Measure the reconstructions of all arms.
 
     Parameters
@@ -217,6 +209,8 @@ def measure(args, dataset, layout, scenes, folders):
         of all test clips
     folders : dict
         arm or "still" -> folder of its reconstruction
+    embeddings : dict
+        arm -> (N, 512), of decode_embedding
 
     Returns
     -------
@@ -231,10 +225,11 @@ def measure(args, dataset, layout, scenes, folders):
     classify = ImageClassifier(dataset.models["image_classifier"])
     scores = {name: classify(clips) for name, clips in {**stage2, "truth": truth}.items() if name != "still"}
     ids, actual = true_classes(scores["truth"]), np.array([scene.direction for scene in shown])
-    ranks, n_gallery = rank_captions(args, dataset, layout, scenes)
+    text = load_array(layout.text_embeddings_clip("test"), shape=(dataset.n_test, None))
+    ranked = {arm: caption_ranks(embedding, text, [scene.caption for scene in scenes]) for arm, embedding in embeddings.items()}
     return Measured(
-        ranks=ranks,
-        n_gallery=n_gallery,
+        ranks={arm: ranks for arm, (ranks, _) in ranked.items()},
+        n_gallery=ranked["full"][1],
         two_way={name: clip_accuracy(values, ids, n_way=2) for name, values in scores.items() if name != "truth"},
         structure=score_first_frames(stage1, truth, mean_training_frame(dataset, layout)),
         before={name: epe(clips, truth)[0] for name, clips in stage1.items()},
@@ -273,36 +268,24 @@ def show_released_recipe(layout, subject):
 
 def get_parser():
     parser = cli.make_parser(__doc__)
-    group = cli.add_data_flags(parser, subject=True)
-    group.add_argument(
-        "--arms",
-        nargs="+",
-        choices=list(ARMS),
-        default=list(ARMS),
-        help="training arms that were run; claims that need another are left out",
-    )
+    cli.add_data_flags(parser, subject=True)
     parser.set_defaults(dataset="phantom")
     return parser
 
 
-def reconstruction_folders(args, layout):
-    """Folders of the arms' reconstructions and of the full arm's still, by name; none without the full arm."""
-    if "full" not in args.arms:
-        return {}
-    names = {arm: reconstruction_name(arm, seed=args.seed) for arm in args.arms}
-    names["still"] = reconstruction_name("full", "motion", args.seed)
-    folders = {name: layout.recons(args.subj_ID, folder) for name, folder in names.items()}
-    for folder in folders.values():
-        if not (folder / "manifest.json").exists():
-            raise missing(folder / "manifest.json", "run Reconstruction/video_recons.py, or name the arms that were run with --arms")
-    return folders
+def reconstruction_folders(layout, subject, seed):
+    """Folders of the arms' reconstructions and of the full arm's still, by name, that are there; none without the full arm."""
+    names = {arm: reconstruction_name(arm, seed=seed) for arm in ARMS} | {"still": reconstruction_name("full", "motion", seed)}
+    folders = {name: layout.recons(subject, folder) for name, folder in names.items()}
+    folders = {name: folder for name, folder in folders.items() if (folder / "manifest.json").exists()}
+    return folders if "full" in folders else {}
 
 
 def main(args):
     dataset, layout = get_dataset(args.dataset, Phantom), Layout.of(args)
-    folders, searches = reconstruction_folders(args, layout), retrieval_results(layout, args.subj_ID, args.seed)
+    folders, searches = reconstruction_folders(layout, args.subj_ID, args.seed), retrieval_results(layout, args.subj_ID, args.seed)
     maps, tested = explanations(layout, args.subj_ID)
-    folder = layout.metrics(args.subj_ID, "phantom_checks")
+    folder = layout.metrics(args.subj_ID, arm_name("phantom_checks", args.seed))
     inputs = [
         layout.mask(args.subj_ID),
         *([layout.ground_truth] if folders else []),
@@ -311,6 +294,8 @@ def main(args):
         *(path for arms in maps.values() for path in arms.values()),
         *tested,
     ]
+    identity = fingerprint({path.as_posix(): path.exists() and sha256(path) for path in inputs})
+    args.overwrite |= not is_current(folder, identity)  # made again with every reconstruction that comes or changes
     with working(folder, args, inputs=inputs) as record:
         if record is None:
             return
@@ -318,7 +303,9 @@ def main(args):
         selected = np.flatnonzero(load_array(layout.mask(args.subj_ID)))
         rows, measured = check_fmri(dataset, args.data_root, args.subj_ID, selected, scenes), None
         if folders:
-            measured = measure(args, dataset, layout, scenes["test"], folders)
+            arms = [arm for arm in ARMS if arm in folders]
+            embeddings = {arm: decode_embedding(dataset, args.data_root, layout, args.subj_ID, arm, args.seed) for arm in arms}
+            measured = measure(dataset, layout, scenes["test"], folders, embeddings)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
@@ -331,7 +318,7 @@ def main(args):
                 f"phantom {words} {row['claim']}: {row['statement']}: {row['value']:.3f} against {row['control']:.3f} ({row['bar']}{margin})"
             )
         n_clips = len(measured.after["full"]) if measured else 0
-        record.finish(phantom=True, seed=args.seed, n_clips=n_clips, about=checks.ABOUT, checks=rows)
+        record.finish(identity=identity, phantom=True, seed=args.seed, n_clips=n_clips, about=checks.ABOUT, checks=rows)
 
 
 if __name__ == "__main__":

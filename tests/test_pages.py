@@ -118,7 +118,7 @@ def picture(path):
     Image.new("RGB", (8, 8)).save(path)
 
 
-def make_checks(folder):
+def make_checks(folder, seed=42):
     rows = [
         {"claim": "motion", "statement": "EPE below the still's", "held": True, "value": 1.0, "control": 1.84, "se": 0.06, "n": 40}
         | {"bar": "difference > 4 SE", "compared_with": "the still", "note": "Still: the first <frame> eight times.", "margin": 9.5},
@@ -126,7 +126,7 @@ def make_checks(folder):
         | {"chance": 0.25, "n": 40, "bar": ">= 0.6"},
         {"claim": "mask", "statement": "shown without a bar", "held": None, "value": 1.0, "control": 0.1, "n": 40, "bar": "none"},
     ]
-    write_json(folder / "metrics.json", {"about": "The simulated brain answers early.", "seed": 42, "n_clips": 40, "checks": rows})
+    write_json(folder / "metrics.json", {"about": "The simulated brain answers early.", "seed": seed, "n_clips": 40, "checks": rows})
     picture(folder / "motion.png")
 
 
@@ -204,7 +204,7 @@ def test_gallery_begins_with_the_best_the_median_and_the_worst(tmp_path):
     folder, metrics = tmp_path / "full", tmp_path / "metrics"
     make_reconstruction(folder, PHANTOM)
     make_evaluation(metrics, PHANTOM, "full")
-    (metrics / "summary.csv").write_text("name,value\nSSIM,3\n")  # not a value per clip
+    (metrics / "SSIM.csv").write_text("clip,SSIM\n1,9\n")  # of a metric's own script, which may have been asked for other things
     page = Page(gallery.build_gallery(folder, metrics)).check()
     shown = [page.words[i + 1] for i, words in enumerate(page.words) if words.startswith("Clip ")]
     assert shown[:3] == ["best, SSIM 0.875", "median, SSIM 0.5", "worst, SSIM 0.125"]
@@ -278,7 +278,11 @@ def test_report_shows_a_strip_of_every_arm(tmp_path):
 
 def test_other_seeds_stand_behind(tmp_path):
     layout = make_run(tmp_path, PHANTOM, arms=("control", "full", "control_seed1", "full_seed1"))
+    make_checks(layout.metrics(1, "phantom_checks_seed1"), seed=1)
     page = Page(build_report(layout, PHANTOM, 1, 1, {}))
+    assert len(set(page.ids)) == len(page.ids)
+    assert page.text.index("1 of 2 claims hold, seed 1") < page.text.index("1 of 2 claims hold, seed 42")
+    assert page.text.index("subject 1, seed 1, 40") < page.text.index("subject 1, seed 42, 40")
     galleries = [address for address in page.addresses if address.endswith("gallery.html")]
     assert [Path(address).parent.name for address in galleries[:4]] == ["full_seed1", "control_seed1", "control", "full"]
 
@@ -327,16 +331,26 @@ def test_the_banner_is_the_data_sets_own(tmp_path, monkeypatch):
 def test_comparison_page(tmp_path):
     """Two evaluations of the same clips: the table of differences and the clips where they differ most."""
     clips = np.stack([frames_of(i) for i in range(CLIPS)])
-    (tmp_path / "recons").mkdir()
+    recons = tmp_path / "recons/sub1/mine/results_recons"
+    recons.mkdir(parents=True)
+    (tmp_path / "report_sub1.html").touch()
     for i, clip in enumerate(clips, 1):
-        np.savez(tmp_path / f"recons/test{i}.npz", frames=clip)
+        np.savez(recons / f"test{i}.npz", frames=clip)
     values = np.linspace(0.2, 0.7, CLIPS)
     for name, method, scores in (("a", NAMED, values), ("b", "yours", values - np.array([np.nan, 0.3, 0, 0.5, 0.1, 0.2]))):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "gt.npy", clips)
         np.savez(tmp_path / name / "per_clip.npz", clip=np.arange(1, CLIPS + 1), SSIM=scores)
-        facts = {"protocol": "paper", "method": method, "phantom": True, "dataset": "phantom", "subject": 1, "columns": ["SSIM"], "chance": {}}
-        reads = {"recons": str(tmp_path / "recons"), "layout": "ours", "gt": str(tmp_path / name / "gt.npy")}
+        facts = {
+            "protocol": "paper",
+            "method": method,
+            "phantom": True,
+            "dataset": "phantom",
+            "subject": 1,
+            "columns": ["SSIM"],
+            "chance": {},
+        }
+        reads = {"recons": str(recons), "layout": "ours", "gt": str(tmp_path / name / "gt.npy")}
         reads |= {"form": {"n_frames": 8, "size": SIZE}}
         write_json(tmp_path / name / "metrics.json", facts | {"reads": reads})
     argv = [str(tmp_path / "a"), str(tmp_path / "b"), "--n_clips", "2"]
@@ -344,6 +358,6 @@ def test_comparison_page(tmp_path):
     page = Page(tmp_path / "a/compare_b/gallery.html").check()
     assert [words for words in page.words if words.startswith("Clip ")] == ["Clip 4", "Clip 2"]
     assert len(page.images) == 6 and all(parent == "a" for _, parent in page.images) and "Phantom." in page.text
-    assert NAMED in page.text and "<fMRI>" not in page.source and "differences.csv" in page.addresses
+    assert NAMED in page.text and "<fMRI>" not in page.source and {"differences.csv", "../../report_sub1.html"} <= set(page.addresses)
     assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * 96, 96)
     assert page.words[page.words.index("SSIM") + 1 :][:5] == ["A", "5", "0.5000", "0.2800", "0.2200"]

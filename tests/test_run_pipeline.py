@@ -5,11 +5,13 @@ import sys
 import textwrap
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from tiny import ROOT, fails, load_script, run_script
 
 import run_pipeline as pipeline
-from common import cli, datasets
+from common import cli, datasets, files
+from common.layout import Layout
 from run_pipeline import Task
 
 OWN = datasets.OwnDataset(
@@ -216,6 +218,34 @@ def test_a_failure_is_one_sentence(scripts, capsys, end, words):
     message = capsys.readouterr().err.splitlines()[-1]
     assert message == f"error: step1_same failed: {words} (log: {out / 'CC2017/logs/sub1/first/step1_same.log'})"
     assert not (out / "second.txt").exists()
+
+
+def test_the_phantoms_checks_follow_what_was_reconstructed(tmp_path, monkeypatch):
+    """Claims of the arms that are there, a folder a seed; what comes or changes later is checked without a flag."""
+    checks = load_script("phantom/phantom_checks")
+    layout, seen = Layout(tmp_path / "phantom"), []
+    for path in (layout.mask(1), layout.ground_truth):
+        path.parent.mkdir(parents=True)
+        np.save(path, np.ones(3))
+    files.write_json(tmp_path / "phantom/phantom_vertices_sub1.json", dict.fromkeys(checks.PLANTED.values(), [0]))
+    monkeypatch.setattr(
+        checks, "measure", lambda dataset, layout, scenes, folders, embeddings: seen.append((set(folders), set(embeddings)))
+    )
+    for name, made in (("check_fmri", []), ("load_scenes", []), ("check_reconstructions", []), ("decode_embedding", 0), ("draw", 0)):
+        monkeypatch.setattr(checks, name, lambda *_, made=made: made)
+
+    def reconstruct(name):
+        files.write_json(layout.recons(1, name) / "manifest.json", {"name": name})
+        run_script(checks, "--data_root", tmp_path, "--out_root", tmp_path, "--seed", "42" if "seed" not in name else "43")
+
+    for name in ("full", "full", "control", "full_ablate_motion", "control_seed43", "full_seed43"):
+        reconstruct(name)
+    arms = {"full", "control"}
+    assert seen == [({"full"}, {"full"}), (arms, arms), (arms | {"still"}, arms), (arms, arms)]
+    assert {path.parent.name for path in layout.metrics(1, "any").parent.glob("*/metrics.json")} == {
+        "phantom_checks",
+        "phantom_checks_seed43",
+    }
 
 
 def test_bars_in_a_log_are_few_lines(scripts, monkeypatch):

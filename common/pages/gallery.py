@@ -1,17 +1,16 @@
 """gallery.html of a reconstruction: ground truth and reconstruction side by side, captions, metrics.
 
-Made from the manifest, from pictures that the reconstruction wrote and from the per-clip tables of the metrics, without
-reading a frame, so that it can be made again whenever metrics arrive.
+Made from the manifest, from pictures that the reconstruction wrote and from what evaluate.py found, without reading a
+frame, so that it can be made again whenever metrics arrive.
 """
 
-import contextlib
 import csv
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets import DATASETS
-from common.files import read_json
+from common.files import UserError, one_line, read_json
 from common.pages import relative, render
 
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
@@ -32,32 +31,15 @@ ABLATIONS = {
 
 
 def read_clip_values(folder):
-    """Per-clip values of the metrics, out of all CSV files of a folder whose first column is `clip`.
-
-    Parameters
-    ----------
-    folder : Path
-        need not exist
-
-    Returns
-    -------
-    dict, clip number -> {metric: float}
-    """
-    values = {}
-    for path in sorted(Path(folder).glob("*.csv")):
+    """Per-clip values that evaluate.py left in a folder, {clip number: {metric: float}}; empty where there are none."""
+    path = Path(folder) / "per_clip.csv"
+    if not path.is_file():
+        return {}
+    try:
         with open(path, newline="", encoding="utf-8") as handle:
-            reader = csv.DictReader(handle)
-            if not reader.fieldnames or reader.fieldnames[0] != "clip":
-                continue
-            for row in reader:
-                numbers = {name: _number(text) for name, text in row.items() if name and name != "clip"}
-                values.setdefault(int(row["clip"]), {}).update({name: number for name, number in numbers.items() if number is not None})
-    return values
-
-
-def _number(text):
-    with contextlib.suppress(TypeError, ValueError):
-        return float(text)
+            return {int(row.pop("clip")): {name: float(text) for name, text in row.items() if text} for row in csv.DictReader(handle)}
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path} does not hold values of clips ({one_line(error)}); run evaluate.py again with --overwrite") from None
 
 
 def typical_clips(clips, values):
@@ -110,7 +92,7 @@ def build_gallery(folder, metrics_folder=None):
     folder : Path
         that holds manifest.json
     metrics_folder : Path, optional
-        of per-clip CSV files and metrics.json
+        of its evaluation
 
     Returns
     -------
@@ -123,6 +105,7 @@ def build_gallery(folder, metrics_folder=None):
     values = read_clip_values(metrics_folder) if metrics_folder else {}
     evaluation = Path(metrics_folder or folder, "metrics.json")
     facts = read_json(evaluation) if metrics_folder and evaluation.exists() else {}
+    means = facts["rows"][facts["method"]] if "rows" in facts else {}
     cards = {number: _card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)}
     metric, chosen = typical_clips(clips, values)
     return render(
@@ -131,10 +114,10 @@ def build_gallery(folder, metrics_folder=None):
         title=_title(manifest),
         subtitle=_subtitle(manifest, len(clips)),
         note=note_of(manifest),
-        pages=_other_pages(folder, manifest),
+        pages=subject_pages(folder.parent, folder.name),
         docs=("reconstruction", "evaluation"),
         remarks=about(manifest),
-        metrics=_means(clips, values, facts.get("chance", {})),
+        metrics=[(name, row["mean"], row["se"], row["n"], facts["chance"].get(name)) for name, row in means.items() if row],
         protocol=facts.get("title", ""),
         files=result_files(metrics_folder, path) if metrics_folder else [],
         semantics=_semantics(manifest, clips),
@@ -162,15 +145,22 @@ def _subtitle(manifest, n):
     return f"{n}{of}{kind} clips. {sides}"
 
 
-def _other_pages(folder, manifest):
-    """The report and the subject's other galleries, where they are: (label, Path or None for this page)."""
-    below = folder.parent  # recons/sub{ID}
-    if below.parent.name != "recons":
+def subject_pages(recons, here=""):
+    """A subject's report and galleries, where they are: (label, Path or None for the page itself).
+
+    Parameters
+    ----------
+    recons : Path
+        folder of the subject's reconstructions, recons/sub{ID}; of any other there are no pages
+    here : str
+        name of the reconstruction whose gallery the page is
+    """
+    if recons.parent.name != "recons":
         return []
-    report = below.parent.parent / f"report_{below.name}.html"
-    names = sorted({path.parent.name for path in below.glob("*/manifest.json")})  # each has its gallery, or gets it next
-    others = [(f"gallery: {name}", None if name == folder.name else below / name / "gallery.html") for name in names]
-    return [("report", report)] * report.is_file() + others
+    report = recons.parent.parent / f"report_{recons.name}.html"
+    names = sorted({path.parent.name for path in recons.glob("*/manifest.json")})  # each has its gallery, or gets it next
+    galleries = [(f"gallery: {name}", None if name == here else recons / name / "gallery.html") for name in names]
+    return [("report", report)] * report.is_file() + galleries
 
 
 def result_files(folder, page):
@@ -179,19 +169,6 @@ def result_files(folder, page):
     compared = sorted(Path(folder).glob("compare_*/gallery.html"))
     links = [(name, relative(Path(folder) / name, page)) for name in names if (Path(folder) / name).is_file()]
     return links + [(f"against {other.parent.name.removeprefix('compare_')}", relative(other, page)) for other in compared]
-
-
-def _means(clips, values, chance):
-    """Rows of the table of means: metric, mean, standard error, clips, chance."""
-    scored = [values[number] for number in clips if number in values]
-    rows = []
-    for name in dict.fromkeys(name for row in scored for name in row):
-        column = np.array([row.get(name, np.nan) for row in scored])
-        column = column[np.isfinite(column)]
-        n = len(column)
-        error = float(f"{column.std(ddof=1) / n**0.5:.2g}") if n > 1 else None
-        rows.append((name, float(column.mean()) if n else None, error, n, chance.get(name)))
-    return rows
 
 
 def _semantics(manifest, clips):
