@@ -200,6 +200,7 @@ def main(args):
     tables.append(retrieval_table(reference, results.parent / "retrieval", dataset))
     tables.append(shuffle_table(reference, results.parent / "explain", dataset))
     for table in tables:
+        table.of = dataset.name if args.protocol == "paper" else f"{dataset.name}-{args.protocol}"
         if table.rows and table.columns:
             write_table(out, table)
     if ours.differences:

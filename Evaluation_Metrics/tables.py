@@ -51,7 +51,7 @@ class Row:
 
 @dataclass
 class Table:
-    """A table, the name of its files, and the decimals of its numbers."""
+    """A table, the name of its files, the decimals of its numbers, and what its LaTeX label says besides the name."""
 
     file: str
     title: str
@@ -59,6 +59,7 @@ class Table:
     rows: list
     notes: list
     digits: int = 3
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,12 @@ class Style:
     dash: str
     plus_minus: str
     star: str
+    minus: str = "-"
     around_stars: str = "{}"
 
 
 MARKDOWN = Style("**{}**", "<u>{}</u>", "–", " ± ", "\\*")
-LATEX = Style(r"\textbf{{{}}}", r"\underline{{{}}}", "--", r"$\pm$", "*", "$^{{{}}}$")
+LATEX = Style(r"\textbf{{{}}}", r"\underline{{{}}}", "--", r"$\pm$", "*", "$-$", "$^{{{}}}$")
 
 
 def places(table, column):
@@ -92,12 +94,11 @@ def styled(table, style):
         best, second = places(table, column)
         for i, row in enumerate(table.rows):
             if column in row.values:
-                template = style.best if i in best else style.second if i in second else "{}"
+                number = f"{row.values[column]:.{table.digits}f}".replace("-", style.minus)
+                number = (style.best if i in best else style.second if i in second else "{}").format(number)
                 spread = f"{style.plus_minus}{row.spread[column]:.{table.digits}f}" if column in row.spread else ""
                 stars = style.star * len(row.marks.get(column, ""))
-                cells[i][j] = (
-                    template.format(f"{row.values[column]:.{table.digits}f}") + spread + (style.around_stars.format(stars) if stars else "")
-                )
+                cells[i][j] = number + spread + (style.around_stars.format(stars) if stars else "")
     return cells
 
 
@@ -138,7 +139,7 @@ def to_latex(table):
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(' '.join([table.title + '.', *table.notes]))}}}",
-        rf"\label{{tab:{table.file}}}",
+        rf"\label{{tab:{'-'.join(filter(None, (table.of, table.file)))}}}",
     ]
     lines += [
         rf"\begin{{tabular}}{{lll{'c' * len(table.columns)}}}",

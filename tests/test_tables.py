@@ -9,7 +9,7 @@ import pytest
 from common import cli, datasets
 from common.files import UserError, read_json, save_array
 from common.readers import format_clips
-from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables
+from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables, tables
 
 COLUMNS = ["2-way-I", "SSIM", "EPE"]
 
@@ -197,7 +197,7 @@ def test_paper_tables(tmp_path, capsys):
     assert "**0.3" in line and "**5.0" in line
     assert "**11.043**" in text and "<u>10.637</u>" in text
     tex = (out / "main.tex").read_text()
-    assert r"\label{tab:main}" in tex and "30 clips of subject 1" in tex and "$^{***}$" in tex
+    assert r"\label{tab:CC2017-main}" in tex and "30 clips of subject 1" in tex and "$^{***}$" in tex
     assert r"\textbf{11.043}" in tex and r"\underline{10.637}" in tex and "_" not in tex.replace(r"\_", "")
     assert "full_ablate_motion" in (out / "ablation.md").read_text() and "this project" in (out / "retrieval.md").read_text()
     assert "| 5.00 | 30.00 | 5.00 | 20.00 | ours |" in (out / "retrieval.md").read_text()
@@ -240,9 +240,7 @@ def test_an_evaluation_in_another_subjects_folder(tmp_path):
         run(paper_tables, "--results", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "what, facts", [entry[:2] for entry in OTHER if entry[0] in ("version of the protocol", "image model")]
-)
+@pytest.mark.parametrize("what, facts", [entry[:2] for entry in OTHER if entry[0] in ("version of the protocol", "image model")])
 def test_rows_of_a_table_say_what_differs(tmp_path, what, facts):
     made_evaluation(tmp_path / "sub1" / "full", "full")
     made_evaluation(tmp_path / "sub2" / "full", "full", subject=2, **facts)
@@ -278,5 +276,7 @@ def test_tables_for_a_paper(tmp_path):
     within = gaps["this project, control", "SSIM"]
     assert float(within["low"]) < 0 < float(within["high"]) and float(within["p"]) < 0.05
     assert marks["this project, control", "SSIM"] == "" and marks["this project, control", "EPE"] == "***"
+    tex = tables.to_latex(tables.Table("main", "t", ["SSIM"], [tables.Row("a_b", values={"SSIM": -0.5})], [], of="X"))
+    assert r"\label{tab:X-main}" in tex and r"a\_b" in tex and "$-$0.500" in tex
     with pytest.raises(UserError, match="--columns FVD"):
         run(paper_tables, "--results", tmp_path, "--names", "mine", "--columns", "FVD")
