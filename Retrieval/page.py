@@ -65,6 +65,32 @@ def score_rows(found):
     return rows
 
 
+def list_queries(path, gallery, ranks, nearest):
+    """What the page shows of each test clip, list of dict; ranks (N,), the rest as in `build_page`."""
+    rows, cosines = nearest
+
+    def entry(row, cosine=None, own=False):
+        movie = gallery.movies[row]
+        return {
+            "name": gallery.names[row],
+            "caption": gallery.captions[row],
+            "movie": relative(movie, path) if movie and movie.is_file() else "",
+            "cosine": None if cosine is None else f"{cosine:.3f}",
+            "own": own,
+        }
+
+    return [
+        {
+            "number": clip + 1,
+            "rank": f"{ranks[clip]:g}",
+            "good": bool(ranks[clip] <= rows.shape[1]),
+            "truth": entry(clip),
+            "retrieved": [entry(row, cosine, row == clip) for row, cosine in zip(rows[clip], cosines[clip], strict=True)],
+        }
+        for clip in range(len(rows))
+    ]
+
+
 def build_page(path, title, note, facts, gallery, found, nearest, report=None):
     """Write the page.
 
@@ -83,29 +109,8 @@ def build_page(path, title, note, facts, gallery, found, nearest, report=None):
     report : Path, optional
         the subject's report, linked
     """
-    rows, cosines = nearest
     ranks = found["video from fMRI"]["ranks"][facts["arm"]]
-
-    def entry(row, cosine=None, own=False):
-        movie = gallery.movies[row]
-        return {
-            "name": gallery.names[row],
-            "caption": gallery.captions[row],
-            "movie": relative(movie, path) if movie and movie.is_file() else "",
-            "cosine": None if cosine is None else f"{cosine:.3f}",
-            "own": own,
-        }
-
-    queries = [
-        {
-            "number": clip + 1,
-            "rank": f"{ranks[clip]:g}",
-            "good": bool(ranks[clip] <= rows.shape[1]),
-            "truth": entry(clip),
-            "retrieved": [entry(row, cosine, row == clip) for row, cosine in zip(rows[clip], cosines[clip], strict=True)],
-        }
-        for clip in range(len(rows))
-    ]
+    queries = list_queries(path, gallery, ranks, nearest)
     order = np.argsort(ranks, kind="stable")
     typical = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return render(

@@ -87,7 +87,7 @@ def get_parser():
         default="gradient",
         help="solver of linear_mse: training, or cross-validated ridge regression",
     )
-    group.add_argument("--n_blocks", type=cli.whole(0), default=2, help="number of residual blocks of the MLP")
+    group.add_argument("--n_blocks", type=cli.whole(0, 100), default=2, help="number of residual blocks of the MLP")
     add_contrastive_flags(parser.add_argument_group("loss"))
     return parser
 

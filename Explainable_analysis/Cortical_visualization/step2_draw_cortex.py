@@ -32,7 +32,7 @@ def get_parser():
     cli.add_data_flags(parser, subject=True)
     group = parser.add_argument_group("maps")
     group.add_argument("--names", nargs="+", help="maps to draw (default: all)")
-    group.add_argument("--workers", type=cli.one_or_more, default=1, changes_result=False, help="number of maps drawn at the same time")
+    group.add_argument("--workers", type=cli.processes, default=1, changes_result=False, help="number of maps drawn at the same time")
     return parser
 
 

@@ -17,11 +17,13 @@ from Evaluation_Metrics.towers import add_model_flags, source_at_hand
 
 log = logging.getLogger(__name__)
 
-# test clips of subject 1 of CC2017 whose semantics are right, chosen by the authors
-PAPER_CLIPS = (
-    22, 43, 47, 74, 75, 145, 191, 227, 228, 230, 249, 260, 262, 333, 335, 452, 453, 470, 487, 493, 509, 579, 661, 677, 682, 712, 733, 782,
-    786, 804, 812, 813, 842, 874, 880, 889, 936, 961, 1008, 1009, 1019, 1074, 1152, 1170,
-)  # fmt: skip
+# clips whose semantics are right, chosen by the authors: (data set, subject) -> numbers
+PAPER_CLIPS = {
+    ("CC2017", 1): (
+        22, 43, 47, 74, 75, 145, 191, 227, 228, 230, 249, 260, 262, 333, 335, 452, 453, 470, 487, 493, 509, 579, 661, 677, 682, 712, 733, 782,
+        786, 804, 812, 813, 842, 874, 880, 889, 936, 961, 1008, 1009, 1019, 1074, 1152, 1170,
+    ),
+}  # fmt: skip
 WITH, WITHOUT, CEILING, CONTROL = "with CMG", "without CMG", "noise ceiling", "control"
 
 # ---------------------------------------------------------------------------------------------- the test
@@ -94,7 +96,7 @@ def get_shuffle_parser(doc, *kinds):
         "--min_vifi", type=cli.real(-1, 1), default=0.6, help="VIFI-score above which a clip is tested, where it was evaluated"
     )
     group.add_argument("--sd_path", help="Stable Diffusion, whose VAE gives the noise ceiling; default: the data set's own, if any")
-    group.add_argument("--workers", type=cli.one_or_more, changes_result=False, help="number of processes; default: one per core")
+    group.add_argument("--workers", type=cli.processes, changes_result=False, help="number of processes; default: one per core")
     group = parser.add_argument_group("test")
     group.add_argument("--n_permutations", type=cli.one_or_more, default=100, help="number of random orders in a p")
     group.add_argument("--n_repeats", type=cli.one_or_more, default=5, help="number of times that p is computed")
@@ -113,8 +115,9 @@ def choose_clips(args, dataset, place):
         text = ",".join(file.read_text(encoding="utf-8").split()) if len(args.clips) == 1 and file.is_file() else ",".join(args.clips)
         return parse_clips(text), "given"
     path = place.metrics(args.subj_ID, args.name) / "per_clip.npz"
-    if (dataset.name, args.subj_ID) == ("CC2017", 1):
-        return list(PAPER_CLIPS), "the paper's 44"
+    if (dataset.name, args.subj_ID) in PAPER_CLIPS:
+        chosen = PAPER_CLIPS[dataset.name, args.subj_ID]
+        return list(chosen), f"the paper's {len(chosen)}"
     if not path.exists():
         raise missing(path, "name clips whose content was recognised with --clips, or run Evaluation_Metrics/evaluate.py first")
     numbers, columns = read_per_clip(path)
