@@ -352,7 +352,7 @@ def get_parser():
         "--stages", default="all", changes_result=False, help=f"stages to run: all, or some of {stages}, separated by commas"
     )
     group.add_argument(
-        "--workers", type=cli.one_or_more, default=n_cores(), changes_result=False,
+        "--workers", type=cli.processes, default=n_cores(), changes_result=False,
         help="scripts that run at the same time, one core each; processes of a script that runs alone",
     )  # fmt: skip
     group.add_argument("--arms", nargs="+", choices=list(ARMS), help="training arms (default: the data set's)")

@@ -47,7 +47,7 @@ def get_training_parser(doc, *, epoch, lr, models=()):
     data.add_argument(
         "--n_val", type=cli.whole(1), help="number of validation clips, taken from the end of the training split (default: 320 of 4320)"
     )
-    data.add_argument("--num_workers", type=cli.whole(0), default=0, changes_result=False, help="processes that load batches ahead")
+    data.add_argument("--num_workers", type=cli.whole(0, 256), default=0, changes_result=False, help="processes that load batches ahead")
     if models:
         add_model_flags(parser, *models)
     group = parser.add_argument_group("optimisation")

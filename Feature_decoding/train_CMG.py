@@ -134,17 +134,17 @@ def get_parser():
     group.add_argument(
         "--patch_size", default="whole", choices=["whole", "64", "8", "4"], help="side of a token: a whole latent frame, or a patch"
     )
-    group.add_argument("--N", "--n_layers", dest="N", type=cli.one_or_more, help="number of layers (default: 2; patch CMG: 4)")
-    group.add_argument("--n_heads", type=cli.one_or_more, help="number of attention heads (default: 4; patch CMG: 8)")
+    group.add_argument("--N", "--n_layers", dest="N", type=cli.whole(1, 100), help="number of layers (default: 2; patch CMG: 4)")
+    group.add_argument("--n_heads", type=cli.whole(1, 1024), help="number of attention heads (default: 4; patch CMG: 8)")
     group.add_argument(
         "--d_model", type=cli.one_or_more, changes_result=False, help="size of a latent frame; follows from the data, checked when given"
     )
-    group.add_argument("--attn_dim", type=cli.one_or_more, default=1024, help="width of the attention")
-    group.add_argument("--d_ff", type=cli.one_or_more, default=768, help="width of the feed-forward layers")
-    group.add_argument("--encoder_dim", type=cli.one_or_more, default=768, help="width of the fMRI encoder")
-    group.add_argument("--n_blocks", type=cli.whole(0), default=1, help="number of residual blocks in the fMRI encoder")
+    group.add_argument("--attn_dim", type=cli.width, default=1024, help="width of the attention")
+    group.add_argument("--d_ff", type=cli.width, default=768, help="width of the feed-forward layers")
+    group.add_argument("--encoder_dim", type=cli.width, default=768, help="width of the fMRI encoder")
+    group.add_argument("--n_blocks", type=cli.whole(0, 100), default=1, help="number of residual blocks in the fMRI encoder")
     group.add_argument("--dropout", type=cli.real(0, below=1), default=0.2, help="probability that a unit is dropped in training")
-    group.add_argument("--hidden_dim", type=cli.one_or_more, default=512, help="width of the patch CMG")
+    group.add_argument("--hidden_dim", type=cli.width, default=512, help="width of the patch CMG")
     group = parser.add_argument_group("masks")
     group.add_argument(
         "--mask_ratio", "--keep_ratio", dest="mask_ratio", type=cli.real(0, 1), default=0.6,

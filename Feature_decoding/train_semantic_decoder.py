@@ -55,10 +55,8 @@ class SemanticTask(ContrastiveTask):
 def get_parser():
     parser = get_training_parser(__doc__, epoch=100, lr=2e-4, models=("sd", "clip"))
     group = parser.add_argument_group("model")
-    group.add_argument("--n_blocks", type=cli.whole(0), default=3, help="number of residual blocks")
-    group.add_argument(
-        "--projector_dims", type=cli.one_or_more, nargs="+", default=[2048, 4096], help="hidden widths of the token projector"
-    )
+    group.add_argument("--n_blocks", type=cli.whole(0, 100), default=3, help="number of residual blocks")
+    group.add_argument("--projector_dims", type=cli.width, nargs="+", default=[2048, 4096], help="hidden widths of the token projector")
     group = parser.add_argument_group("loss")
     group.add_argument("--k1", "--contrastive_weight", dest="k1", type=cli.real(0), default=0.01, help="weight of the contrastive loss")
     group.add_argument("--k2", "--token_weight", dest="k2", type=cli.real(0), default=0.5, help="weight of the token loss")

@@ -79,8 +79,8 @@ class StructureTask(Task):
 def get_parser():
     parser = get_training_parser(__doc__, epoch=400, lr=1e-6)
     group = parser.add_argument_group("model")
-    group.add_argument("--n_blocks", type=cli.whole(0), default=2, help="number of residual blocks")
-    group.add_argument("--hidden_dim", type=cli.one_or_more, default=1024, help="width of the hidden layers")
+    group.add_argument("--n_blocks", type=cli.whole(0, 100), default=2, help="number of residual blocks")
+    group.add_argument("--hidden_dim", type=cli.width, default=1024, help="width of the hidden layers")
     group = parser.add_argument_group("loss")
     group.add_argument("--k", type=cli.real(0), default=1.0, help="weight of the squared error")
     group.add_argument(

@@ -43,9 +43,9 @@ def get_parser():
     data.add_argument("--arm", default="released", help="name of the folder below checkpoints/sub{ID}/")
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--n_heads", type=cli.one_or_more, help="number of attention heads in a CMG, which no entry shows (default: 4; patch CMG: 8)"
+        "--n_heads", type=cli.whole(1, 1024), help="number of attention heads in a CMG, which no entry shows (default: 4; patch CMG: 8)"
     )
-    model.add_argument("--token_dim", type=cli.one_or_more, default=768, help="width of a text token")
+    model.add_argument("--token_dim", type=cli.width, default=768, help="width of a text token")
     return parser
 
 

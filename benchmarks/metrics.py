@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from common import cli
 from common.readers import ArrayClips
 from common.workers import n_cores
 from Evaluation_Metrics import EPE, SSIM, per_clip
@@ -106,7 +107,7 @@ def main(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n_clips", type=int, default=100, help="clips for SSIM and EPE")
-    parser.add_argument("--workers", type=int, default=n_cores(), help="processes of the pool")
+    parser.add_argument("--n_clips", type=cli.one_or_more, default=100, help="clips for SSIM and EPE")
+    parser.add_argument("--workers", type=cli.processes, default=n_cores(), help="processes of the pool")
     parser.add_argument("--folder", type=Path, default=Path("outputs"), help="where the clips are made")
     main(parser.parse_args())

@@ -56,6 +56,8 @@ def _number(read, what, low, high, above=None, below=None):
 
 
 one_or_more = whole(1)  # of a flag that counts something
+width = whole(1, 2**16)  # of a layer
+processes = whole(1, 1024)
 
 
 # ---------------------------------------------------------------------------------------------- parsers
@@ -329,6 +331,8 @@ def one_line_errors(debug=False):
         stop(error)
     except Exception as error:
         full, forbidden = full_disk(error), getattr(error, "errno", None) in _FORBIDDEN
+        if not debug and (isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error))):
+            stop(f"not enough memory ({one_line(error)[:200]}); use a smaller --batch_size, fewer --workers or a smaller model")
         if debug or not (full or forbidden):
             raise
         where = getattr(error, "filename", None) or "the output folder"

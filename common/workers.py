@@ -16,7 +16,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from common.cli import one_or_more
+from common.cli import processes
 from common.files import UserError
 
 _SIGNALS = {signal.SIGINT, signal.SIGTERM}
@@ -30,7 +30,9 @@ def n_cores():
 
 def add_workers_flag(parser, what):
     """Add --workers; `what` names the jobs in its help, as in "movies"."""
-    parser.add_argument("--workers", type=one_or_more, default=n_cores(), changes_result=False, help=f"{what} processed in parallel, one core each")
+    parser.add_argument(
+        "--workers", type=processes, default=n_cores(), changes_result=False, help=f"{what} processed in parallel, one core each"
+    )
 
 
 def _start_worker(setup, arguments):

@@ -300,6 +300,8 @@ def fail_with(error):
         (UserError("a.npy is\n  broken; make it again"), 2, "error: a.npy is broken; make it again\n"),
         (OSError(errno.ENOSPC, "No space left on device", "out/a.npy"), 2, "error: cannot write out/a.npy: No space left on device; free space"),
         (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "Permission denied"),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "not enough memory (Unable to allocate 9 TiB); use a smaller --batch_size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
         (signal.SIGTERM, 143, "terminated; run the same command again"),
     ],

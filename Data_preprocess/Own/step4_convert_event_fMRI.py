@@ -187,7 +187,7 @@ def get_parser():
     cli.add_data_flags(parser, subject="several")
     group = parser.add_argument_group("events")
     group.add_argument(
-        "--lag", type=cli.real(), metavar="SECONDS", help="time from a clip's onset to its first volume (default: the registry's)"
+        "--lag", type=cli.real(-60, 60), metavar="SECONDS", help="time from a clip's onset to its first volume (default: the registry's)"
     )
     group.add_argument(
         "--volumes", choices=["mean", "nearest"], default="mean",

@@ -1,0 +1,61 @@
+"""Every numeric flag of every script has its range where it is defined; paths of the home folder; output in any encoding."""
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+from test_house import SCRIPTS, module_name, relative
+from tiny import ROOT
+
+from common import cli
+
+NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "1_0", "x", "", "0x10", "٣", "1,5", "9" * 5000)
+BIG = {"--seed", "--train_seed"}  # which take numbers above a million
+NEGATIVE = {"--lag", "--min_vifi"}
+ZERO = {  # for which 0 is a number like others
+    "--seed", "--train_seed", "--lag", "--min_vifi", "--crf", "--jpg_quality", "--num_workers", "--save_every", "--n_blocks", "--k1", "--k2", "--w", "--k",
+    "--alpha", "--dropout", "--mask_ratio", "--digits", "--guidance", "--noise_timestep", "--trend_order", "--threshold",
+}  # fmt: skip
+REFUSED = {
+    "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "2000"), "--n_blocks": ("101",),
+    "--n_bootstraps": ("-3", "0"), "--steps": ("0", "1001"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",),
+    "--noise_timestep": ("1000",), "--guidance": ("1001",), "--lag": ("61",), "--n_way": ("1",), "--num_workers": ("257",), "--workers": ("0", "1025"),
+    "--hidden_dim": ("65537",), "--trend_order": ("21", "1.5"), "--seed": ("4294967296",), "--batch_size": ("0", "2.5"), "--reliability": ("1",),
+}  # fmt: skip
+
+
+def numeric_flags():
+    """(script, flag, type, default) of all numeric flags."""
+    sys.path.insert(0, str(ROOT))  # benchmarks are no package that is installed
+    for path in SCRIPTS:
+        for action in importlib.import_module(module_name(path)).get_parser()._actions:
+            if action.option_strings and (numeric(action.type) or isinstance(action.default, (int, float))) and action.nargs != 0:
+                yield relative(path), action.option_strings[0], action.type, action.default
+
+
+def numeric(kind):
+    return kind in (int, float) or getattr(kind, "__qualname__", "").startswith("_number")
+
+
+def accepts(kind, text):
+    try:
+        return kind(text) is not None
+    except argparse.ArgumentTypeError as error:
+        assert "\n" not in str(error) and "; use a number" not in text and len(str(error)) < 150
+        return False
+
+
+def test_every_numeric_flag_has_its_range():
+    flags = list(numeric_flags())
+    assert len({flag for _, flag, *_ in flags}) > 40
+    for script, flag, kind, default in flags:
+        where = f"{script} {flag}"
+        assert kind not in (int, float, None), where
+        values = default if isinstance(default, list) else [default]
+        assert all(value is None or accepts(kind, str(value)) for value in values), where
+        refused = [*NO_NUMBERS, *REFUSED.get(flag, ())]
+        refused += [text for text, known in (("-1", NEGATIVE), ("0", ZERO), ("1000000000", BIG), ("1e9", BIG)) if flag not in known]
+        assert [text for text in refused if accepts(kind, text)] == [], where
