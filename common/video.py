@@ -34,13 +34,13 @@ _ADVICE = "copy or download the file again"
 # ---------------------------------------------------------------------------------------------- checks
 
 
-def _name(source):
-    return "it" if isinstance(source, bytes) else source
-
-
 def _place(source):
     """What a decoder opens; in a relative path it would take a folder with a colon for a protocol."""
     return io.BytesIO(source) if isinstance(source, bytes) else os.path.abspath(source)
+
+
+def _name(source):
+    return "it" if isinstance(source, bytes) else source
 
 
 def unreadable(source, reason):
@@ -121,11 +121,6 @@ def iterate_frames(source):
     start, end : Fraction
         seconds; 0 is the first frame's timestamp, whatever the file calls it
     frame : av.VideoFrame
-
-    Raises
-    ------
-    UserError
-        missing, truncated or damaged
     """
     with open_movie(source) as (container, stream):
         one_frame = 1 / (stream.average_rate or Fraction(30))
@@ -177,11 +172,6 @@ def read_frames(source, indices=None):
     -------
     array, shape (T, H, W, 3), uint8
         RGB
-
-    Raises
-    ------
-    UserError
-        missing, truncated or damaged, or without a frame of such an index
     """
     frames = _decord_frames(source, indices) if decord and indices is not None else None
     return read_movie(source, indices)[0] if frames is None else frames
