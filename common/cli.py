@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from tqdm import tqdm
 
-from common.files import UserError, full_disk, one_line
+from common.files import UserError, full_disk, one_line, read_bytes
 
 PROJECT = Path(__file__).resolve().parents[1]
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
@@ -139,7 +139,7 @@ def add_data_flags(parser, subject=False, split=False, device=False):
     group = parser.add_argument_group("data")
     group.add_argument("--dataset", choices=list(DATASETS), default="CC2017", help="data set, an entry of common/datasets")
     group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
+        "--data_root", type=Path, default=Path(_at_home(os.environ.get("MINDANIMATOR_DATA", "data"))), changes_result=False,
         help="folder with the raw data; $MINDANIMATOR_DATA sets the default",
     )  # fmt: skip
     group.add_argument("--out_root", type=Path, default=Path("outputs"), changes_result=False, help="folder for all results")
@@ -166,6 +166,21 @@ def _scripts():
     return {path.with_suffix("").as_posix() for path in files} | {"run_pipeline"}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key comes twice, and without aliases: a small file can stand for more than there is memory for."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has an alias, *name, which is not read here")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.YAMLError(f"it has {repeated[0]!r} twice")
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path, parser, script):
     """Flags of a YAML file for one script, as command-line words.
 
@@ -189,11 +204,9 @@ def read_config(path, parser, script):
         a missing or unreadable file, or a key that is neither a flag of this script nor the name of a script
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"file not found: {path}; check --config") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} is not a readable YAML file ({one_line(error)}); correct it") from None
+        content = yaml.load(read_bytes(path, 2**20, "check --config"), _Loader) or {}
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is not a readable YAML file ({one_line(error)}); correct it, and save it as UTF-8") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold lines of the form 'flag: value'; see configs/phantom.yaml")
     known = {name.lstrip("-"): action for action in parser._actions for name in action.option_strings if name.startswith("--")}
@@ -206,9 +219,9 @@ def read_config(path, parser, script):
     for name in ["all", *sorted(own, key=len)]:  # the longer name is the narrower one
         section = content.get(name) or {}
         if not isinstance(section, dict):
-            raise UserError(f"{path}: the section {name!r} must hold flags and their values, not {section!r}; correct the file")
+            raise UserError(f"{path}: the section {name!r} must hold flags and their values, not {str(section)[:40]!r}; correct the file")
         if name != "all" and (unknown := section.keys() - known.keys()):
-            raise UserError(f"{path}: {script} has no flag {', '.join(sorted(unknown))}; see {script}.py --help")
+            raise UserError(f"{path}: {script} has no flag {', '.join(sorted(map(str, unknown)))}; see {script}.py --help")
         values |= {flag: value for flag, value in section.items() if flag in known}
     return [word for name, value in values.items() for word in _words(path, known[name], name, value)]
 
@@ -219,10 +232,11 @@ def _words(path, action, name, value):
         return []
     if action.nargs == 0:
         if not isinstance(value, bool):
-            raise UserError(f"{path}: {name} must be true or false, not {value!r}; correct the file")
+            raise UserError(f"{path}: {name} must be true or false, not {str(value)[:40]!r}; correct the file")
         return [f"--{name}"] * value
-    if isinstance(value, (dict, bool)):
-        raise UserError(f'{path}: {value!r} is no value for {name}; quote words such as "on" and "off"')
+    values = value if isinstance(value, list) else [value]
+    if bad := [part for part in values if isinstance(part, (dict, list, bool, type(None))) or "\0" in str(part)]:
+        raise UserError(f'{path}: {str(bad[0])[:40]!r} is no value for {name}; quote words such as "on" and "off"')
     if isinstance(value, list):
         if action.nargs is None:
             raise UserError(f"{path}: {name} takes one value, not a list; correct the file")
@@ -237,6 +251,11 @@ def _profile(name):
     return PROJECT / "configs" / DATASETS[name].config if name in DATASETS and DATASETS[name].config else None
 
 
+def _at_home(word):
+    """A word with the home folder for '~/', which no shell puts into '--flag=~/x'."""
+    return re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda match: (match[1] or "") + os.path.expanduser("~"), word)
+
+
 def parse(get_parser, argv, script):
     """Parse a command line; a config file, --config or the data set's own, gives the defaults, the data set checks the participants.
 
@@ -249,7 +268,7 @@ def parse(get_parser, argv, script):
     script : str
         path of the script below the project, without the ending
     """
-    parser = get_parser()
+    parser, argv = get_parser(), [_at_home(word) for word in argv]
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
     early.add_argument("--dataset", default=parser.get_default("dataset"))
@@ -257,7 +276,7 @@ def parse(get_parser, argv, script):
     config = _profile(early.dataset) if early.config is None else early.config
     words = []
     if config not in (None, "none"):
-        words = read_config(config, parser, script)
+        words = [_at_home(word) for word in read_config(config, parser, script)]
         required = [action for action in parser._actions if action.required]
         for action in required:
             action.required = False

@@ -52,7 +52,14 @@ def test_json_takes_numpy_and_a_failed_one_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "content, says",
-    [(None, "file not found"), (b"{", "not readable JSON"), (b"\0", "not readable JSON"), (b"\xff", "not readable JSON"), (b"[" * 10**5, "not readable JSON"), (b"[1]", "list where a dict")],
+    [
+        (None, "file not found"),
+        (b"{", "not readable JSON"),
+        (b"\0", "not readable JSON"),
+        (b"\xff", "not readable JSON"),
+        (b"[" * 10**5, "not readable JSON"),
+        (b"[1]", "list where a dict"),
+    ],
 )
 def test_missing_or_broken_json_is_one_line(tmp_path, content, says):
     if content is not None:
@@ -260,6 +267,14 @@ def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
         ("all: 3", "3"),
         ("- epoch", "'flag: value'"),
         ("epoch: [", "not a readable YAML file"),
+        ("epoch: 1\nepoch: 2", "'epoch' twice"),
+        ("root: &a x\nkind: *a", "an alias"),
+        ("[" * 5000, "not a readable YAML file"),
+       
+        ("train_CMG:\n  3: x\n  y: z", "has no flag 3, y"),
+        ("clips: [[1]]", "'[1]' is no value for clips"),
+        ('root: "a\\0b"', "is no value for root"),
+        ("2020-01-01: x", "neither a flag"),
         ("root: \xe4", "not a readable YAML file"),
         (None, "file not found"),
     ],
@@ -298,7 +313,11 @@ def fail_with(error):
     [
         (LibraryError("No space left on device"), 2, "free space"),
         (UserError("a.npy is\n  broken; make it again"), 2, "error: a.npy is broken; make it again\n"),
-        (OSError(errno.ENOSPC, "No space left on device", "out/a.npy"), 2, "error: cannot write out/a.npy: No space left on device; free space"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/a.npy"),
+            2,
+            "error: cannot write out/a.npy: No space left on device; free space",
+        ),
         (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "Permission denied"),
         (MemoryError("Unable to allocate 9 TiB"), 2, "not enough memory (Unable to allocate 9 TiB); use a smaller --batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
@@ -572,7 +591,9 @@ def test_a_killed_script_ends_with_its_workers(tmp_path, number, status):
     (tmp_path / "out").mkdir()
     # a shell's background jobs, and so what they start, ignore Ctrl-C unless told otherwise
     process = subprocess.Popen(
-        [sys.executable, script, tmp_path / "out"], stderr=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+        [sys.executable, script, tmp_path / "out"],
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: len(names(tmp_path / "out")) == 2)
     process.send_signal(number)
