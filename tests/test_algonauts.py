@@ -200,6 +200,17 @@ def test_rows_are_the_plain_ones(raw, tmp_path, capsys, subjects, track, test_cl
     np.testing.assert_allclose(scale(np.nan_to_num(average), mean, std), fmri, atol=1e-5)
 
 
+def test_the_pipeline_passes_captions_and_the_split_on(raw, tmp_path):
+    layout, captions = Layout(tmp_path / "out/small"), tmp_path / "all.csv"
+    captions.write_text("clip,caption\n" + "".join(f"clip_{number},video {number}\n" for number in (3, 1, 2, 6, 5, 4)))
+    more = ("--stages", "preprocess", "--captions", captions, "--test_clips", "2,5", "--track", "full_track", "--workers", 1)
+    run_script(load_script("run_pipeline.py"), *flags(raw, tmp_path / "out", *more))
+    assert read_captions(layout.captions("test")) == ["video 2", "video 5"]
+    assert {path.stem for path in layout.clip("test", "x").parent.glob("*.mp4")} == {"clip_2", "clip_5"}
+    made = np.load(layout.masked_fmri(1, "test", 0))
+    np.testing.assert_allclose(made, plain_rows(1, ("WB",), [0, 2, 3, 5], [1, 4])[1], atol=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------- mistakes
 
 
