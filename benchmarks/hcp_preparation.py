@@ -68,7 +68,7 @@ def run_step_5(root, out, workers):
 def get_parser():
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("size")
-    group.add_argument("--workers", type=cli.one_or_more, default=n_cores(), help="processes of step 5")
+    group.add_argument("--workers", type=cli.processes, default=n_cores(), help="processes of step 5")
     group.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for temporary files")
     return parser
 

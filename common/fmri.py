@@ -6,7 +6,6 @@ Everything is vectorised over vertices and computed in double precision.
 import warnings
 
 import numpy as np
-from scipy import stats
 
 from common.files import load_array
 
@@ -146,6 +145,8 @@ def t_test(correlations):
     t, p : array, shape (V,)
         NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
     """
+    from scipy import stats  # takes a second to import
+
     with np.errstate(divide="ignore"):
         z = np.arctanh(np.asarray(correlations, dtype=np.float64))
     t, p = np.full(z.shape[1], np.nan), np.full(z.shape[1], np.nan)
@@ -234,8 +235,10 @@ def scale(rows, mean, std):
     -------
     array, shape (clips, V), float32
     """
-    rows = np.asarray(rows, np.float64)
-    return np.where(std > 0, (rows - mean) / np.where(std > 0, std, 1), 0).astype(np.float32)
+    scaled = np.asarray(rows, np.float64) - mean
+    scaled /= np.where(std > 0, std, 1)
+    scaled[:, ~(std > 0)] = 0
+    return scaled.astype(np.float32)
 
 
 def load_statistics(path, split="train", n_vertices=None):

@@ -83,7 +83,8 @@ def write_arrays(dataset, layout, subject, responses, vertices, source):
     -------
     shapes : dict
         name of a file -> shape
-    not_finite, constant : array, shape (V,), bool
+    facts : dict
+        for the report: bad vertices, and the extremes of the others before scaling
     """
     lowest, span, not_finite, constant = hcp_runs.min_max(responses)
     facts = {"made_by": MADE_BY, "selection": HOW, "vertices": vertices, **source}
@@ -100,7 +101,10 @@ def write_arrays(dataset, layout, subject, responses, vertices, source):
     mask = np.zeros(cortex.N_CORTEX, bool)
     mask[vertices] = True
     fmri_arrays.save_mask(layout.mask(subject), mask, rows=fmri_arrays.CORTEX_ROWS, how=HOW, made_by=MADE_BY)
-    return shapes, not_finite, constant
+    good = ~(not_finite | constant)
+    extremes = {"smallest": lowest[good].min(), "largest": (lowest + span)[good].max()}
+    bad = {"not_finite": int(not_finite.sum()), "constant": int(constant.sum())}
+    return shapes, {"bad_vertices": bad, "values_before_scaling": extremes}
 
 
 def preprocessed_path(layout, subject):
@@ -205,7 +209,7 @@ def main(args):
 
 
 def finish(dataset, layout, subject, responses, vertices, source, figures):
-    """Write the arrays and figures of a participant; returns the content of report.json but for what the runs say.
+    """Write the arrays and figures of a participant; returns the content of report.json but for what the areas and runs say.
 
     Parameters
     ----------
@@ -213,19 +217,16 @@ def finish(dataset, layout, subject, responses, vertices, source, figures):
         as for `write_arrays`
     figures : bool
     """
-    values = responses[np.isfinite(responses)]
-    extremes = {"smallest": float(values.min()), "largest": float(values.max())}
-    shapes, not_finite, constant = write_arrays(dataset, layout, subject, responses, vertices, source)
+    shapes, facts = write_arrays(dataset, layout, subject, responses, vertices, source)
     report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=cortex.N_CORTEX, selected=[len(vertices)], how=HOW)
     if figures:
         mask = np.isin(np.arange(cortex.N_CORTEX), vertices)
         draw_figures(layout.fmri_report(subject).with_name("figures"), f"{dataset.name}, subject {subject}", {}, mask, note=dataset.note)
     return report | {
-        "values_before_scaling": extremes,
+        **facts,
         "lag_seconds": dataset.lag_seconds,
         "split": {split: format_clips(dataset.clip_numbers(split)) for split in ("train", "test")},
         "split_of_the_paper": "not published",
-        "bad_vertices": {"not_finite": int(not_finite.sum()), "constant": int(constant.sum())},
     }
 
 
