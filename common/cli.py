@@ -126,6 +126,15 @@ def make_parser(doc):
     return parser
 
 
+def _dataset_name(name):
+    from common.datasets import get_dataset
+
+    try:
+        return get_dataset(name).name
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from None
+
+
 def add_data_flags(parser, subject=False, split=False, device=False):
     """Add --dataset, --data_root, --out_root and, when asked for, --subj_ID, --split, --device.
 
@@ -137,7 +146,10 @@ def add_data_flags(parser, subject=False, split=False, device=False):
     from common.datasets import DATASETS
 
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", choices=list(DATASETS), default="CC2017", help="data set, an entry of common/datasets")
+    group.add_argument(
+        "--dataset", type=_dataset_name, metavar="NAME", default="CC2017",
+        help=f"data set, an entry of common/datasets: {', '.join(DATASETS)}",
+    )  # fmt: skip
     group.add_argument(
         "--data_root", type=Path, default=Path(_at_home(os.environ.get("MINDANIMATOR_DATA", "data"))), changes_result=False,
         help="folder with the raw data; $MINDANIMATOR_DATA sets the default",

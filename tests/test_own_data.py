@@ -443,8 +443,6 @@ def test_bad_series(small, capsys):
     assert "needs volumes -1 to 0" in error_of(capsys, STEP4, *flags(small, "--overwrite"))
     assert "mine has no subject 7; choose from 1, 2" in error_of(capsys, STEP4, *flags(small, "--subj_ID", 7))
     assert "Data_preprocess" in error_of(capsys, STEP4, "--dataset", "CC2017", "--out_root", small / "out")
-    with pytest.raises(ValueError, match="middle_frame one of them"):
-        replace(MINE, middle_frame=25)
 
 
 @pytest.mark.parametrize(

@@ -10,24 +10,36 @@ import pkgutil
 from common.datasets.algonauts2021 import ALGONAUTS, Algonauts
 from common.datasets.base import Dataset
 from common.datasets.cc2017 import CC2017, CC2017Like
+from common.datasets.event_table import OwnDataset
 from common.datasets.hcp import HCP, HCPMovie
-from common.datasets.own import OwnDataset
 from common.datasets.phantom import PHANTOM, Phantom
-from common.files import UserError, read_json
+from common.files import UserError, one_line, read_json
 
 __all__ = [
-    "ALGONAUTS", "CC2017", "DATASETS", "HCP", "PHANTOM", "Algonauts", "CC2017Like", "Dataset", "HCPMovie", "OwnDataset", "Phantom",
+    "ALGONAUTS", "BROKEN", "CC2017", "DATASETS", "HCP", "PHANTOM", "Algonauts", "CC2017Like", "Dataset", "HCPMovie", "OwnDataset", "Phantom",
     "get_dataset", "other_names", "use_split",
 ]  # fmt: skip
 
 
+BROKEN = {}  # file of this folder, or an entry in it -> why it is left out
+
+
 def _find_entries():
-    """Entries that the files of this folder define, {name: Dataset}."""
+    """Entries that the files of this folder define, {name: Dataset}; what cannot be used goes to BROKEN."""
     entries = {}
     for found in pkgutil.iter_modules(__path__, f"{__name__}."):
-        for value in vars(importlib.import_module(found.name)).values():
-            for entry in value if isinstance(value, tuple) else (value,):
-                if isinstance(entry, Dataset):
+        file = f"{found.name.replace('.', '/')}.py"
+        try:
+            values = list(vars(importlib.import_module(found.name)).values())
+        except (Exception, SystemExit) as error:
+            BROKEN[file] = f"{type(error).__name__}: {one_line(error)}"
+            continue
+        for entry in (entry for value in values for entry in (value if isinstance(value, (tuple, list)) else (value,))):
+            if isinstance(entry, Dataset) and entry is not entries.get(entry.name):
+                why = "another entry has this name" if entry.name in entries else entry.problem()
+                if why:
+                    BROKEN[f"{file}, {entry.name!r}"] = why
+                else:
                     entries[entry.name] = entry
     return entries
 
@@ -56,7 +68,8 @@ def get_dataset(name, kind=Dataset):
         no such entry, or one of another kind
     """
     if name not in DATASETS:
-        raise UserError(f"there is no data set {name!r}; choose from {', '.join(DATASETS)}, or add a file to common/datasets")
+        left_out = "".join(f", or correct {file} ({why})" for file, why in BROKEN.items())
+        raise UserError(f"there is no data set {name!r}; choose from {', '.join(DATASETS)}, or add a file to common/datasets{left_out}")
     if not isinstance(DATASETS[name], kind):
         fitting = [known for known, entry in DATASETS.items() if isinstance(entry, kind)]
         raise UserError(

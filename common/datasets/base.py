@@ -4,7 +4,7 @@ Times and indices count from 0, scanner runs and clips from 1.
 """
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from common.files import UserError
@@ -123,6 +123,23 @@ class Dataset:
     note: str = ""
     released_names: tuple = ()
     test_clips: tuple = ()
+
+    def problem(self):
+        """What is wrong with the entry, in words; None for nothing."""
+        for fact in fields(self):
+            value, kind = getattr(self, fact.name), (int, float) if fact.type is float else fact.type
+            if not isinstance(value, kind) or isinstance(value, bool):
+                return f"{fact.name} is {value!r}, and must be of type {fact.type.__name__}"
+        if low := [name for name in ("n_train", "n_test", "tr", "fps", "clip_frames", "frame_size") if not 0 < getattr(self, name) < 10**9]:
+            return f"{low[0]} is {getattr(self, low[0])}, and must be greater than 0"
+        if not self.subjects or self.n_vertices < 0 or any(re.search(r"^\.|^$|/", str(name)) for name in (self.name, *self.subjects)):
+            return "a name or participant is empty, has a '/' or begins with '.', there is no participant, or n_vertices is less than 0"
+        if any(self.subjects.count(subject) > 1 for subject in self.subjects):
+            return "a participant is there twice"
+        inside = [i for i in self.frame_indices if isinstance(i, int) and 0 <= i < self.clip_frames]
+        if len(inside) != 8 or tuple(sorted({*inside})) != self.frame_indices or self.middle_frame not in inside:
+            return "frame_indices must be eight ascending frames below clip_frames, and middle_frame one of them"
+        return None
 
     @property
     def simulated(self):
