@@ -65,8 +65,9 @@ def draw_flat(path, values, title, label, *, areas=VISUAL_AREAS, threshold=None,
         flat, here = _flat(side), meshes[side]
         shown = np.isfinite(here) & (np.abs(here) >= (threshold or 0))
         axis.tripcolor(flat, facecolors=np.full(len(flat.triangles), 0.12), cmap="Greys", vmin=0, vmax=1, rasterized=True)
-        visible = tri.Triangulation(flat.x, flat.y, flat.triangles[shown[flat.triangles].all(1)]) if shown.any() else None
-        if visible is not None and len(visible.triangles):
+        triangles = flat.triangles[shown[flat.triangles].all(1)]
+        if len(triangles):  # single vertices make none
+            visible = tri.Triangulation(flat.x, flat.y, triangles)
             axis.tripcolor(visible, np.nan_to_num(here), cmap=colours["cmap"], norm=scale, shading="gouraud", rasterized=True)
         for area in areas:
             inside = of_mesh[side] == 1 + names.index(f"{side[0].upper()}_{area}")

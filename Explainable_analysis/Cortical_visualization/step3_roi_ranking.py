@@ -44,7 +44,7 @@ def main(args):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["area", "importance", *["control"] * (control is not None)])
         for area in sorted(means, key=lambda area: -means[area]):
-            writer.writerow([area, f"{means[area]:.6g}", *[f"{control[area]:.6g}"] * (control is not None)])
+            writer.writerow([area, *(f"{values[area]:.6g}" for values in (means, control) if values is not None)])
         write_text(path.parent / "roi_ranking.csv", text.getvalue())
         draw_bars(path.parent / "roi_ranking", means, f"{dataset.label}subject {args.subj_ID}: {name.replace('_', ', ')}", control)
         first = ", ".join(f"{area} {means[area]:.3f}" for area in sorted(means, key=lambda area: -means[area])[:5])
