@@ -270,7 +270,7 @@ def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
         ("epoch: 1\nepoch: 2", "'epoch' twice"),
         ("root: &a x\nkind: *a", "an alias"),
         ("[" * 5000, "not a readable YAML file"),
-       
+
         ("train_CMG:\n  3: x\n  y: z", "has no flag 3, y"),
         ("clips: [[1]]", "'[1]' is no value for clips"),
         ('root: "a\\0b"', "is no value for root"),

@@ -2,15 +2,10 @@
 
 import argparse
 import importlib
-import os
-import subprocess
 import sys
 
-import pytest
 from test_house import SCRIPTS, module_name, relative
 from tiny import ROOT
-
-from common import cli
 
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "1_0", "x", "", "0x10", "٣", "1,5", "9" * 5000)
 BIG = {"--seed", "--train_seed"}  # which take numbers above a million
