@@ -509,12 +509,22 @@ def load_clip(path, flag="--clip_path"):
             model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=weights, force_quick_gelu=quick)
             tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # open_clip raises RuntimeError, ValueError, KeyError, ... for a missing or broken file
+        if faults := _strict_faults(str(error)):
+            raise UserError(f"{flag} {path} does not fit CLIP: {describe_faults(faults)}; give the model as it was published") from None
         raise _no_model(flag, path, CLIP, error) from None
     resized = [words for words in said if words.startswith("Resizing")]
     if resized:
         raise UserError(f"{flag} {path} has weights of another size than its settings say ({resized[0]}); give it as it was published")
     _check_finite(model, f"{flag} {path}")
     return model.eval().requires_grad_(False), preprocess, tokenizer
+
+
+def _strict_faults(words):
+    """Names in the words of torch's strict load_state_dict, {what is wrong with them: names}."""
+    faults = {"of another shape": re.findall(r"size mismatch for (\S+):", words)}
+    for fault, head in (("missing", "Missing"), ("unexpected", "Unexpected")):
+        faults[fault] = re.findall(r'"([^"]+)"', "".join(re.findall(rf"{head} key\(s\) in state_dict: (.*)", words)))
+    return {fault: names for fault, names in faults.items() if names}
 
 
 def _clip_source(source, flag):

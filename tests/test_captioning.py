@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import N_TEST, N_TRAIN, SMALL, fails, load_script, make_clip, make_frames, run_script
+from tiny import N_TEST, N_TRAIN, SMALL, fails, load_script, make_blip2, make_clip, make_frames, run_script
 
 from common import datasets
 from common.captions import read_captions
@@ -16,43 +16,6 @@ from Data_preprocess import caption_steps
 from Data_preprocess.captioning import PROMPT, choose_caption, load_captioner
 
 SCRIPT = "Data_preprocess/CC2017/step3_video_captioning.py"
-VOCABULARY = f"<pad> </s> <unk> <s> {PROMPT.replace('?', ' ?').replace(':', ' :')} a red circle on the sea blue star man dog runs".split()
-
-
-def make_blip2(folder, decoder, seed=0):
-    """A folder with a BLIP-2 of a few thousand random weights, on T5 or on OPT."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor, PreTrainedTokenizerFast
-
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(VOCABULARY))}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>")
-    processor = Blip2Processor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer, num_query_tokens=4)
-    n = len(processor.tokenizer)
-    common = {"vocab_size": n, "pad_token_id": 0, "eos_token_id": 1}
-    text = {
-        "t5": {"model_type": "t5", "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0},
-        "opt": {
-            "model_type": "opt", "hidden_size": 16, "num_hidden_layers": 1, "ffn_dim": 32, "num_attention_heads": 2,
-            "max_position_embeddings": 128, "word_embed_proj_dim": 16, "bos_token_id": 3,
-        },
-    }[decoder]  # fmt: skip
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = Blip2Config(
-        vision_config={**size, "image_size": 32, "patch_size": 8},
-        qformer_config={**size, "vocab_size": n, "encoder_hidden_size": 16, "max_position_embeddings": 64},
-        text_config={**common, **text},
-        num_query_tokens=4,
-        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    torch.manual_seed(seed)
-    model = Blip2ForConditionalGeneration(config)
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights.normal_(0, 0.5)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -169,4 +132,4 @@ def test_resuming_changes_nothing_and_batch_size_next_to_nothing(out, sources, m
 
 def test_a_missing_model_is_one_line(out, sources, capsys):
     fails(load_script(SCRIPT), *flags(out, sources | {"t5": "no/such/folder/here"}))
-    assert "error: --caption_model no/such/folder/here cannot be loaded as an image-to-text model" in capsys.readouterr().err
+    assert "error: file not found: no/such/folder/here; give an image-to-text model of transformers" in capsys.readouterr().err
