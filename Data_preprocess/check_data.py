@@ -24,6 +24,7 @@ from common.cortex import N_CORTEX
 from common.datasets import get_dataset
 from common.datasets.base import RawFile
 from common.files import MissingFile, UserError, load_array, missing, read_json
+from common.layout import DECODERS
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
 from common.workers import add_workers_flag, run_jobs
@@ -107,7 +108,8 @@ def released_files(dataset, root, subjects):
         group = f"subject {subject}"
         yield RawFile(group, tree.mask, "rows", shape=(N_CORTEX,))
         yield RawFile(group, tree.test_fmri, "rows", shape=(dataset.n_test, None))
-        for decoder, epoch in dataset.epochs.items():
+        for decoder in DECODERS:
+            epoch = dataset.epochs.get((decoder, subject), dataset.epochs[decoder])
             search = {**tree.checkpoints(decoder), "epoch": epoch, "token_dim": token_dim}
             yield Checkpoint(group, search["folder"], "checkpoint", search=search)
         yield RawFile(group, tree.results, "zip", dataset.n_test)
