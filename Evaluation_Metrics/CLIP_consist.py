@@ -42,8 +42,10 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
         wrong shapes, or a threshold without VIFI-scores
     """
     features = np.asarray(features, np.float64)
-    if features.ndim != 3 or features.shape[1] < 2:
-        raise ValueError(f"features (clips, 2 frames or more, dimensions) expected, got {features.shape}")
+    if features.ndim != 3:
+        raise ValueError(f"features (clips, frames, dimensions) expected, got {features.shape}")
+    if features.shape[1] < 2:
+        raise ValueError(f"adjacent frames need two frames or more, got clips of {features.shape[1]}")
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
     cosine = (unit[:, 1:] * unit[:, :-1]).sum(-1).mean(1)
     if threshold is None:

@@ -240,9 +240,8 @@ class _Pass:
         row_of = {number: row for row, number in enumerate(wanted)}
         good = [(i, row) for i, block in enumerate(self.blocks) for row, number in enumerate(block) if number not in self.lost]
         if not good:
-            raise UserError(
-                f"{self.pairs.pred.path}: none of {len(wanted)} clips can be scored; the first: {next(iter(self.lost.values()))}"
-            )
+            reason = next(iter(self.lost.values())).partition("; ")[0]
+            raise UserError(f"none of {len(wanted)} clips can be scored, the first because: {reason}; check the files, --layout and --gt")
         rows = [row_of[self.blocks[i][row]] for i, row in good]
         for metric in self.of_pixels:
             for column in metric.columns:

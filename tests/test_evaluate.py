@@ -1,11 +1,13 @@
 """The evaluation end to end on made clips and tiny models: tables, resume, broken input, readers of models."""
 
 import csv
+import io
 import json
 import sys
 import types
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -19,7 +21,7 @@ from common import cli, datasets
 from common.files import UserError, read_json, sha256
 from common.layout import Layout
 from common.workers import pool_map
-from Evaluation_Metrics import EPE, PSNR, SSIM, VIFI_score, baselines, evaluate, hue_pcc, n_way, per_clip, towers
+from Evaluation_Metrics import EPE, PSNR, SSIM, CLIP_consist, VIFI_score, baselines, evaluate, hue_pcc, n_way, per_clip, towers
 from Evaluation_Metrics.CLIP_consist import clip_pcc
 
 N = 11
@@ -323,6 +325,34 @@ def test_truth_against_itself(house):
     assert rows["SSIM"]["mean"] == pytest.approx(1) and rows["PSNR"]["mean"] == pytest.approx(100) and (out / "distributions.png").exists()
     evaluate.draw_distributions(out / "b.png", "", {"a": np.array([1.0, 1 + 2e-16]), "b": np.full(3, np.nan)}, {"x": {}}, {})
     evaluate.draw_distributions(out / "c.png", "", {"b": np.full(3, np.nan)}, {"x": {}}, {})
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_of_any_encoding_and_truth_by_clip_names(house, monkeypatch, encoding):
+    for name, clip in zip(datasets.PHANTOM.clip_names("test"), made_clips(0), strict=False):
+        (house / "truth" / name).mkdir(parents=True)
+        for t, frame in enumerate(clip):
+            Image.fromarray(frame).save(house / "truth" / name / f"{t}.png")
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    flags = ["--dataset", "phantom", "--workers", "1", "--gt", str(house / "truth"), "--baselines", "none", "--out", "scores"]
+    cli.run(evaluate.main, evaluate.get_parser, flags)
+    np.testing.assert_allclose(np.load("scores/per_clip.npz")["SSIM"], SSIM.ssim(degrade(made_clips(0), 1), made_clips(0)))
+    assert "± " in Path("scores/table.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "script, cut, says",
+    [
+        (SSIM, np.s_[:, :, :5, :5], "at least 7 x 7 pixels"),
+        (EPE, np.s_[:, :1], "two frames or more"),
+        (CLIP_consist, np.s_[:, :1], "two frames"),
+    ],
+)
+def test_clips_that_a_metric_is_not_defined_for(house, tmp_path, script, cut, says):
+    np.save(tmp_path / "gt.npy", made_clips(0)[cut])
+    save_recons(tmp_path / "small", made_clips(0)[cut])
+    with pytest.raises(UserError, match=f"{says}.*; score other clips"):
+        run(script, "--recons_dir", tmp_path / "small", "--gt", tmp_path / "gt.npy", "--out", "scores")
 
 
 def test_scores_elsewhere_leave_the_gallery(house, monkeypatch):
