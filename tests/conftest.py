@@ -3,7 +3,9 @@
 import pytest
 from tiny import make_clip, make_sd
 
-FIRST = ("test_phantom.py", "test_full_disk.py", "test_own_data.py", "test_training.py", "test_recons.py")  # longest first
+FIRST = (  # longest first
+    "test_phantom.py", "test_full_disk.py", "test_preprocess.py", "test_recons.py", "test_own_data.py", "test_evaluate.py", "test_training.py",
+)  # fmt: skip
 
 
 def pytest_configure(config):
