@@ -18,6 +18,7 @@ from test_house import SCRIPTS, relative
 
 N_TRAIN, N_TEST, N_VOXELS = 8, 6, 30  # clips of a run; vertices that are kept
 LIMITS = (16, 100_001)  # bytes a file may have; then all that are wanted
+SLOW = ("drawn projection", "any map")  # figures of the cortex: the first limit alone
 GROWING = ("log.jsonl", "timings_sub1.json", "phantom_checks.log")  # from call to call
 DATA, OUT = ("--data_root", "DATA"), ("--dataset", "phantom", "--out_root", "OUT")
 TRAINING = (*OUT, *DATA, "--epoch", "2", "--batch_size", "8", "--n_val", "2", "--device", "cpu")
@@ -69,7 +70,48 @@ def jobs():
     }
 
 
-JOBS = jobs()
+def jobs_of_trees():
+    """The same for the phantoms in the trees of HCP and Algonauts 2021: a script is (its name, flags beside the folders)."""
+    steps = {
+        "hcp": (
+            "Phantom/step1_make_hcp_movies", "Phantom/step2_make_hcp_fmri", "HCP/step1_cut_video_clips", "HCP/step2_get_video_frames",
+            "HCP/step3_center_crop", "HCP/step4_video_captioning", "HCP/step5_fMRI_preparation",
+        ),
+        "algonauts": (
+            "Phantom/step1_make_algonauts_videos", "Phantom/step2_make_algonauts_fmri", "Algonauts2021/step1_cut_video_clips",
+            "Algonauts2021/step2_get_video_frames", "Algonauts2021/step3_video_captioning", "Algonauts2021/step4_fMRI_preparation",
+        ),
+    }  # fmt: skip
+    found = {}
+    for tree, scripts in steps.items():
+        for script in scripts:
+            out = () if script.startswith("Phantom/") else ("--out_root", "OUT")
+            figures = ("--no_figures",) if script == "HCP/step5_fMRI_preparation" else ()
+            found[script] = (f"Data_preprocess/{script}.py", "--dataset", f"phantom-{tree}", *DATA, *out, *figures)
+    return found
+
+
+def jobs_of_explanation():
+    """Retrieval and explanation of what the chain has made."""
+    explain = "Explainable_analysis/"
+    shuffle, cortex = f"{explain}shuffle_test/", f"{explain}Cortical_visualization/"
+    few = (*OUT, "--clips", "1", "2", "3", "--device", "cpu")
+    return {
+        "small_set": ("Retrieval/small_set.py", *OUT, *DATA),
+        "Large_set": ("Retrieval/Large_set.py", *OUT, *DATA, "--distractors", "OUT/phantom/features/Train_text_embeddings_CLIP_512.npy"),
+        "shuffled EPE": (f"{shuffle}shuffle_for_EPE.py", *few),
+        "shuffled CLIP-pcc": (f"{shuffle}shuffle_for_CLIP_pcc.py", *few),
+        "shuffle figure": (f"{shuffle}draw_picture.py", *OUT),
+        "projection": (f"{cortex}step1_weight_projection.py", *OUT, "--decoder", "structure"),
+        "drawn projection": (f"{cortex}step2_draw_cortex.py", *OUT),
+        "ranking": (f"{cortex}step3_roi_ranking.py", *OUT),
+        "any map": (
+            f"{cortex}plot_cortex.py", "OUT/phantom/explain/sub1/Cortical_visualization/structure/importance.npy", "--out", "OUT/map",
+        ),
+    }  # fmt: skip
+
+
+JOBS = jobs() | jobs_of_explanation() | jobs_of_trees()
 
 
 # ---------------------------------------------------------------------------------------------- the process of the calls
@@ -87,6 +129,10 @@ def set_up():
         datasets.PHANTOM, n_train_runs=2, clips_per_train_run=N_TRAIN, n_train=2 * N_TRAIN, n_test_runs=2, clips_per_test_run=N_TEST,
         n_test=2 * N_TEST, test_repetitions=2, n_vertices=N_VOXELS, config="",
     )  # fmt: skip
+    excerpts = (((24, 72), (96, 120)), ((48, 96),), ((0, 24), (72, 120)), ((24, 96),))  # 3, 2, 3 and 3 clips
+    trees = {"phantom-hcp": {"excerpts": excerpts, "n_train": 8, "n_test": 3, "run_volumes": (14, 12, 11, 10)}}
+    for name, sizes in (trees | {"phantom-algonauts": {"n_train": 6, "n_test": 3}}).items():
+        datasets.DATASETS[name] = replace(datasets.DATASETS[name], **sizes)
     datasets.DATASETS["own"] = datasets.OwnDataset(
         name="own", subjects=(1,), n_train=8, n_test=4, tr=1.0, fps=10, clip_frames=10, frame_indices=tuple(range(8)), middle_frame=4,
         frame_size=32, n_vertices=0, series="{run}.npy",
@@ -199,7 +245,7 @@ def test_room_grows_until_it_is_enough(job, world):
     before = stamps(files_of(root))
     contents = {path: path.read_bytes() for path in before if path.suffix == ".json"}
     failures = 0
-    for limit in LIMITS:
+    for limit in LIMITS[:1] if job in SLOW else LIMITS:
         status, text = process.submit(call, job, root, limit).result()
         if not status:
             break
