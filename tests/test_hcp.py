@@ -4,16 +4,21 @@ import gzip
 import os
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import cv2
 import nibabel as nib
 import numpy as np
 import pytest
-from tiny import error_of, load_script, run_script
+import torch
+from tiny import ROOT, error_of, load_script, run_script
 
 from common import cortex, datasets, video
+from common.arms import load_fmri
 from common.captions import read_captions
 from common.cortex import N_CORTEX, N_MESH, mesh_vertices
 from common.datasets import HCP
@@ -22,6 +27,11 @@ from common.fmri import load_statistics
 from common.frames import read_clip
 from common.layout import Layout
 from Data_preprocess import cifti_writing
+from Evaluation_Metrics.results import read_per_clip
+from models.checkpoints import load_checkpoint
+from phantom import world
+from phantom.features import load_scenes
+from phantom.measures import caption_ranks, decode_factors
 
 # ---------------------------------------------------------------------------------------------- the real entry
 
@@ -486,3 +496,100 @@ def test_other_test_clips_hold_for_all_steps(data, tmp_path, capsys):
     assert "has 2 captions, not 11" in error_of(
         capsys, step(4), *flags(data, out, "--captions", tmp_path / "short.txt", "--overwrite", workers=None)
     )
+
+
+# ---------------------------------------------------------------------------------------------- the whole chain
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder with data/ and outputs/ of the phantom in HCP's tree; MINDANIMATOR_PHANTOM_HCP_RUN names a finished one."""
+    if "MINDANIMATOR_PHANTOM_HCP_RUN" in os.environ:
+        return Path(os.environ["MINDANIMATOR_PHANTOM_HCP_RUN"])
+    folder = tmp_path_factory.mktemp("chain")
+    command = [
+        sys.executable,
+        "run_pipeline.py",
+        "--dataset",
+        "phantom-hcp",
+        "--data_root",
+        folder / "data",
+        "--out_root",
+        folder / "outputs",
+    ]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
+
+
+def above(better, worse, errors=3):
+    """Assert that a paired difference over clips exceeds some standard errors."""
+    gain = np.asarray(better, float) - np.asarray(worse, float)
+    gain = gain[np.isfinite(gain)]
+    se = gain.std(ddof=1) / len(gain) ** 0.5
+    print(f"{np.mean(better):.3f} above {np.mean(worse):.3f} by {gain.mean() / se:.1f} SE")
+    assert gain.mean() > errors * se
+
+
+@pytest.mark.slow
+def test_the_volume_four_seconds_later_answers(chain):
+    """Factors are decoded best at the documented lag, from the raw series by nibabel and the crop-free truth."""
+    entry, shares = datasets.DATASETS["phantom-hcp"], {}
+    scenes = [scene for split in ("train", "test") for scene in load_scenes(entry.truth_path(chain / "data"), split)]
+    runs = [nib.load(next((chain / "data/phantom-hcp/1").rglob(f"{run}_*.dtseries.nii"))).get_fdata() for run in entry.runs]
+    for lag in (2, 3, 4, 5, 6):
+        rows = np.concatenate([run[entry.clip_start_seconds(n) + lag][:, VISUAL] for n, run in enumerate(runs, 1)])
+        parts = {"train": slice(0, 324), "test": slice(324, 360)}
+        those = {split: scenes[part] for split, part in parts.items()}
+        standard = (rows - rows.mean(0)) / rows.std(0)
+        shares[lag] = decode_factors(standard[parts["train"]], standard[parts["test"]], scenes=those).mean()
+    print(shares)
+    assert max(shares, key=shares.get) == 4 and shares[4] > 0.2 + max(share for lag, share in shares.items() if lag != 4)
+
+
+@pytest.mark.slow
+def test_the_phantom_is_decoded_better_than_its_control(chain):
+    entry, layout = datasets.DATASETS["phantom-hcp"], Layout(chain / "outputs/phantom-hcp")
+    ranks, text = {}, np.load(layout.text_embeddings_clip("test"))
+    captions = [scene.caption for scene in load_scenes(entry.truth_path(chain / "data"), "test")]
+    for arm in ("full", "control"):
+        fmri = torch.from_numpy(load_fmri(layout, entry, 1, "test", arm, chain / "data", 42))
+        model, _ = load_checkpoint(layout.checkpoints(1, arm, "semantic") / "last.safetensors")
+        with torch.no_grad():
+            ranks[arm], n_gallery = caption_ranks(model.eval()(fmri)[0].numpy(), text, captions)
+    above(ranks["full"] <= 10, ranks["control"] <= 10)
+    assert (ranks["full"] <= 10).mean() > 2.5 * 10 / n_gallery
+    full, control = (read_per_clip(layout.metrics(1, arm) / "per_clip.npz")[1] for arm in ("full", "control"))
+    for column in ("2-way-I", "2-way-V", "VIFI-score", "PSNR"):
+        above(full[column], control[column])
+
+
+@pytest.mark.slow
+def test_frames_of_the_phantom_are_its_scenes(chain):
+    """Cutting, cropping and scaling give back the pictures that were drawn, clip for clip."""
+    entry, layout = datasets.DATASETS["phantom-hcp"], Layout(chain / "outputs/phantom-hcp")
+    scenes = load_scenes(entry.truth_path(chain / "data"), "test")
+    truth = np.load(layout.ground_truth)
+    for clip in (0, 17, 35):
+        drawn = world.render(scenes[clip], range(0, 64, 8)).astype(float)
+        errors = [np.abs(truth[other].astype(float) - drawn).mean() for other in range(len(truth))]
+        assert int(np.argmin(errors)) == clip and errors[clip] < 6
+
+
+@pytest.mark.slow
+def test_the_chain_again_changes_nothing(chain):
+    names = [path for path in (chain / "outputs").rglob("*") if path.suffix in (".npy", ".safetensors", ".h5", ".mp4", ".jpg", ".npz")]
+    before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in names}
+    command = [
+        sys.executable,
+        "run_pipeline.py",
+        "--dataset",
+        "phantom-hcp",
+        "--data_root",
+        chain / "data",
+        "--out_root",
+        chain / "outputs",
+    ]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(before) > 3000 and {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in names} == before
