@@ -285,7 +285,8 @@ def test_nan_of_a_model_is_named(house, monkeypatch):
 
     def sick(self, clips):
         scores = plain(self, clips)
-        scores[2, 5] = np.nan
+        if len(scores) > 2:  # not the loader's one picture, which checks that model and processor fit
+            scores[2, 5] = np.nan
         return scores
 
     monkeypatch.setattr(towers.ImageClassifier, "__call__", sick)
