@@ -22,10 +22,10 @@ from common import cli
 from common.clip_frames import clip_times
 from common.datasets import DATASETS
 from common.files import UserError, write_text
-from common.pages.gallery import note_of, subject_pages
 from common.readers import format_clips, open_clips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.comparison_page import build_comparison
+from Evaluation_Metrics.gallery import note_of, subject_pages
 from Evaluation_Metrics.results import LOWER_IS_BETTER, align, differing, read_result, write_csv, write_dicts
 
 NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # results that differ in one of these don't compare at all

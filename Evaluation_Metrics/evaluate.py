@@ -27,10 +27,10 @@ from common import cli
 from common.datasets import get_dataset
 from common.files import atomic_path, write_text
 from common.layout import Layout, part
-from common.pages.gallery import build_gallery
 from common.readers import format_clips
 from common.records import working
 from Evaluation_Metrics.baselines import score_baselines
+from Evaluation_Metrics.gallery import build_gallery
 from Evaluation_Metrics.metric_script import add_clip_flags, clip_flags, is_current, kinds_of, method_name, open_pairs, what_decides
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_models

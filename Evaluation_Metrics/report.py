@@ -5,7 +5,7 @@ from pathlib import Path
 from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import DOCS, relative, render
-from common.pages.gallery import ARMS, about, build_gallery, is_small, read_clip_values, result_files, typical_clips
+from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, result_files, typical_clips
 from Evaluation_Metrics.results import differing
 
 HEADLINES = 6  # metrics on the overview's card of a subject

@@ -47,11 +47,11 @@ from common.datasets import get_dataset
 from common.files import UserError, missing
 from common.layout import Layout, arm_name, reconstruction_name
 from common.model_sources import add_model_flags, model_path
-from common.pages.gallery import build_gallery
 from common.randomness import seed_of
 from common.readers import format_clips, parse_clips
 from common.records import git_revision, versions, working
 from common.released import ReleasedTree
+from Evaluation_Metrics.gallery import build_gallery
 from models.checkpoints import TRAINING_STATE, statistics_path
 from models.decoding import Decoded, check_fit, decode_fmri, load_decoders
 from models.pipeline import as_frames, encode_prompts, render

@@ -15,8 +15,7 @@ from common import cli, pages
 from common.datasets import CC2017, DATASETS, PHANTOM
 from common.files import write_json
 from common.layout import Layout
-from common.pages import gallery
-from Evaluation_Metrics import compare
+from Evaluation_Metrics import compare, gallery
 from Evaluation_Metrics.report import build_overview, build_report
 from Reconstruction.outputs import write_strip
 
