@@ -95,11 +95,8 @@ def write_csv(path, numbers, columns):
     columns : dict
         name -> values, (N,)
     """
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["clip", *columns])
-        for i, number in enumerate(numbers):
-            writer.writerow([number, *("" if np.isnan(values[i]) else repr(float(values[i])) for values in columns.values())])
+    values = [{name: "" if np.isnan(of[i]) else float(of[i]) for name, of in columns.items()} for i in range(len(numbers))]
+    write_dicts(path, [{"clip": number} | row for number, row in zip(numbers, values, strict=True)])
 
 
 def save_per_clip(path, numbers, columns):

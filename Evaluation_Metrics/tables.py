@@ -1,11 +1,10 @@
 """Tables of methods and metrics as Markdown, CSV and LaTeX: best bold, second underlined, stars."""
 
-import csv
 import re
 from dataclasses import dataclass, field
 
-from common.files import atomic_path, write_text
-from Evaluation_Metrics.results import LOWER_IS_BETTER
+from common.files import write_text
+from Evaluation_Metrics.results import LOWER_IS_BETTER, write_dicts
 
 
 @dataclass
@@ -158,11 +157,11 @@ def write_table(folder, table):
     print(text + "\n")
     write_text(folder / f"{table.file}.md", text + "\n")
     write_text(folder / f"{table.file}.tex", to_latex(table) + "\n")
-    with atomic_path(folder / f"{table.file}.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["method", "subject", "clips", "metric", "value", "std", "source", "stars"])
-        for row in table.rows:
-            for column in table.columns:
-                source = row.source.get(column, "ours" if column in row.values else "")
-                numbers = [row.values.get(column, ""), row.spread.get(column, "")]
-                writer.writerow([row.method, row.subject, row.clips, column, *numbers, source, row.marks.get(column, "")])
+    cells = []
+    for row in table.rows:
+        for column in table.columns:
+            cell = {"method": row.method, "subject": row.subject, "clips": row.clips, "metric": column}
+            cell |= {"value": row.values.get(column, ""), "std": row.spread.get(column, "")}
+            source = row.source.get(column, "ours" if column in row.values else "")
+            cells.append(cell | {"source": source, "stars": row.marks.get(column, "")})
+    write_dicts(folder / f"{table.file}.csv", cells)
