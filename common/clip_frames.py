@@ -103,7 +103,7 @@ def choose_frames(durations, n_frames=None, times=None):
         of the frames that there are, ms; the shortest is the time between frames, a longer one stands for equal frames that
         were merged
     n_frames : int, optional
-        number of wanted frames; by default all, merged ones repeated
+        number of wanted frames; by default as many as `times` has, all of a clip that has fewer, merged ones repeated
     times : tuple of Fraction, optional
         see `clip_times`; n_frames of them are wanted, evenly chosen; even times by default
 
@@ -111,12 +111,14 @@ def choose_frames(durations, n_frames=None, times=None):
     -------
     list of int; fewer than n_frames when the clip does not have as many
     """
-    if len(durations) == 1 and durations[0] >= 2 * SHORTEST * (n_frames or 1):
-        return [0] * (n_frames or 1)
+    most = n_frames or len(times or [0])
+    if len(durations) == 1 and durations[0] >= 2 * SHORTEST * most:
+        return [0] * most
     tick, ends = min([d for d in durations if d >= SHORTEST], default=max(durations)), list(accumulate(durations))
     counts = [max(1, round(duration / tick)) for duration in durations]
     if n_frames is None:
         check_size(sum(counts))
+        n_frames = most if times and sum(counts) > most else None
     if n_frames is None or sum(counts) <= n_frames:
         return [index for index, count in enumerate(counts) for _ in range(count)]
     places = [Fraction(i, n_frames) for i in range(n_frames)]
