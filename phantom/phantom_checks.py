@@ -294,7 +294,7 @@ def main(args):
         *(path for arms in maps.values() for path in arms.values()),
         *tested,
     ]
-    identity = fingerprint({path.as_posix(): path.exists() and sha256(path) for path in inputs})
+    identity = fingerprint([path.exists() and sha256(path) for path in inputs])
     args.overwrite |= not is_current(folder, identity)  # made again with every reconstruction that comes or changes
     with working(folder, args, inputs=inputs) as record:
         if record is None:

@@ -165,6 +165,11 @@ def _read_gifti(path):
     return np.concatenate([blank, values] if is_right else [values, blank])
 
 
+def is_newer(path, *sources):
+    """Whether a file was made after those that it is made from."""
+    return path.exists() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
 def find_maps(folder, names=None):
     """Files importance.npy of all maps, or of those named, by name."""
     paths = {path.parent.name: path for path in sorted(folder.glob("*/importance.npy"))}

@@ -14,7 +14,7 @@ from common.datasets import get_dataset
 from common.layout import Layout
 from common.workers import run_jobs
 from Explainable_analysis.Cortical_visualization.drawing import draw_flat, draw_views, write_interactive
-from Explainable_analysis.Cortical_visualization.maps import find_maps, read_map
+from Explainable_analysis.Cortical_visualization.maps import find_maps, is_newer, read_map
 
 
 def draw_all(job):
@@ -43,12 +43,11 @@ def main(args):
     jobs = [(path, title.format(name.replace("_", ", ")), dataset.note) for name, path in paths.items()]
     if not args.overwrite:
         jobs = [job for job in jobs if not is_newer(job[0].parent / "cortex.html", job[0])]
+    if not jobs:
+        print(f"{next(iter(paths.values())).parents[1]}: already done, --overwrite to redo")
+        return
     run_jobs(draw_all, jobs, args.workers, "maps", "map")
     print(f"wrote {len(jobs)} maps below {next(iter(paths.values())).parents[1]}")
-
-
-def is_newer(path, source):
-    return path.exists() and path.stat().st_mtime >= source.stat().st_mtime
 
 
 if __name__ == "__main__":

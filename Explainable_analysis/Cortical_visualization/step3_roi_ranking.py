@@ -16,7 +16,7 @@ from common.datasets import get_dataset
 from common.files import write_text
 from common.layout import Layout
 from Explainable_analysis.Cortical_visualization.drawing import draw_bars
-from Explainable_analysis.Cortical_visualization.maps import AREAS, area_means, find_maps, read_map
+from Explainable_analysis.Cortical_visualization.maps import AREAS, area_means, find_maps, is_newer, read_map
 
 
 def rank_areas(path):
@@ -37,6 +37,10 @@ def main(args):
     paths = find_maps(Layout.of(args).explain(args.subj_ID) / "Cortical_visualization", args.names)
     for name, path in paths.items():
         if name.endswith("_control") and not args.names:
+            continue
+        control_file = path.parents[1] / f"{name}_control" / "importance.npy"
+        if not args.overwrite and is_newer(path.parent / "roi_ranking.svg", path, *[control_file] * control_file.exists()):
+            print(f"{path.parent}: already done, --overwrite to redo")
             continue
         means, control_path = rank_areas(path), path.parents[1] / f"{name}_control" / "importance.npy"
         control = rank_areas(control_path) if control_path.exists() else None

@@ -56,6 +56,11 @@ def main(args):
     there = {metric: path for metric, path in paths.items() if path.exists()}
     if not there:
         raise missing(paths["EPE"], "run shuffle_for_EPE.py first, or check --out_root")
+    if not args.overwrite and all(
+        (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_mtime >= path.stat().st_mtime for path in there.values()
+    ):
+        print(f"{folder}: already done, --overwrite to redo")
+        return
     results = {metric: read_json(path) for metric, path in there.items()}
     facts = next(iter(results.values()))
     title = f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats"
