@@ -6,7 +6,7 @@ from pathlib import Path
 from common import cli
 from common.clip_frames import clip_times
 from common.datasets import get_dataset
-from common.files import UserError, fingerprint, read_json, save_array
+from common.files import UserError, fingerprint, missing, read_json, save_array
 from common.layout import Layout
 from common.readers import LAYOUTS, PAIRED, format_clips, open_clips, parse_clips
 from common.records import working
@@ -109,6 +109,8 @@ def open_pairs(
     else:
         folder = "results_recons_with_gt" if layout == "side_by_side" else "results_recons"
         path, truth = recons_dir or place.recons(subject, name) / folder, place.ground_truth
+        if not path.exists() and not recons_dir:
+            raise missing(path, "run Reconstruction/video_recons.py first, or check --subj_ID, --name and --out_root")
     pred = open_clips(path, layout, borders=borders, **form)
     holds_truth = getattr(pred, "layout", None) in PAIRED and gt is None
     true = None if holds_truth else open_clips(gt or truth, **true_form)

@@ -426,6 +426,8 @@ def test_missing_models_are_one_line(house, tmp_path):
         with pytest.raises(UserError, match=flag) as caught:
             run(evaluate, flag, tmp_path / "empty", "--overwrite", "--baselines", "none")
         assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="recons/sub2/full/results_recons; run Reconstruction/video_recons.py first"):
+        run(evaluate, "--subj_ID", 2)
     with pytest.raises(UserError, match="no subject 7"):
         run(evaluate, "--subj_ID", 7)
 
