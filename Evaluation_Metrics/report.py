@@ -246,7 +246,8 @@ def _subject_card(layout, dataset, subject, page):
     facts = evaluations[0] if evaluations else {"columns": [], "rows": {}}
     means = facts["rows"].get(facts.get("method"), {})
     lines = [(column, f"{means[column]['mean']:.3f}") for column in facts["columns"] if (means.get(column) or {}).get("n")]
-    card |= {"headline": lines[:HEADLINES], "evaluated": facts.get("title", ""), "strip": None}
+    evaluated = [facts.get("title"), "clips" in facts and f"{facts['clips']['scored']} clips"]
+    card |= {"headline": lines[:HEADLINES], "evaluated": ", ".join(filter(None, evaluated)), "strip": None}
     for folder, manifest in _reconstructions(layout, subject, DEFAULT_SEED)[:1]:
         clips = {int(number): clip for number, clip in manifest["clips"].items()}
         metric, chosen = typical_clips(clips, read_clip_values(layout.metrics(subject, folder.name)))

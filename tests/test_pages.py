@@ -311,7 +311,11 @@ def test_overview_forwards_to_the_only_report(run):
     build_report(layout, PHANTOM, 2, 42, TIMES)
     page = Page(build_overview(layout, PHANTOM)).check()
     assert "refresh" not in page.source and {"report_sub1.html", "report_sub2.html"} <= set(page.addresses)
-    assert page.text.count("1 of 2 claims hold") == 2 and page.text.count("0.500") == 2 and len(page.images) == 2
+    assert (
+        page.text.count("1 of 2 claims hold") == 2
+        and page.text.count("protocol paper, 6 clips") == page.text.count("0.500") == 2
+        and len(page.images) == 2
+    )
     Page(layout.subject_report(1)).check()
 
 
