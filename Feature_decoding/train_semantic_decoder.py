@@ -25,6 +25,7 @@ from common.model_sources import model_path
 from Feature_decoding.contrastive import ContrastiveTask, add_contrastive_flags
 from Feature_decoding.plan import build_model, get_training_parser, load_training_fmri, make_plan
 from Feature_decoding.training import Trainer, exponential_lr, make_adam
+from models.loading import model_files
 from models.losses import semantic_loss
 from models.semantic_decoder import SemanticDecoder
 
@@ -67,7 +68,8 @@ def get_parser():
 def main(args):
     dataset, layout, plan = get_dataset(args.dataset), Layout.of(args), make_plan(args, "semantic")
     features = [layout.text_embeddings_sd("train"), layout.text_embeddings_clip("train"), layout.image_embeddings_clip("train")]
-    with plan.working(args, [*features, layout.captions("train")]) as record:
+    encoders = [*model_files(model_path(args, "clip")), *model_files(model_path(args, "sd"), "text_encoder", "tokenizer")]
+    with plan.working(args, [*features, layout.captions("train"), *encoders]) as record:
         if record is None:
             return
         fmri = load_training_fmri(args)  # (N, V)

@@ -30,6 +30,7 @@ from common.model_sources import model_path
 from Feature_decoding.contrastive import ContrastiveTask, add_contrastive_flags
 from Feature_decoding.plan import build_model, get_training_parser, load_training_fmri, make_plan
 from Feature_decoding.training import Trainer, exponential_lr, make_adam
+from models.loading import model_files
 from models.losses import embedding_loss, retrieval_loss
 from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from Retrieval.galleries import METHODS, checkpoint_folder
@@ -98,7 +99,7 @@ def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     plan = make_plan(args, "retrieval", further_epochs=RELEASED_EPOCHS, name=checkpoint_folder(args.method, args.solver))
     targets = [layout.text_embeddings_clip("train"), layout.image_embeddings_clip("train"), layout.captions("train")]
-    with plan.working(args, targets) as record:
+    with plan.working(args, [*targets, *model_files(model_path(args, "clip"))]) as record:
         if record is None:
             return
         fmri = load_training_fmri(args)  # (N, V)
