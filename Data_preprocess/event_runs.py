@@ -11,7 +11,7 @@ from common import fmri
 from common.cortex import N_CORTEX
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256
 from Data_preprocess import fmri_arrays, fmri_runs
-from Data_preprocess.cifti import open_series
+from Data_preprocess.cifti import find_series, open_series
 from Data_preprocess.events import clips_of, event_volumes
 
 BLOCK = 2048  # voxels correlated at a time
@@ -112,6 +112,7 @@ def list_runs(dataset, layout, data_root, subject, events, *, lag, volumes, tren
         of_run.setdefault(event.run, []).append(event)
     for name, shown in of_run.items():
         path = dataset.series_path(data_root, subject, name)
+        path = find_series(path) if is_cifti(path) else path
         n_volumes, shapes[path] = shape = read_shape(path, dataset.tr if check_tr else None)
         windows = [event_volumes(event.onset, dataset.clip_seconds, lag, dataset.tr, volumes) for event in shown]
         last = max(event.onset for event in shown) + dataset.clip_seconds

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.files import UserError, one_line
 
-_SECONDS, _BYTES = 120, 8 * 2**30
+_SECONDS, _BYTES = 60, 8 * 2**30
 _WRONG = 3  # exit status of a child that has said what is wrong
 
 

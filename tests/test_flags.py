@@ -2,8 +2,11 @@
 
 import argparse
 import importlib
+import os
+import subprocess
 import sys
 
+import pytest
 from test_house import SCRIPTS, module_name, relative
 from tiny import ROOT
 
@@ -54,3 +57,20 @@ def test_every_numeric_flag_has_its_range():
         refused = [*NO_NUMBERS, *REFUSED.get(flag, ())]
         refused += [text for text, known in (("-1", NEGATIVE), ("0", ZERO), ("1000000000", BIG), ("1e9", BIG)) if flag not in known]
         assert [text for text in refused if accepts(kind, text)] == [], where
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+@pytest.mark.parametrize(
+    "argv, status, says",
+    [(["--help"], 0, "usage:"), (["--dataset", "HCP", "--data_root", "däta–☃"], 1, "missing"), (["--dataset", "☃"], 2, "error: ")],
+)
+def test_output_in_any_encoding(tmp_path, encoding, argv, status, says):
+    """Through cli.run, as every script (tests/test_house.py); what the encoding lacks is a question mark."""
+    argv = [*argv, "--subj_ID", "100610", "--workers", "1"] if "HCP" in argv else argv
+    done = subprocess.run(
+        [sys.executable, ROOT / "Data_preprocess/check_data.py", *argv], cwd=tmp_path, capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    said = (done.stdout + done.stderr).decode(encoding)
+    assert done.returncode == status and says in said and "Traceback" not in said
+    assert "d?ta" in said or "dä" in said or "HCP" not in argv

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gzip
 from dataclasses import replace
 from pathlib import Path
 
@@ -238,6 +239,9 @@ def test_cifti_series(tmp_path, capsys, monkeypatch):
         np.testing.assert_array_equal(np.load(layout.masked_fmri(1, split, 40)), expected)
 
     register(monkeypatch, n_train=16, n_test=8, n_vertices=40, tr=1.6, series=entry.series)
+    packed = entry.series_path(tmp_path / "DATA", 1, "b")
+    packed.with_name("b.dtseries.nii.gz").write_bytes(gzip.compress(packed.read_bytes(), 1))
+    packed.unlink()
     line = error_of(capsys, STEP4, *flags(tmp_path, "--overwrite"))
     assert "a.dtseries.nii has 1.5 s between volumes in its header, not the registry's 1.6 s" in line
     run_script(STEP4, *flags(tmp_path, "--overwrite", "--ignore_header_tr"))
