@@ -14,7 +14,7 @@ from common.frames import read_frame
 from common.randomness import numpy_generator
 from Feature_decoding.training import Task
 from models.encoders import encode_clip_images, encode_clip_text, encode_sd_text
-from models.loading import load_clip, load_sd_part
+from models.loading import load_clip, load_sd_text
 
 SELECT_RATE, ZERO_RATE = 0.2, 0.5  # of fMRI sparsification
 CROP = 400 / 512  # side of the crop of a frame
@@ -132,8 +132,8 @@ class ContrastiveTask(Task):
         self.clip, self.preprocess, self.clip_tokenizer = load_clip(self.clip_path)
         self.clip = self.clip.to(device)
         if self.sd_path:
-            self.tokenizer = load_sd_part(self.sd_path, "tokenizer")
-            self.text_encoder = load_sd_part(self.sd_path, "text_encoder").to(device)
+            self.tokenizer, self.text_encoder = load_sd_text(self.sd_path)
+            self.text_encoder.to(device)
         row_bytes = sum(self.stored[name][0].nbytes for name in self.stored if name != "image")
         self.bank = CaptionBank(self.captions[: self.n_train], self.n_epochs, self.seed, self.encode_captions, row_bytes)
 

@@ -18,7 +18,7 @@ from common.model_sources import add_model_flags, model_path
 from common.records import working
 from Feature_extraction.extraction import ROWS, fill_arrays, record_folder
 from models.encoders import N_TOKENS, encode_sd_text
-from models.loading import load_sd_part, model_files
+from models.loading import load_sd_text, model_files
 
 SCRIPT = "semantic_feature_extraction"
 
@@ -40,8 +40,8 @@ def extract(captions, path, source, record, *, device, batch_size, what):
     what : str
         for the progress bar
     """
-    tokenizer = load_sd_part(source, "tokenizer")
-    text_encoder = load_sd_part(source, "text_encoder").to(cli.choose_device(device))
+    tokenizer, text_encoder = load_sd_text(source)
+    text_encoder.to(cli.choose_device(device))
 
     def compute(rows):
         tokens = encode_sd_text(text_encoder, tokenizer, captions[rows.start : rows.stop])  # (B, 20, 768)

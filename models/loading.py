@@ -102,7 +102,8 @@ def _locate(source, flag, what, part="", revision=None):
         raise missing(path, f"give {what} with {flag}")
     folder = path / part
     if not folder.is_dir():
-        single = next((file.name for file in sorted(path.iterdir()) if file.suffix in (".ckpt", ".safetensors")), None)
+        files = [file for file in sorted(path.iterdir()) if file.suffix in (".ckpt", ".safetensors") and not _WEIGHTS.fullmatch(file.name)]
+        single = files[0].name if files else None
         hint = f", only {single}, which diffusers' StableDiffusionPipeline.from_single_file converts" if single else ""
         hint = f", only {single}, which is no model by itself" if single and "lora" in single.lower() else hint
         raise UserError(f"{flag} {path} has no folder {part}{hint}; give {what}")
@@ -238,7 +239,10 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
         raise UserError(
             f"{where} has no weights ({stems[0]}.safetensors, .bin, or an index of shards), only {name_some(sorted(names))}; give {what}"
         )
-    options |= {"torch_dtype" if diffusers else "dtype": dtype, "variant": weights_variant(names), "subfolder": part}
+    variant = weights_variant(names)
+    if variant:
+        log.info("%s: weights of the variant %s", Path(place) / part, variant)
+    options |= {"torch_dtype" if diffusers else "dtype": dtype, "variant": variant, "subfolder": part}
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # names and shapes are compared below
     model, info = _from_pretrained(kind, place, flag, what, revision, **options)
 
@@ -331,7 +335,8 @@ def load_sd_part(path, part, dtype=None):
         return tokenizer
     config = load_sd_config(path, part)
     if part == "scheduler":
-        return kind.from_config(config)
+        with _quiet():  # that settings of other samplers are left out
+            return kind.from_config(config)
     return load_model(kind, path, "--sd_path", SD, part=part, dtype=dtype)
 
 
@@ -387,6 +392,8 @@ def load_sd_config(path, part):
 def _check_vae(config):
     if config.get("_class_name", "AutoencoderKL") != "AutoencoderKL":
         raise ValueError(f"holds {config['_class_name']}, not AutoencoderKL")
+    if config.get("latent_channels", 4) != 4:
+        raise ValueError(f"has latents of {config['latent_channels']} channels, not 4")
     scale = config.get("scaling_factor", LATENT_SCALE)  # the first versions did not write it
     if scale != LATENT_SCALE:
         raise ValueError(f"scales latents by {scale}, and targets and decoded latents are scaled by {LATENT_SCALE}")
@@ -460,12 +467,23 @@ def check_sd(path):
             f"--sd_path {path}: the UNet takes tokens of width {unet['cross_attention_dim']}, and the text encoder's have "
             f"{text['hidden_size']}; give the parts of one model"
         )
-    highest = max(load_sd_part(path, "tokenizer").get_vocab().values())
-    if highest >= text["vocab_size"]:
-        raise UserError(
-            f"--sd_path {path}: the tokenizer has tokens up to {highest}, and the text encoder {text['vocab_size']}; give the parts of one model"
-        )
+    _check_vocabulary(path, load_sd_part(path, "tokenizer"), text["vocab_size"])
     return configs
+
+
+def load_sd_text(path):
+    """Tokenizer and text encoder of Stable Diffusion, as of `load_sd_part`, checked to fit each other."""
+    tokenizer, encoder = load_sd_part(path, "tokenizer"), load_sd_part(path, "text_encoder")
+    _check_vocabulary(path, tokenizer, encoder.config.vocab_size)
+    return tokenizer, encoder
+
+
+def _check_vocabulary(path, tokenizer, size):
+    highest = max(tokenizer.get_vocab().values())
+    if highest >= size:
+        raise UserError(
+            f"--sd_path {path}: the tokenizer has tokens up to {highest}, and the text encoder {size}; give the parts of one model"
+        )
 
 
 # ---------------------------------------------------------------------------------------------- CLIP

@@ -199,7 +199,7 @@ def test_done_splits_are_left_alone(world, models, monkeypatch, caplog):
     layout, _, flags = world
     run_script(semantic, *flags, "--sd_path", models[0])
     before = layout.text_embeddings_sd("train").stat().st_mtime_ns
-    monkeypatch.setattr(semantic, "load_sd_part", lambda *_: pytest.fail("loaded a model for nothing"))
+    monkeypatch.setattr(semantic, "load_sd_text", lambda *_: pytest.fail("loaded a model for nothing"))
     with caplog.at_level("INFO"):
         run_script(semantic, *flags, "--sd_path", models[0], "--split", "train")
     assert "already done" in caplog.text and layout.text_embeddings_sd("train").stat().st_mtime_ns == before
