@@ -367,7 +367,7 @@ def get_parser():
 def run_subject(waves, args, layout, first):
     """Run what the first of --subj_ID needs, and what participants share if it is the first of all. Returns its timings."""
     path = layout.timings(args.subj_ID[0])
-    timings = read_json(path) if path.exists() else {}
+    timings = read_json(path, {...: {"stage": str, "seconds": (float, int)}}, "delete it, which loses no results") if path.exists() else {}
     waves = [[task for task in wave if first or takes_one_subject(task)] for wave in waves]
     with tqdm(total=sum(map(len, waves)), unit="script", desc=f"{args.dataset} {args.subj_ID[0]}") as bar:
         for wave in waves:

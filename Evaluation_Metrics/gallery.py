@@ -13,6 +13,7 @@ from common.datasets import DATASETS
 from common.files import UserError, one_line, read_json
 from common.pages import relative, render
 
+_MANIFEST = {"name": str, "clips": {...: {"stem": str}}, "folders": {...: (str, type(None))}, "settings": dict}
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
 RANKING = ("SSIM", "PSNR", "CLIP-pcc", "2-way-I")  # the first that was scored says which clips are best, median and worst
 ARMS = {
@@ -40,6 +41,15 @@ def read_clip_values(folder):
             return {int(row.pop("clip")): {name: float(text) for name, text in row.items() if text} for row in csv.DictReader(handle)}
     except (KeyError, ValueError, TypeError) as error:
         raise UserError(f"{path} does not hold values of clips ({one_line(error)}); run evaluate.py again with --overwrite") from None
+
+
+def read_manifest(folder):
+    """manifest.json of a reconstruction, dict."""
+    do = "run Reconstruction/video_recons.py again"
+    manifest = read_json(Path(folder) / "manifest.json", _MANIFEST, do)
+    if strange := [number for number in manifest["clips"] if not number.isdecimal()]:
+        raise UserError(f"{folder}/manifest.json has a clip {strange[0]!r}, which is no number; {do}")
+    return manifest
 
 
 def typical_clips(clips, values):
@@ -100,7 +110,7 @@ def build_gallery(folder, metrics_folder=None):
     """
     folder = Path(folder)
     path = folder / "gallery.html"
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_manifest(folder)
     clips = {int(number): clip for number, clip in manifest["clips"].items()}
     values = read_clip_values(metrics_folder) if metrics_folder else {}
     evaluation = Path(metrics_folder or folder, "metrics.json")

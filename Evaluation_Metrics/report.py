@@ -5,7 +5,7 @@ from pathlib import Path
 from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import DOCS, relative, render
-from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, result_files, typical_clips
+from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
 from Evaluation_Metrics.results import differing
 
 HEADLINES = 6  # metrics on the overview's card of a subject
@@ -32,7 +32,7 @@ def _reconstructions(layout, subject, seed):
     """Folders and manifests of a subject's reconstructions."""
     parent = layout.recons(subject, "any").parent
     names = _main_first([path.parent.name for path in parent.glob("*/manifest.json")], seed)
-    return [(parent / name, read_json(parent / name / "manifest.json")) for name in names]
+    return [(parent / name, read_manifest(parent / name)) for name in names]
 
 
 def _evaluations(layout, subject, seed):

@@ -1,6 +1,5 @@
 """What an unfinished training resumes from: one file with weights and optimiser, and the log of its epochs."""
 
-import contextlib
 import hashlib
 import json
 
@@ -8,8 +7,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from common.cli import one_line
-from common.files import UserError, read_json, write_json, write_text
+from common import files
+from common.files import UserError, one_line, read_json, write_json, write_text
 from models.checkpoints import record_path, safetensors_path
 
 # ---------------------------------------------------------------------------------------------- weights and optimiser
@@ -93,12 +92,8 @@ def set_finished(path):
 
 
 def read_log(path):
-    """Epochs of a log.jsonl, list of dict; a last line that was cut off is left out."""
-    entries = []
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            entries.append(json.loads(line))
-    return entries
+    """Epochs of a log.jsonl, list of dict; lines that were cut off are left out."""
+    return files.read_log(path, {"epoch": int})
 
 
 def cut_log(path, epoch):

@@ -1,7 +1,6 @@
 """The files of one reconstruction: their names, how a clip is written, the manifest, the checksums."""
 
 import contextlib
-import json
 from pathlib import Path
 
 import cv2
@@ -9,6 +8,7 @@ import numpy as np
 from einops import rearrange
 from PIL import GifImagePlugin, Image
 
+from common import files
 from common.files import SUMS, atomic_path, sha256, write_bytes, write_json, write_sums
 from common.video import write_mp4
 
@@ -211,11 +211,10 @@ def write_clip(outputs, clip, frames, gt=None, stage1=None):
 def read_log(path):
     """Latest entry of each clip in log.jsonl, with the SHA-256 of all files that were written; a line that was cut off is passed over."""
     entries = {}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError, KeyError, AttributeError):
-            entry = json.loads(line)
-            clip = entry.pop("clip")
-            before, now = entries.get(clip, {}).get("sha256", {}), entry.get("sha256", {})
+    for entry in files.read_log(path, {"clip": int}):
+        clip, now = entry.pop("clip"), entry.get("sha256", {})
+        before = entries.get(clip, {}).get("sha256", {})
+        with contextlib.suppress(AttributeError, TypeError):  # a damaged line
             entries[clip] = entry | {"sha256": {kind: before.get(kind, {}) | now.get(kind, {}) for kind in before | now}}
     return entries
 

@@ -131,16 +131,15 @@ def read_bytes(path, most, do="check the path"):
         raise UserError(f"{path} cannot be read ({error.strerror}); {do}") from None
 
 
-def read_json(path, kind=dict, entries=(), do=_AGAIN):
+def read_json(path, kind=dict, do=_AGAIN):
     """Parse a JSON file.
 
     Parameters
     ----------
     path : str or Path
-    kind : type
-        that the content must be of
-    entries : dict, optional
-        name -> type or tuple of types of the entries that it must have
+    kind : type, tuple of types, dict or list
+        that the content must be of; {name: kind} for a dict that has such entries, {...: kind} for one whose entries are
+        all so, [kind] for a list of such things
     do : str
         advice for the error line
 
@@ -153,26 +152,30 @@ def read_json(path, kind=dict, entries=(), do=_AGAIN):
         content = json.loads(read_bytes(path, _MOST_JSON, do).decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not readable JSON ({one_line(error)}); {do}") from None
-    if not isinstance(content, kind):
-        raise UserError(f"{path} holds a {type(content).__name__} where a {kind.__name__} belongs; {do}")
-    if wrong := _wrong_entry(content, entries):
+    if wrong := _wrong_entry(content, kind):
         raise UserError(f"{path} {wrong}; {do}")
     return content
 
 
-def _wrong_entry(content, entries):
-    """What is wrong with the entries of a dict, in words; None where each is there and of its type."""
-    for name, kinds in dict(entries).items():
-        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        if name not in content:
-            return f"has no entry {name!r}"
-        if not isinstance(content[name], kinds):
-            return f"holds a {type(content[name]).__name__} as {name!r} where a {kinds[0].__name__} belongs"
+def _wrong_entry(content, kind, where=""):
+    """What is wrong with parsed JSON, in words; None for nothing. For `kind` see `read_json`."""
+    if isinstance(kind, (dict, list)):
+        if not isinstance(content, type(kind)):
+            return f"holds a {type(content).__name__} where a {type(kind).__name__} belongs{where}"
+        parts = [(i, part, kind[0]) for i, part in enumerate(content)] if isinstance(kind, list) else []
+        for name, inner in kind.items() if isinstance(kind, dict) else ():
+            if name is not ... and name not in content:
+                return f"has no entry {name!r}"
+            parts += [(key, part, inner) for key, part in content.items() if name in (..., key)]
+        return next(filter(None, (_wrong_entry(part, inner, f", as {key!r}") for key, part, inner in parts)), None)
+    if not isinstance(content, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        return f"holds a {type(content).__name__} where a {kinds[0].__name__} belongs{where}"
     return None
 
 
-def read_log(path, entries=()):
-    """Lines of a JSON-lines file that hold a dict with these entries (see `read_json`); none where there is no file.
+def read_log(path, kind=dict):
+    """Lines of a JSON-lines file that hold a thing of a kind (see `read_json`); none where there is no file.
 
     Lines that a kill has cut off or that are damaged are left out.
     """
@@ -180,7 +183,7 @@ def read_log(path, entries=()):
     for line in read_bytes(path, _MOST_JSON).splitlines() if Path(path).exists() else ():
         with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and not _wrong_entry(entry, entries):
+            if not _wrong_entry(entry, kind):
                 found.append(entry)
     return found
 

@@ -25,6 +25,7 @@ from common.workers import remove_partial
 
 log = logging.getLogger(__name__)
 
+_RECORD = {"arguments": dict, "inputs": [{"file": str, "bytes": int, "mtime_ns": int, "sha256": str}]}
 _PACKAGES = ("torch", "diffusers", "transformers", "open_clip_torch", "numpy", "scipy", "nibabel", "av", "opencv-python-headless")
 
 
@@ -102,9 +103,7 @@ class Record:
         path = self.folder / "args.json"
         if self.overwrite or not path.exists() or not self.has_results():
             return
-        old = read_json(path)
-        if not isinstance(old.get("arguments"), dict) or not isinstance(old.get("inputs"), list):
-            raise UserError(f"{path} is not a record of this script; use --overwrite to recompute the results")
+        old = read_json(path, _RECORD, "use --overwrite to recompute the results")
         now = self.settings()
         before = {key: old["arguments"].get(key, _plain(self.flags[key][0]) if key in self.flags else None) for key in now}
         changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]

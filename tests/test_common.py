@@ -1,5 +1,6 @@
 """What scripts share: files that are whole or absent, one-line errors, run records, the registry, caption augmentation."""
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -67,6 +68,22 @@ def test_missing_or_broken_json_is_one_line(tmp_path, content, says):
     with pytest.raises(UserError, match=says) as error:
         files.read_json(tmp_path / "a.json")
     assert "a.json" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kind, says",
+    [
+        (dict, ""), ({"n": int}, ""), ({"x": (int, type(None))}, ""), ({"runs": {...: [float]}}, ""), ({"runs": {"a": list}}, ""), ({"files": [{"file": str}]}, ""),
+        ({"m": int}, "has no entry 'm'"), ({"n": str}, "holds a int where a str belongs, as 'n'"), ({"runs": {...: [int]}}, "float where a int belongs, as 0"),
+        ({"files": [{"file": int}]}, "str where a int belongs, as 'file'"), ({"n": dict}, "int where a dict"), ({"runs": []}, "dict where a list belongs, as 'runs'"),
+    ],
+)  # fmt: skip
+def test_json_is_of_the_kind_that_is_expected(tmp_path, kind, says):
+    (tmp_path / "a.json").write_text('{"n": 3, "x": null, "runs": {"a": [0.5], "b": []}, "files": [{"file": "f"}]}')
+    with pytest.raises(UserError, match=says) if says else contextlib.nullcontext():
+        files.read_json(tmp_path / "a.json", kind)
+    (tmp_path / "a.jsonl").write_text('{"n": 1}\n[1]\n{"n": "x"}\n{"n": 2}\n{"n": 3')
+    assert files.read_log(tmp_path / "a.jsonl", {"n": int}) == [{"n": 1}, {"n": 2}] and files.read_log(tmp_path / "b.jsonl") == []
 
 
 def test_sums_are_those_of_sha256sum(tmp_path):
@@ -270,7 +287,6 @@ def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
         ("epoch: 1\nepoch: 2", "'epoch' twice"),
         ("root: &a x\nkind: *a", "an alias"),
         ("[" * 5000, "not a readable YAML file"),
-
         ("train_CMG:\n  3: x\n  y: z", "has no flag 3, y"),
         ("clips: [[1]]", "'[1]' is no value for clips"),
         ('root: "a\\0b"', "is no value for root"),

@@ -116,7 +116,7 @@ USERS = {  # name of the file: its bytes, how it is read, mutants
     "a.npy": (npy_bytes(np.ones((40, 6))), files.load_array, 60),
     "a.json": (
         b'{"sha256": "abc", "shape": [1, 2], "runs": {"a": null, "b": 1.5}}',
-        lambda path: files.read_json(path, entries={"shape": list}),
+        lambda path: files.read_json(path, {"shape": [int], "runs": {...: (float, type(None))}}),
         60,
     ),
     "mine/events.csv": (EVENTS.encode(), lambda path: read_events(OWN, path.parent.parent), 60),

@@ -50,7 +50,7 @@ _SPLITS = {}  # data set -> test clips that the output folder at hand has
 
 def use_split(name, path):
     """Let a data set have the test clips that a file names, Layout.split of its output folder; its own where there is none."""
-    _SPLITS[name] = read_json(path).get("test_clips") if path.is_file() else None
+    _SPLITS[name] = read_json(path, {"test_clips": [int]})["test_clips"] if path.is_file() else None
 
 
 def get_dataset(name, kind=Dataset):

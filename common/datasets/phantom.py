@@ -28,8 +28,8 @@ class KnownTruth:
         path = self.truth_path(data_root)
         if not path.is_file():
             raise missing(path, f"run {self.making[0]} first, or check --data_root")
-        content = read_json(path)
-        captions = {clip["clip"]: clip["caption"] for part in ("train", "test") for clip in content.get(part, ())}
+        content = read_json(path, dict.fromkeys(("train", "test"), [{"clip": str, "caption": str}]), f"run {self.making[0]} again")
+        captions = {clip["clip"]: clip["caption"] for part in ("train", "test") for clip in content[part]}
         if len(captions) != self.n_train + self.n_test or not captions.keys() >= set(self.clip_names(split)):
             raise UserError(f"{path} has {len(captions)} captions, not those of {self.name}; run {self.making[0]} again")
         return path, [captions[name] for name in self.clip_names(split)]
