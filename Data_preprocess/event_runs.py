@@ -14,6 +14,7 @@ from Data_preprocess import fmri_arrays, fmri_runs
 from Data_preprocess.cifti import find_series, open_series
 from Data_preprocess.events import clips_of, event_volumes
 
+_AGAIN = "delete it and run this step again"
 BLOCK = 2048  # voxels correlated at a time
 log = logging.getLogger(__name__)
 
@@ -150,12 +151,17 @@ def convert_run(job):
     )  # fmt: skip
 
 
+def read_card(run):
+    """Data card of a run that is done, dict."""
+    return read_json(card_path(run.rows), {"source": {"file": str}, "source_sha256": str, "volumes": int, "bad_voxels": [int]}, _AGAIN)
+
+
 def check_rows(runs):
     """Raise a UserError for an altered array, and for two runs that have the same series."""
     seen = {}
     for run in runs:
-        load_array(run.rows, finite=False, mmap=True, verify=True, do="delete it and run this step again")
-        series = read_json(card_path(run.rows))["source_sha256"]
+        load_array(run.rows, finite=False, mmap=True, verify=True, do=_AGAIN)
+        series = read_card(run)["source_sha256"]
         if series in seen:
             raise UserError(f"{run.path} has the same values as {seen[series].name}; copy the right file")
         seen[series] = run.path

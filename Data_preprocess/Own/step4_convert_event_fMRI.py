@@ -30,12 +30,21 @@ import numpy as np
 from common import cli, fmri
 from common.cortex import N_CORTEX
 from common.datasets import OwnDataset, get_dataset
-from common.files import UserError, card_path, load_array, read_json, write_json
+from common.files import UserError, load_array, write_json
 from common.layout import Layout
 from common.records import working
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess import fmri_arrays
-from Data_preprocess.event_runs import average_rows, check_rows, convert_run, correlate_halves, find_presentations, is_cifti, list_runs
+from Data_preprocess.event_runs import (
+    average_rows,
+    check_rows,
+    convert_run,
+    correlate_halves,
+    find_presentations,
+    is_cifti,
+    list_runs,
+    read_card,
+)
 from Data_preprocess.events import events_of, read_events
 from Data_preprocess.vertex_figures import draw_figures
 
@@ -150,7 +159,7 @@ def write_arrays(dataset, layout, subject, rows, mask, vertices, maps, how, test
 
 def make_report(report, runs, shown, bad, maps, mask):
     """Content of report.json, beyond what all data sets' reports say."""
-    cards = [read_json(card_path(run.rows)) for run in runs]
+    cards = [read_card(run) for run in runs]
     repetitions = {"inter_repetition_correlation": "correlation", "test_repetition_correlation": "test_correlation"}
     return report | {
         "presentations": {split: {"least": min(map(len, clips)), "most": max(map(len, clips))} for split, clips in shown.items()},
@@ -264,7 +273,7 @@ def prepare(dataset, layout, subject, runs, shown, rows, n_voxels, vertices, set
     check_rows(runs)
     bad = np.zeros(n_voxels, bool)
     for run in runs:
-        bad[read_json(card_path(run.rows))["bad_voxels"]] = True
+        bad[read_card(run)["bad_voxels"]] = True
     maps = measure(runs, shown, bad) if runs else {}
     mask, how = select_voxels(dataset, n_voxels, maps, mask_from)
     if rows is None:
