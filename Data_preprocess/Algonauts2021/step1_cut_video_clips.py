@@ -1,6 +1,6 @@
 """Take the first 1000 videos, by the number that their names begin with, as the clips.
 
-A video is a clip as it is, whatever its frame rate and length: it is copied, not coded anew.
+A video is a clip as it is, whatever its frame rate and length: it is copied, not encoded again.
 
 Reads    {data_root}/**/{nnnn}_*.mp4                          at any depth, symbolic links followed
 Writes   stimuli_clips/{Train,Test}/clip_{i}.mp4              i over all videos, from 1
