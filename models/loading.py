@@ -246,16 +246,7 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}  # names and shapes are compared below
     model, info = _from_pretrained(kind, place, flag, what, revision, **options)
 
-    allowed = _UNUSED.get(kind.__name__)
-    empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]  # a shard lacked them
-    shapes = {name: f"{name} {tuple(given)} for {tuple(wanted)}" for name, given, wanted in info["mismatched_keys"]}
-    lacking = {*info["missing_keys"], *empty} - shapes.keys()
-    left_over = [name for name in info["unexpected_keys"] if not (allowed and allowed.search(name))]
-    faults = {
-        "missing": sorted(name for name in lacking if not _OPTIONAL.search(name)),
-        "unexpected": sorted(name for name in left_over if not _OPTIONAL.search(name)),
-        "of another shape": sorted(shapes.values()),
-    }
+    faults = _faults(model, info, _UNUSED.get(kind.__name__))
     if any(faults.values()):
         hint = "give the model as it was published"
         if faults["unexpected"] and all(map(_TEMPORAL.search, faults["unexpected"])):
@@ -263,6 +254,28 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
         raise UserError(f"{where} does not fit {type(model).__name__}: {describe_faults(faults)}; {hint}")
     _check_finite(model, where, "give it as it was published" + ("" if dtype == torch.float32 else ", or use another --precision"))
     return model.eval().requires_grad_(False)
+
+
+def _faults(model, info, unused):
+    """What is wrong with the entries that a model was loaded from, {what: names}, by the library's own account.
+
+    Parameters
+    ----------
+    model : nn.Module
+    info : dict
+        of from_pretrained
+    unused : re.Pattern or None
+        of entries that may be left over
+    """
+    empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]  # a shard lacked them
+    shapes = {name: f"{name} {tuple(given)} for {tuple(wanted)}" for name, given, wanted in info["mismatched_keys"]}
+    lacking = {*info["missing_keys"], *empty} - shapes.keys()
+    left_over = [name for name in info["unexpected_keys"] if not (unused and unused.search(name))]
+    return {
+        "missing": sorted(name for name in lacking if not _OPTIONAL.search(name)),
+        "unexpected": sorted(name for name in left_over if not _OPTIONAL.search(name)),
+        "of another shape": sorted(shapes.values()),
+    }
 
 
 def load_helper(kind, source, flag, what, *, part="", revision=None):
@@ -335,8 +348,9 @@ def load_sd_part(path, part, dtype=None):
         return tokenizer
     config = load_sd_config(path, part)
     if part == "scheduler":
-        with _quiet():  # that settings of other samplers are left out
-            return kind.from_config(config)
+        from models.pipeline import noise_schedule
+
+        return kind(**noise_schedule(config))
     return load_model(kind, path, "--sd_path", SD, part=part, dtype=dtype)
 
 
@@ -368,8 +382,10 @@ def load_sd_config(path, part):
         with _quiet():
             if library == "transformers":
                 config, _ = kind.config_class.get_config_dict(place, subfolder=part)
+                # of a whole CLIP, its text part
+                filled = kind.config_class.from_dict(config.get("text_config") or config).to_dict()
             else:
-                config = kind.load_config(place, subfolder=part)
+                filled = config = kind.load_config(place, subfolder=part)
         if not isinstance(config, dict):
             raise ValueError(f"its configuration is a {type(config).__name__}")
     except Exception as error:
@@ -379,7 +395,7 @@ def load_sd_config(path, part):
     except ValueError as error:
         raise UserError(f"--sd_path {where} {error}; give Stable Diffusion 1 or 2, or a model fine-tuned from it") from None
     if library == "transformers":
-        return kind.config_class.from_dict(config.get("text_config") or config).to_dict()
+        return filled
     if part == "scheduler":
         return config
     known = inspect.signature(kind.__init__).parameters
@@ -456,8 +472,8 @@ def check_sd(path):
     """
     configs = {part: load_sd_config(path, part) for part in _CHECKS}
     unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
-    channels = (unet["in_channels"], unet["out_channels"])
-    if set(channels) != {vae["latent_channels"]}:
+    channels = [unet["in_channels"], unet["out_channels"]]
+    if channels != 2 * [vae["latent_channels"]]:
         raise UserError(
             f"--sd_path {path}: the UNet takes {channels[0]} channels and gives {channels[1]}, and the VAE's latents have "
             f"{vae['latent_channels']}; give a text-to-image model, not one for inpainting, depth or upscaling"

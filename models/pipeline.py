@@ -153,13 +153,14 @@ def noise_schedule(config):
     if lacking or config.get("use_flow_sigmas"):
         what = f"no {', '.join(lacking)}" if lacking else "use_flow_sigmas"
         raise ValueError(f"holds {config.get('_class_name')} with {what}, not the noise levels of a diffusion model")
-    kind = config.get("prediction_type") or "epsilon"  # the first versions did not write it
+    kind = config.get("prediction_type")
+    kind = "epsilon" if kind is None else kind  # the first versions did not write it
     if kind not in PREDICTIONS:
         raise ValueError(f"says that the model predicts {kind}, not {', '.join(PREDICTIONS)}")
     optional = {key: config[key] for key in ("trained_betas", "rescale_betas_zero_snr") if config.get(key)}
     schedule = {key: value for key, value in levels.items() if value is not None} | optional | {"prediction_type": kind}
     try:
-        betas = DDIMScheduler(**schedule).betas
+        betas = DDIMScheduler(**schedule).betas.reshape(-1)
     except Exception as error:  # values of a type that does not fit, or an unknown beta_schedule
         raise ValueError(f"holds noise levels that cannot be computed ({error})") from None
     if not (len(betas) == schedule["num_train_timesteps"] > 0 and bool(((betas > 0) & (betas <= 1)).all())):
