@@ -12,8 +12,20 @@ import numpy as np
 from common.datasets import DATASETS
 from common.files import UserError, one_line, read_json
 from common.pages import relative, render
+from Evaluation_Metrics.results import read_evaluation
 
-_MANIFEST = {"name": str, "clips": {...: {"stem": str}}, "folders": {...: (str, type(None))}, "settings": dict}
+_WORD = (str, type(None))
+_MANIFEST = {
+    "name": str,
+    "clips": {...: {"stem": str}},
+    "folders": {...: (str, type(None))},
+    "settings": dict,
+    "split?": _WORD,
+    "dataset?": _WORD,
+    "arm?": _WORD,
+    "ablate?": _WORD,
+    "checkpoints?": {...: {"sha256?": str}},
+}
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
 RANKING = ("SSIM", "PSNR", "CLIP-pcc", "2-way-I")  # the first that was scored says which clips are best, median and worst
 ARMS = {
@@ -114,8 +126,8 @@ def build_gallery(folder, metrics_folder=None):
     clips = {int(number): clip for number, clip in manifest["clips"].items()}
     values = read_clip_values(metrics_folder) if metrics_folder else {}
     evaluation = Path(metrics_folder or folder, "metrics.json")
-    facts = read_json(evaluation) if metrics_folder and evaluation.exists() else {}
-    means = facts["rows"][facts["method"]] if "rows" in facts else {}
+    facts = read_evaluation(evaluation) if metrics_folder and evaluation.exists() else {}
+    means = facts["rows"][facts["method"]] if {"rows", "method"} <= facts.keys() else {}
     cards = {number: _card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)}
     metric, chosen = typical_clips(clips, values)
     return render(
@@ -127,7 +139,7 @@ def build_gallery(folder, metrics_folder=None):
         pages=subject_pages(folder.parent, folder.name),
         docs=("reconstruction", "evaluation"),
         remarks=about(manifest),
-        metrics=[(name, row["mean"], row["se"], row["n"], facts["chance"].get(name)) for name, row in means.items() if row],
+        metrics=[(name, row["mean"], row["se"], row["n"], facts.get("chance", {}).get(name)) for name, row in means.items() if row],
         protocol=facts.get("title", ""),
         files=result_files(metrics_folder, path) if metrics_folder else [],
         semantics=_semantics(manifest, clips),
@@ -188,7 +200,7 @@ def _semantics(manifest, clips):
         return ""
     ranks, n = [clip["rank"] for clip in ranked], ranked[0]["n_captions"]
     return (
-        f"Decoded semantics against the {n} different captions of the {manifest['split']} clips: the clip's own caption is the nearest "
+        f"Decoded semantics against the {n} different captions of the {manifest.get('split')} clips: the clip's own caption is the nearest "
         f"for {ranks.count(1)} of {len(ranks)} clips (by chance {len(ranks) / n:.1f}), median rank {np.median(ranks):g}."
     )
 

@@ -6,13 +6,17 @@ from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import DOCS, relative, render
 from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
-from Evaluation_Metrics.results import differing
+from Evaluation_Metrics.results import differing, read_evaluation
 
 HEADLINES = 6  # metrics on the overview's card of a subject
 
 
-def _read(path):
-    return read_json(path) if path.is_file() else None
+_PREPARATION = {"vertices?": {"all": int, "selected": [int]}, "inter_repetition_correlation?": dict}
+_CHECKS = {"seed?": int, "checks?": [{"claim": str, "held": (bool, type(None))}]}
+
+
+def _read(path, kind=dict):
+    return read_json(path, kind) if path.is_file() else None
 
 
 def _words(path):
@@ -40,7 +44,7 @@ def _evaluations(layout, subject, seed):
     parent = layout.metrics(subject, "any").parent
     folders = [parent / name for name in _main_first([path.name for path in parent.glob("*") if path.is_dir()], seed)]
     places = [place for folder in folders for place in (folder, *sorted(path.parent for path in folder.glob("*/metrics.json")))]
-    found = [(place, _read(place / "metrics.json")) for place in places]
+    found = [(place, read_evaluation(place / "metrics.json")) for place in places if (place / "metrics.json").is_file()]
     return [(place, facts) for place, facts in found if facts and {"rows", "columns", "method"} <= set(facts)]
 
 
@@ -50,7 +54,7 @@ def _checks(layout, dataset, subject, seed):
     for stem in (Path(script).stem for script in dataset.checks):
         names = sorted(path.parent.name for path in layout.metrics(subject, "any").parent.glob(f"{stem}*/metrics.json"))
         main = arm_name(stem, seed)
-        found += [(name, read_json(layout.metrics(subject, name) / "metrics.json")) for name in [main] * (main in names) + names]
+        found += [(name, read_json(layout.metrics(subject, name) / "metrics.json", _CHECKS)) for name in [main] * (main in names) + names]
     found = dict(found).items()
     return [(name, facts) for name, facts in found if "checks" in facts]
 
@@ -102,7 +106,7 @@ def _cards(layout, dataset, found, subject, page):
         shown = {number: words for number, words in chosen.items() if number in clips}
         strips = []
         for number in shown or typical_clips(clips, values)[1]:
-            path = folder / manifest["folders"]["strips"] / f"{clips[number]['stem']}.png"
+            path = folder / (manifest["folders"].get("strips") or "") / f"{clips[number]['stem']}.png"
             score = values.get(number, {}).get(metric)
             words = f"{dataset.label}clip {number}" + (f", {metric} {score:.3g}" if score is not None else "")
             if path.is_file():
@@ -226,7 +230,7 @@ def build_report(layout, dataset, subject, seed, timings):
             for folder, facts in evaluations[:1]
             if (folder / "distributions.png").is_file()
         ],
-        fmri=_fmri(_read(layout.fmri_report(subject))),
+        fmri=_fmri(_read(layout.fmri_report(subject), _PREPARATION)),
         fmri_figures=[(relative(path, page), f"{dataset.label}{_words(path)}") for path in maps],
         losses=[(relative(path, page), f"{dataset.label}{path.parents[1].name}: {_words(path)}") for path in losses],
         times=_times(timings),
@@ -252,7 +256,7 @@ def _subject_card(layout, dataset, subject, page):
         clips = {int(number): clip for number, clip in manifest["clips"].items()}
         metric, chosen = typical_clips(clips, read_clip_values(layout.metrics(subject, folder.name)))
         number = list(chosen)[len(chosen) // 2] if chosen else None
-        path = number and folder / manifest["folders"]["strips"] / f"{clips[number]['stem']}.png"
+        path = number and folder / (manifest["folders"].get("strips") or "") / f"{clips[number]['stem']}.png"
         if path and path.is_file():
             words = f"{dataset.label}clip {number} of {folder.name}" + (f": {chosen[number]}" if metric else "")
             card["strip"] = (relative(path, page), words, is_small(clips[number]))

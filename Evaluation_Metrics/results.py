@@ -12,6 +12,11 @@ from common.readers import format_clips
 
 LOWER_IS_BETTER = {"EPE", "angular-error"}
 _AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
+_NUMBER, _NONE = (float, int), type(None)
+_EVALUATION = {  # of what kind the entries of metrics.json are, of those that are read again
+    "title?": str, "method?": str, "protocol?": str, "columns?": [str], "chance?": {...: _NUMBER}, "truth?": (dict, _NONE), "models?": {...: dict},
+    "rows?": {...: {...: (dict, _NONE)}}, "clips?": (dict, int, _NONE),
+}  # fmt: skip
 _COMPARED = {  # entries of metrics.json that two results must share
     "dataset": "data set",
     "phantom": "phantom",
@@ -122,6 +127,14 @@ def read_per_clip(path):
     return columns.pop("clip"), columns
 
 
+def read_evaluation(path):
+    """metrics.json of an evaluation, dict; a UserError for one that is damaged."""
+    facts = read_json(path, _EVALUATION, _AGAIN)
+    if "rows" in facts and "method" in facts and facts["method"] not in facts["rows"]:
+        raise UserError(f"{path} has no row of its method {facts['method']}; {_AGAIN}")
+    return facts
+
+
 def read_result(folder):
     """metrics.json and per-clip values of an evaluation.
 
@@ -133,7 +146,7 @@ def read_result(folder):
         name -> values, (N,)
     """
     folder = Path(folder)
-    facts = read_json(folder / "metrics.json")
+    facts = read_evaluation(folder / "metrics.json")
     if "protocol" not in facts or not (folder / "per_clip.npz").exists():
         raise UserError(f"{folder} is no finished evaluation; run Evaluation_Metrics/evaluate.py first")
     return facts, *read_per_clip(folder / "per_clip.npz")

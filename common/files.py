@@ -138,8 +138,8 @@ def read_json(path, kind=dict, do=_AGAIN):
     ----------
     path : str or Path
     kind : type, tuple of types, dict or list
-        that the content must be of; {name: kind} for a dict that has such entries, {...: kind} for one whose entries are
-        all so, [kind] for a list of such things
+        that the content must be of; {name: kind} for a dict that has such entries ("name?" for one that may be absent),
+        {...: kind} for one whose entries are all so, [kind] for a list of such things
     do : str
         advice for the error line
 
@@ -164,9 +164,10 @@ def _wrong_entry(content, kind, where=""):
             return f"holds a {type(content).__name__} where a {type(kind).__name__} belongs{where}"
         parts = [(i, part, kind[0]) for i, part in enumerate(content)] if isinstance(kind, list) else []
         for name, inner in kind.items() if isinstance(kind, dict) else ():
-            if name is not ... and name not in content:
+            plain = name if name is ... else name.removesuffix("?")
+            if plain is name is not ... and name not in content:
                 return f"has no entry {name!r}"
-            parts += [(key, part, inner) for key, part in content.items() if name in (..., key)]
+            parts += [(key, part, inner) for key, part in content.items() if plain in (..., key)]
         return next(filter(None, (_wrong_entry(part, inner, f", as {key!r}") for key, part, inner in parts)), None)
     if not isinstance(content, kind):
         kinds = kind if isinstance(kind, tuple) else (kind,)

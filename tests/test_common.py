@@ -73,7 +73,8 @@ def test_missing_or_broken_json_is_one_line(tmp_path, content, says):
 @pytest.mark.parametrize(
     "kind, says",
     [
-        (dict, ""), ({"n": int}, ""), ({"x": (int, type(None))}, ""), ({"runs": {...: [float]}}, ""), ({"runs": {"a": list}}, ""), ({"files": [{"file": str}]}, ""),
+        (dict, ""), ({"n": int}, ""), ({"x": (int, type(None))}, ""), ({"m?": int, "n?": int}, ""), ({"n?": str}, "as 'n'"), ({"runs": {...: [float]}}, ""), ({"runs": {"a": list}}, ""),
+        ({"files": [{"file": str}]}, ""),
         ({"m": int}, "has no entry 'm'"), ({"n": str}, "holds a int where a str belongs, as 'n'"), ({"runs": {...: [int]}}, "float where a int belongs, as 0"),
         ({"files": [{"file": int}]}, "str where a int belongs, as 'file'"), ({"n": dict}, "int where a dict"), ({"runs": []}, "dict where a list belongs, as 'runs'"),
     ],

@@ -13,7 +13,7 @@ from PIL import Image
 
 from common import cli, pages
 from common.datasets import CC2017, DATASETS, PHANTOM
-from common.files import write_json
+from common.files import UserError, write_json
 from common.layout import Layout
 from Evaluation_Metrics import compare, gallery
 from Evaluation_Metrics.report import build_overview, build_report
@@ -211,6 +211,25 @@ def test_gallery_begins_with_the_best_the_median_and_the_worst(tmp_path):
     assert "Best, median and worst by SSIM" in page.text and "protocol paper" in page.text
     assert page.words[page.words.index("SSIM") + 1 :][:4] == ["0.5", "0.12", "5", "0.125"]  # mean, standard error, clips, chance
     assert "table.md" in page.text
+
+
+@pytest.mark.parametrize(
+    "name, entry, value, says",
+    [
+        ("manifest", "clips", [1], "list where a dict"), ("manifest", "clips", {"x": {"stem": "a"}}, "a clip 'x', which is no number"),
+        ("manifest", "clips", {"1": {}}, "no entry 'stem'"), ("manifest", "checkpoints", {"a": {"sha256": 3}}, "int where a str"),
+        ("manifest", "name", None, "NoneType where a str"), ("metrics", "rows", {"full": [1]}, "list where a dict"),
+        ("metrics", "method", "other", "no row of its method other"), ("metrics", "chance", {"SSIM": "x"}, "str where a float"),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_named(tmp_path, name, entry, value, says):
+    folder, metrics = tmp_path / "full", tmp_path / "metrics"
+    make_reconstruction(folder, PHANTOM, clips=[1])
+    make_evaluation(metrics, PHANTOM, "full")
+    path = {"manifest": folder, "metrics": metrics}[name] / f"{name}.json"
+    write_json(path, json.loads(path.read_text()) | {entry: value})
+    with pytest.raises(UserError, match=f"{name}.json .*{says}"):
+        gallery.build_gallery(folder, metrics)
 
 
 def test_typical_clips():
