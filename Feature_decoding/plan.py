@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from common import cli
-from common.arms import add_arm_flag, fmri_files, load_fmri
+from common.arms import add_arm_flag, fmri_files, given_columns, load_fmri, named_arm
 from common.datasets import get_dataset
 from common.files import UserError, atomic_path, card_path
 from common.layout import Layout, arm_name
@@ -96,6 +96,7 @@ class Plan:
     tensorboard: bool
     fmri_files: list  # paths, for the record
     statistics: Path | None  # what the fMRI was standardised with, copied beside the checkpoints
+    given: np.ndarray | None  # (V,) bool, voxels that the decoder is given; None for all
     facts: dict  # what the JSON beside a checkpoint says of its origin
 
     @property
@@ -147,7 +148,7 @@ def make_plan(args, decoder, further_epochs=(), name=None):
         as many validation clips as there are training clips
     """
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
-    folder = args.model_dir or layout.checkpoints(args.subj_ID, arm_name(args.arm, args.seed), name or decoder)
+    folder = args.model_dir or layout.checkpoints(args.subj_ID, arm_name(named_arm(args), args.seed), name or decoder)
     n = dataset.n_train
     n_val = int(n * VALIDATION_SHARE + 1e-9) if args.n_val is None else args.n_val
     if not 0 < n_val < n:
@@ -156,15 +157,16 @@ def make_plan(args, decoder, further_epochs=(), name=None):
     statistics = layout.statistics(args.subj_ID, dataset.n_vertices)
     return Plan(
         decoder=decoder, folder=folder, figure=(args.figure_dir or folder.parent / "figures") / f"{name or decoder}_loss.png",
-        title=f"{args.dataset}, subject {args.subj_ID}, {args.arm}: {name or decoder} decoder",
+        title=f"{args.dataset}, subject {args.subj_ID}, {named_arm(args)}: {name or decoder} decoder",
         train_clips=train_clips, val_clips=val_clips, epochs=args.epoch, batch_size=args.batch_size, seed=args.seed,
         kept_epochs=(dataset.epochs[decoder], *further_epochs), save_every=args.save_every,
         device=args.device, precision=args.precision, num_workers=args.num_workers, tensorboard=args.tensorboard,
         fmri_files=fmri_files(layout, dataset, args.subj_ID, "train", args.arm, args.data_root),
-        statistics=statistics if args.arm != "oracle" and statistics.exists() else None,
+        statistics=statistics if args.arm != "oracle" and statistics.exists() else None, given=given_columns(args, layout),
         facts={
             "decoder": decoder, "dataset": args.dataset, "phantom": dataset.simulated, "subject": args.subj_ID, "arm": args.arm,
             "seed": args.seed, "git": git_revision(), "versions": versions(),
+            **({"roi": args.roi, "without_roi": args.without_roi} if args.roi or args.without_roi else {}),
         },
     )  # fmt: skip
 
@@ -180,10 +182,16 @@ def copy_array(source, target):
 
 
 def load_training_fmri(args):
-    """fMRI of the training clips in the arm, (N, V) float32 tensor."""
+    """fMRI of the training clips in the arm, (N, V) float32 tensor; 0 where --roi or --without_roi takes voxels away."""
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     fmri = load_fmri(layout, dataset, args.subj_ID, "train", args.arm, args.data_root, args.seed)
     log.info("fmri train (%s): %d clips x %d vertices, %s", args.arm, *fmri.shape, fmri.dtype)
+    given = given_columns(args, layout)
+    if given is not None:
+        if len(given) != fmri.shape[1]:
+            raise UserError(f"the mask of subject {args.subj_ID} is of {len(given)} voxels, the fMRI has {fmri.shape[1]}; make both again")
+        fmri[:, ~given] = 0
+        log.info("%s: %d of %d voxels", named_arm(args), given.sum(), len(given))
     return torch.from_numpy(fmri)
 
 

@@ -23,6 +23,7 @@ from common.randomness import numpy_generator, seed_of
 from Feature_decoding.loss_figure import draw_losses, open_tensorboard, write_scalars
 from Feature_decoding.training_state import cut_log, load_state, read_log, save_state, set_finished
 from models.checkpoints import save_checkpoint
+from models.layers import blind
 
 log = logging.getLogger(__name__)
 
@@ -164,6 +165,8 @@ class Trainer:
         self.plan, self.record, self.task, self.optimizer, self.learning_rate = plan, record, task, optimizer, learning_rate
         self.accelerator = Accelerator(cpu=cli.choose_device(plan.device).type == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
+        if plan.given is not None:  # what is blind to the other voxels can be given any fMRI of these vertices
+            blind(model, ~plan.given)
         self.model = model.to(self.device)
 
     @property

@@ -41,7 +41,7 @@ import torch
 from accelerate import PartialState
 
 from common import cli
-from common.arms import add_arm_flag
+from common.arms import add_arm_flag, named_arm
 from common.clip_frames import clip_times
 from common.datasets import get_dataset
 from common.files import UserError, missing
@@ -160,8 +160,8 @@ def check_flags(args):
     if args.stage1_from and (args.ablate in ("structure", "motion") or args.save_stage1_arrays):
         flag = "--save_stage1_arrays" if args.save_stage1_arrays else f"--ablate {args.ablate}"
         raise UserError(f"{flag} is about our decoders, which --stage1_from replaces; leave it out")
-    if args.released_root and (args.arm, args.split, args.ablate == "structure") != ("full", "test", False):
-        given = f"--arm {args.arm} --split {args.split}{' --ablate structure' if args.ablate == 'structure' else ''}"
+    if args.released_root and (named_arm(args), args.split, args.ablate == "structure") != ("full", "test", False):
+        given = f"--arm {named_arm(args)} --split {args.split}{' --ablate structure' if args.ablate == 'structure' else ''}"
         raise UserError(f"--released_root has no training data, which {given} would need; leave these flags out")
 
 
@@ -201,7 +201,7 @@ def make_plan(args):
     if numbers[-1] > source.n:
         raise UserError(f"there is no clip {numbers[-1]}; use --clips with numbers up to {source.n}")
     default = args.out.name if args.out else args.stage1_from.name if args.stage1_from else None
-    name = args.name or default or reconstruction_name(args.arm, args.ablate, args.seed, args.split)
+    name = args.name or default or reconstruction_name(named_arm(args), args.ablate, args.seed, args.split)
     has_truth = not isinstance(source, RecordingClips) or args.gt
     return Plan(dataset, source, numbers, name, make_outputs(args, dataset, layout, name, has_truth), sd_path, sd_config, checkpoints)
 
@@ -215,7 +215,7 @@ def checkpoint_path(args, dataset, layout, tree, decoder, token_dim):
     if tree:
         return find_checkpoint(**tree.checkpoints(decoder), epoch=epoch, token_dim=token_dim)
     stem = f"epoch_{epoch}" if isinstance(epoch, int) else epoch
-    return layout.checkpoints(args.subj_ID, arm_name(args.arm, training_seed(args)), decoder) / f"{stem}.safetensors"
+    return layout.checkpoints(args.subj_ID, arm_name(named_arm(args), training_seed(args)), decoder) / f"{stem}.safetensors"
 
 
 def training_seed(args):

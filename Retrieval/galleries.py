@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.arms import fmri_files, load_fmri
+from common.arms import fmri_files, load_fmri, named_arm
 from common.captions import read_captions
 from common.datasets import DATASETS, get_dataset
 from common.files import UserError, load_array, missing
@@ -136,7 +136,7 @@ def checkpoint_path(args, dataset, layout, arm, tree=None):
     if args.solver == "ridge":
         epoch = "last"  # the only one
     stem = f"epoch_{epoch}" if isinstance(epoch, int) else epoch
-    folder = layout.checkpoints(args.subj_ID, arm_name(arm, args.seed), checkpoint_folder(args.method, args.solver))
+    folder = layout.checkpoints(args.subj_ID, arm_name(named_arm(args, arm), args.seed), checkpoint_folder(args.method, args.solver))
     path = folder / f"{stem}.safetensors"
     if not path.is_file() and arm == args.arm:
         solver = f" --solver {args.solver}" if args.solver == "ridge" else ""

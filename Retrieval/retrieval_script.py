@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from common.arms import add_arm_flag
+from common.arms import add_arm_flag, named_arm
 from common.datasets import get_dataset
 from common.files import UserError, sha256, write_text
 from common.layout import DEFAULT_SEED, Layout
@@ -65,7 +65,7 @@ def result_name(args, gallery, default_target):
         "released" if args.released_root else "",
         "" if args.method == "contrastive" else args.method,
         "ridge" if args.solver == "ridge" else "",
-        "" if args.arm == "full" else args.arm,
+        "" if named_arm(args) == "full" else named_arm(args),
         "" if args.target == default_target else args.target,
         "" if args.ties == "released" else args.ties,
         "" if args.seed == DEFAULT_SEED else f"seed{args.seed}",
@@ -165,8 +165,8 @@ def retrieve(args, name, default_target, distractors=()):
     """Do what small_set.py and Large_set.py do; `distractors` are words of `distractors_of`."""
     if args.solver == "ridge" and args.method != "linear_mse":
         raise UserError(f"--solver ridge is for --method linear_mse, not {args.method}; leave it out")
-    if args.released_root and (args.arm, args.method) != ("full", "contrastive"):
-        raise UserError("--released_root has the weights of one method and arm; leave out --arm and --method")
+    if args.released_root and (named_arm(args), args.method) != ("full", "contrastive"):
+        raise UserError("--released_root has the weights of one method and arm; leave out --arm, --method and areas")
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     tree = ReleasedTree(args.released_root, dataset, args.subj_ID) if args.released_root else None
     out = args.out or layout.retrieval(args.subj_ID) / result_name(args, name, default_target)

@@ -129,6 +129,9 @@ def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow
     for key, wanted in (("subject", subject), ("dataset", dataset)):
         if wanted is not None and record.get(key) not in (None, wanted):
             log.warning("%s was trained on %s %s, and is used on %s", path, key, record[key], wanted)
+    for key, words in (("roi", "only"), ("without_roi", "all but")):  # its weights of the other voxels are 0
+        if record.get(key):
+            log.info("%s reads %s %s", path, words, " ".join(record[key]))
     return model.eval().requires_grad_(False), record.get("epoch")
 
 

@@ -19,6 +19,19 @@ def check_mask(mask, batch, size):
         raise ValueError(f"mask: expected shape ({batch} or 1, {size}, {size}), given {tuple(mask.shape)}")
 
 
+FMRI_LAYERS = ("lin0.0", "encoder.lin0.0", "linear", "fMRI_to_spatial.1", "fMRI_to_temporal.1")  # of the decoders, those that read fMRI
+
+
+@torch.no_grad()
+def blind(model, vertices):
+    """Set a decoder's weights of some vertices (V,) bool to 0, so that their fMRI has no effect; 0 in training, it leaves them so."""
+    layers = [layer for name, layer in model.named_modules() if name in FMRI_LAYERS]
+    if not layers or any(layer.in_features != len(vertices) for layer in layers):
+        raise ValueError(f"vertices: expected those of a decoder's fMRI, given {len(vertices)} for a {type(model).__name__}")
+    for layer in layers:
+        layer.weight[:, torch.as_tensor(vertices, device=layer.weight.device)] = 0
+
+
 def xavier_weights(model):
     """Draw every weight matrix of a model Xavier-uniform; vectors stay as they are."""
     for parameter in model.parameters():
