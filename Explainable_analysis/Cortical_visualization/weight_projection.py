@@ -13,6 +13,7 @@ from models.structure_decoder import StructureDecoder
 
 N_AREAS = 360
 MAPS = ("released", "rms")
+ROWS = 64  # of a matrix that are converted to float64 at a time
 
 # ---------------------------------------------------------------------------------------------- by weights
 
@@ -42,19 +43,27 @@ def _project(stem, later, kind):
     """
     if kind not in MAPS:
         raise ValueError(f"kind must be one of {', '.join(MAPS)}, not {kind!r}")
-    *before, last = [stem, *later]
+    n_outputs = len([stem, *later][-1])
     if kind == "released":
-        row = last.mean(0, dtype=torch.float64)  # mean over outputs, carried to the inputs; the last matrix is the largest
-        for weight in reversed(before):
-            row = row @ weight.double()
+        row = torch.full((n_outputs,), 1 / n_outputs, dtype=torch.float64)  # mean over outputs, carried to the inputs
+        for weight in reversed([stem, *later]):
+            row = _times(row, weight)
         importance = row.abs().numpy()
     else:
         stem, product = stem.double(), torch.eye(stem.shape[0], dtype=torch.float64)
         for weight in later:
             product = weight.double() @ product  # (outputs so far, H)
         gram = product.T @ product  # (H, H)
-        importance = ((stem * (gram @ stem)).sum(0).clamp(min=0) / len(last)).sqrt().numpy()
+        importance = ((stem * (gram @ stem)).sum(0).clamp(min=0) / n_outputs).sqrt().numpy()
     return to_unit_range(importance)
+
+
+def _times(row, weight):
+    """row @ weight in float64; the matrix is converted a few rows at a time, which stay in the cache."""
+    block, product = torch.empty(ROWS, weight.shape[1], dtype=torch.float64), torch.zeros(weight.shape[1], dtype=torch.float64)
+    for part, rows in zip(row.split(ROWS), weight.split(ROWS), strict=True):
+        product += part @ block[: len(rows)].copy_(rows)
+    return product
 
 
 def to_unit_range(importance):
