@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
     "common", "models", "phantom", "Data_preprocess", "Feature_extraction", "Feature_decoding", "Reconstruction", "Retrieval",
-    "Evaluation_Metrics", "Explainable_analysis",
+    "Evaluation_Metrics", "Explainable_analysis", "jobs",
 )  # fmt: skip
 LAUNCHERS = (["python"], ["accelerate", "launch"])
 

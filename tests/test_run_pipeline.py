@@ -1,6 +1,8 @@
 """The pipeline: which scripts it calls with which flags, for which participants, and what it says of a failure."""
 
+import csv
 import json
+import os
 import sys
 import textwrap
 from dataclasses import replace
@@ -12,7 +14,10 @@ from tiny import ROOT, fails, load_script, run_script
 import run_pipeline as pipeline
 from common import cli, datasets, files
 from common.layout import Layout
-from run_pipeline import Task
+from Evaluation_Metrics import sweep
+from Evaluation_Metrics.results import save_per_clip
+from jobs import cluster, plan
+from jobs.stages import SEEDLESS, STAGES, Task, choose_stages
 
 OWN = datasets.OwnDataset(
     name="own", subjects=("anna", "ben"), n_train=8, n_test=4, tr=1.0, fps=10, clip_frames=10, frame_indices=tuple(range(8)),
@@ -71,7 +76,8 @@ def scripts(tmp_path, monkeypatch):
             (tmp_path / folder).mkdir()
             (tmp_path / folder / "step1_same.py").write_text(textwrap.dedent(text))
             tasks.append([Task("made", f"{folder}/step1_same.py", alone=folder == "alone")])
-        monkeypatch.setattr(pipeline, "STAGES", {"made": lambda dataset, args: tasks})
+        monkeypatch.setitem(STAGES, "made", lambda dataset, args: tasks)
+        monkeypatch.setattr(pipeline, "choose_stages", lambda dataset, text: ["made"])
         return tmp_path
 
     return make
@@ -84,12 +90,13 @@ def calls(out, folder):
 # ---------------------------------------------------------------------------------------------- what is called
 
 
-def tasks_of(name, *flags):
+def plan_of(name, *flags):
+    """Arguments and jobs of a command line."""
     args = cli.parse(pipeline.get_parser, ["--dataset", name, *flags], "run_pipeline")
     dataset = datasets.get_dataset(name)
     args.arms = args.arms or list(dataset.arms)
-    stages = pipeline.choose_stages(dataset, args.stages)
-    return args, [task for stage in stages for wave in pipeline.STAGES[stage](dataset, args) for task in wave]
+    waves = plan.make_plan(choose_stages(dataset, args.stages), dataset, args, pipeline.get_parser()._actions)
+    return args, [job for wave in waves for job in wave]
 
 
 @pytest.mark.parametrize("name", [*datasets.DATASETS, "own", "another phantom"])
@@ -97,42 +104,41 @@ def test_every_call_of_every_data_set_parses(name, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "own", OWN)
     monkeypatch.setitem(datasets.DATASETS, "another phantom", replace(datasets.PHANTOM, name="another phantom"))
     subject = str(datasets.DATASETS[name].subjects[-1])
-    args, tasks = tasks_of(name, "--subj_ID", subject)
-    pipeline.check_flags(tasks, args)
-    assert len({task.log for task in tasks}) == len(tasks) and all((ROOT / task.script).is_file() for task in tasks)
-    assert (tasks[0].stage == "phantom") == datasets.DATASETS[name].simulated
-    for task in tasks:
-        words = pipeline.command_line(task, args)
-        assert words[words.index("--dataset") + 1] == name
-        if "--subj_ID" in task.options:
-            assert words[words.index("--subj_ID") + 1] == subject
+    args, jobs = plan_of(name, "--subj_ID", subject)
+    plan.check_flags(jobs, args)
+    assert len({job.log for job in jobs}) == len(jobs) and all((ROOT / job.task.script).is_file() for job in jobs)
+    assert (jobs[0].task.stage == "phantom") == datasets.DATASETS[name].simulated
+    for job in jobs:
+        assert job.argv[job.argv.index("--dataset") + 1] == name
+        if "--subj_ID" in job.task.options:
+            assert job.argv[job.argv.index("--subj_ID") + 1] == subject
 
 
 def test_preparation_is_the_data_sets_own(monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "own", OWN)
-    steps = [task.script for task in tasks_of("own", "--subj_ID", "anna", "--stages", "preprocess")[1]]
+    steps = [job.task.script for job in plan_of("own", "--subj_ID", "anna", "--stages", "preprocess")[1]]
     assert [step.split("/")[1] for step in steps] == ["Own", "CC2017", "CC2017", "Own"]
-    steps = [task.script for task in tasks_of("phantom", "--stages", "preprocess")[1]]
+    steps = [job.task.script for job in plan_of("phantom", "--stages", "preprocess")[1]]
     assert steps == list(datasets.CC2017.preparation)
 
 
 @pytest.mark.parametrize("seed, names", [("42", ["full", "control"]), ("43", ["full_seed43", "control_seed43"])])
 def test_what_was_reconstructed_is_scored(seed, names):
-    _, tasks = tasks_of("CC2017", "--arms", "full", "control", "--seed", seed, "--stages", "evaluate")
-    assert [task.flags[1] for task in tasks] == names
+    _, jobs = plan_of("CC2017", "--arms", "full", "control", "--seed", seed, "--stages", "evaluate")
+    assert [job.task.flags[1] for job in jobs] == names
 
 
 def test_flags_go_to_the_scripts_that_know_them():
     flags = ("--epoch", "3", "--guidance=5", "--no_figures", "--workers", "7", "--n_voxels", "100", "200")
-    args, tasks = tasks_of("phantom", "--subj_ID", "2", "3", *flags)
-    pipeline.check_flags(tasks, args)
-    lines = {task.name: " ".join(pipeline.command_line(task, args)) for task in tasks}
+    args, jobs = plan_of("phantom", "--subj_ID", "2", "3", *flags)
+    plan.check_flags(jobs, args)
+    lines = {job.name: " ".join(job.argv) for job in jobs if job.subject == 2}
     assert [name for name, line in lines.items() if "--epoch 3" in line] == [name for name in lines if "train_" in name]
     recons = [name for name in lines if "video_recons" in name]
     assert [name for name in recons if "--guidance=5" in lines[name]] == [name for name in recons if "released_recipe" not in name]
     step4 = lines["Data_preprocess/CC2017/step4_fMRI_preparation"]
     assert "--no_figures" in step4 and "--n_voxels 100 200" in step4 and "--workers 7" in step4 and "--subj_ID 2 3" in step4
-    assert all("--workers" not in lines[task.name] for task in tasks if not task.alone)
+    assert all("--workers" not in job.argv for job in jobs if not job.task.alone)
     assert all("--subj_ID 2" in line and "--subj_ID 2 3" not in line for name, line in lines.items() if "train_" in name)
     assert lines["Feature_decoding/train_CMG arm control"].endswith("--arm control")
 
@@ -148,18 +154,17 @@ def test_a_data_set_brings_its_profile(tmp_path):
     plain = width()
     assert (width("--dataset", "phantom"), width("--dataset", "phantom", "--attn_dim", "64")) == (256, 64)
     assert (width("--dataset", "phantom", "--config", "none"), width("--dataset=phantom", f"--config={tmp_path}/mine.yaml")) == (plain, 128)
-    args, tasks = tasks_of("phantom", "--stages", "reconstruct")
-    lines = [" ".join(pipeline.command_line(task, args)) for task in tasks]
+    lines = [" ".join(job.argv) for job in plan_of("phantom", "--stages", "reconstruct")[1]]
     assert all(("--config none" in line) == ("released_recipe" in line) for line in lines)
 
 
 def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
     models = ("--vifi_path", "--image_classifier", "--clip_classifier")
-    args, tasks = tasks_of("CC2017", "--stages", "evaluate", *(word for flag in models for word in (flag, f"{tmp_path}/model")))
-    (line,) = (" ".join(pipeline.command_line(task, args)) for task in tasks)
+    _, jobs = plan_of("CC2017", "--stages", "evaluate", *(word for flag in models for word in (flag, f"{tmp_path}/model")))
+    (line,) = (" ".join(job.argv) for job in jobs)
     assert all(f"{flag} {tmp_path}/model" in line for flag in models)
     fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path, "--stages", "evaluate", *models[1:2], tmp_path)
-    assert "need --clip_path, --vifi_path, --clip_classifier will be dashes" in capsys.readouterr().out
+    assert "need --clip_path, --vifi_path, --clip_classifier, " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -178,6 +183,148 @@ def test_a_wrong_flag_is_said_before_anything_runs(flags, words, tmp_path, capsy
     fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path / "out", *flags)
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flag, words",
+    [("--sd_path", "sd; check --sd_path"), ("--clip_classifier", "check --clip_classifier"), ("--data_root", "check --data_root")],
+)
+def test_a_path_that_is_not_there_is_said_before_anything_runs(flag, words, tmp_path, capsys):
+    data = ["--data_root", tmp_path]
+    fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path / "out", *data, flag, tmp_path / "sd")
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------------------------------- sweeps and clusters
+
+SWEEP = ("--subj_ID", "1", "2", "--seeds", "43", "44", "--ablate", "none", "semantic", "--arms", "full", "control")
+
+
+def test_a_sweep_trains_every_seed_and_prepares_the_data_once():
+    _, jobs = plan_of("phantom", *SWEEP)
+    calls = {(job.task.stage, job.task.script.split("/")[-1][:-3], job.subject, job.seed) for job in jobs}
+    assert {call for call in calls if call[0] in ("phantom", "extract")} == {
+        *(("phantom", name, 1, 42) for name in ("step1_make_stimuli", "step2_make_fmri")),
+        *(("extract", f"{name}_extraction", 1, 42) for name in ("content_feature", "contrastive_target", "semantic_feature")),
+    }
+    four = {(subject, seed) for subject in (1, 2) for seed in (43, 44)}
+    for stage, script in (("train", "train_CMG"), ("reconstruct", "video_recons"), ("evaluate", "evaluate")):
+        assert {call[2:] for call in calls if call[:2] == (stage, script)} == four
+    names = {job.argv[job.argv.index("--name") + 1] for job in jobs if job.task.stage == "evaluate"}
+    assert names == {f"{name}_seed{seed}" for name in ("full", "control", "full_ablate_semantic") for seed in (43, 44)}
+    assert all(job.argv[job.argv.index("--seed") + 1] == str(42 if job.task.stage in SEEDLESS else job.seed) for job in jobs)
+    assert len({(job.subject, job.log) for job in jobs}) == len(jobs)
+
+
+SBATCH = r"""#!/usr/bin/env python3
+import json, os, re, subprocess, sys
+script = sys.argv[-1]
+text = open(script).read()
+number = len(open("queue.txt").readlines()) + 1 if os.path.exists("queue.txt") else 1
+open("queue.txt", "a").write(json.dumps([os.path.basename(script), sys.argv[1:-1]]) + "\n")
+if "bad" in text:
+    sys.exit("sbatch: error: invalid partition specified: bad")
+for index in (re.findall("--array=(.*)", text) or ["0"])[0].split(","):
+    done = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": index})
+    assert done.returncode == 0
+print(number)
+"""  # runs a job at once: dependencies are in order
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Folder with a stand-in of sbatch on the path, in which the current directory is."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/sbatch").write_text(SBATCH)
+    (tmp_path / "bin/sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_cluster_runs_the_plan(scripts, slurm, monkeypatch, capsys):
+    """What participants share once, then an array over them, then a job that waits for it."""
+    monkeypatch.setattr(pipeline, "report_job", None)
+    out = scripts(shared=("none", ""), single=("one", ""), list=("several", ""))
+    monkeypatch.setattr(cluster, "PROJECT", out)
+    monkeypatch.setenv("PYTHONPATH", f"{out}:{ROOT}")
+    for folder in ("shared", "single", "list"):
+        with open(out / folder / "step1_same.py", "a") as file:
+            file.write('\nif __name__ == "__main__":\n    cli.run(main, get_parser)\n')
+    flags = ["--dataset", "CC2017", "--out_root", out / "out", "--data_root", out, "--subj_ID", "1", "3", "--single_flag", "4"]
+    run_script(pipeline, *flags, "--cluster", "slurm", "--partition", "cpu", "--time", "1:00:00", "--sbatch=--account=me --mem=9G")
+    queue = [json.loads(line) for line in (slurm / "queue.txt").read_text().splitlines()]
+    assert [needs for _, needs in queue] == [
+        ["--parsable"],
+        ["--parsable", "--dependency=afterok:1", "--kill-on-invalid-dep=yes"],
+        ["--parsable", "--dependency=afterok:2", "--kill-on-invalid-dep=yes"],
+    ]
+    text = (out / "out/CC2017/jobs" / queue[1][0]).read_text()
+    for line in ("--array=1,3", "--partition=cpu", "--time=1:00:00", "--account=me", "--mem=9G", "--requeue"):
+        assert f"#SBATCH {line}\n" in text
+    assert "--gpus" not in text  # of a script that has no --device
+    assert calls(out / "out", "single") == [[1, 4, None], [3, 4, None]]
+    assert calls(out / "out", "shared") == [[None, 0, None]] and calls(out / "out", "list") == [[[1, 3], 0, None]]
+    fails(pipeline, *flags, "--cluster", "slurm", "--partition", "bad")
+    assert "invalid partition specified: bad" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "")
+    fails(pipeline, *flags, "--cluster", "slurm")
+    assert "there is no sbatch on the path" in capsys.readouterr().err
+
+
+def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
+    """Printed, not submitted; no participant waits for another."""
+    run_script(pipeline, "--dataset", "phantom", "--out_root", tmp_path, *SWEEP, "--cluster", "print", "--gpus", "2")
+    printed = capsys.readouterr().out
+    assert f"accelerate.commands.launch --multi_gpu --num_processes 2 {ROOT}/Feature_decoding/train_CMG.py" in printed
+    folder = tmp_path / "phantom/jobs"
+    scripts = {path.stem: path.read_text() for path in folder.glob("*.sbatch")}
+    arrays = {name for name, text in scripts.items() if "#SBATCH --array=43,44\n" in text}
+    assert {"Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44", "Feature_decoding_train_CMG_arm_full_sub2_seeds_43_44"} <= arrays
+    assert "--seed $SLURM_ARRAY_TASK_ID" in scripts["Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44"]
+    assert all(
+        "--name full_seed43" in text for name, text in scripts.items() if name.startswith("Evaluation_Metrics_evaluate_name_full_seed43")
+    )
+    after = dict(line[2:].split(", after ") for line in printed.splitlines() if line.startswith("# "))
+    after = {path.split("/")[-1].removesuffix(".sbatch"): needs.split(", ") for path, needs in after.items()}
+    assert all("sub2" not in need for need in after["Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44"])
+    recons = after["Reconstruction_video_recons_arm_full_sub1_seeds_43_44"]
+    assert "Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44" in recons and all(
+        "sub2" not in need and "extraction" not in need for need in recons
+    )
+    assert next(iter(after.values())) == ["nothing"] and "run_pipeline_stages_report" in after
+
+
+def test_the_table_over_seeds(tmp_path, capsys):
+    layout, rng = Layout(tmp_path), np.random.default_rng(0)
+    values = {(subject, seed): rng.normal(size=5) for subject in (1, 2) for seed in (42, 43, 44)}
+    for (subject, seed), of_clips in values.items():
+        folder = layout.metrics(subject, "full" if seed == 42 else f"full_seed{seed}")
+        row = {"SSIM": {"mean": of_clips.mean(), "std": 0.0, "se": 0.0, "n": 5}}
+        facts = {
+            "title": str(subject),
+            "dataset": "phantom",
+            "phantom": True,
+            "subject": subject,
+            "protocol": "paper",
+            "protocol_version": 1,
+        }
+        files.write_json(folder / "metrics.json", facts | {"method": "full", "columns": ["SSIM"], "rows": {"full": row}, "chance": {}})
+        save_per_clip(folder / "per_clip", [1, 2, 3, 4, 5], {"SSIM": of_clips})
+    path = sweep.gather_sweep(layout, [1, 2], [42, 43, 44], [("full", None), ("full", "motion")])
+    with open(path.with_suffix(".csv")) as file:
+        rows = {row["subject"]: row for row in csv.DictReader(file)}
+    means = np.array([[values[subject, seed].mean() for seed in (42, 43, 44)] for subject in (1, 2)])
+    for row, of_seeds in ((rows["1"], means[0]), (rows["2"], means[1]), (rows["mean"], means.mean(axis=0))):
+        assert float(row["value"]) == pytest.approx(of_seeds.mean()) and float(row["std"]) == pytest.approx(np.std(of_seeds, ddof=1))
+        assert row["method"] == "full (3 seeds)" and row["clips"] == "5"
+    text = path.read_text()
+    assert "Phantom." in text and "Seeds: 42, 43, 44" in text and text.count("Not scored") == 6
+    other = layout.metrics(2, "full_seed44") / "metrics.json"
+    files.write_json(other, json.loads(other.read_text()) | {"protocol": "correct"})
+    with pytest.raises(files.UserError, match="differ in protocol"):
+        sweep.gather_sweep(layout, [1, 2], [42, 43, 44], [("full", None)])
 
 
 # ---------------------------------------------------------------------------------------------- running

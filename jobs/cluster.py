@@ -1,0 +1,154 @@
+"""The same plan for SLURM: a batch script a job, an array where jobs differ by one number, dependencies between waves."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.cli import PROJECT
+from common.files import UserError, write_text
+
+SHARDED = ("train", "reconstruct")  # stages whose scripts share their work over several GPUs
+NOTICE = 120  # seconds before a time limit at which a job saves its state and queues again
+_SCRIPT = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --output={log}
+#SBATCH --open-mode=append
+#SBATCH --requeue
+#SBATCH --signal=B:USR1@{notice}
+{directives}
+cd {here} || exit 1
+{command} &
+job=$!
+trap 'again=1; kill -TERM $job' USR1  # the time is up: the script saves what it has
+trap 'kill -TERM $job' TERM
+wait $job; status=$?
+while kill -0 $job 2>/dev/null; do wait $job; status=$?; done
+if [ -n "$again" ] && [ $status -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit $status
+"""
+
+
+@dataclass
+class Batch:
+    """Jobs that are one batch script: one, or several that differ by one number, an array.
+
+    Attributes
+    ----------
+    jobs : list of Job
+    option : str or None
+        --seed or --subj_ID, whose value is the array's index
+    needs : list of int
+        indices of the batches that it waits for
+    """
+
+    jobs: list
+    option: str | None
+    needs: list
+
+    @property
+    def numbers(self):
+        return [int(_value(job.argv, self.option)) for job in self.jobs] if self.option else []
+
+    @property
+    def argv(self):
+        """Command line of the script, the array's index in place of the number."""
+        words = [shlex.quote(word) for word in self.jobs[0].argv]
+        if self.option:
+            words[self.jobs[0].argv.index(self.option) + 1] = "$SLURM_ARRAY_TASK_ID"
+        return words
+
+    @property
+    def name(self):
+        """Name of the batch script, of letters that every file system takes."""
+        job = self.jobs[0]
+        numbers = f"{self.option.lstrip('-')}s {'_'.join(map(str, self.numbers))}" if self.option else ""
+        subject = "" if job.shared[0] or self.option == "--subj_ID" else f"sub{job.subject}"
+        of_task = job.task.name if self.option == "--seed" else job.name
+        return re.sub(r"[^\w.-]+", "_", f"{of_task} {subject} {numbers}").strip("_")
+
+
+def _value(argv, option):
+    return argv[argv.index(option) + 1]
+
+
+def _masked(job, option):
+    """What jobs of one array have in common: everything but the number behind `option`; None for a job that has no such number."""
+    if option not in job.argv or not _value(job.argv, option).isdecimal() or str(int(_value(job.argv, option))) != _value(job.argv, option):
+        return None
+    place = job.argv.index(option) + 1
+    return (job.task.script, *job.argv[:place], *job.argv[place + 1 :])
+
+
+def make_batches(waves):
+    """Batches of a plan, in order; those of a wave that differ by a number are arrays, over seeds or participants, whichever are fewer."""
+    batches, waited_for = [], []
+    for wave in waves:
+        groupings = []
+        for option in ("--seed", "--subj_ID"):
+            groups = {}
+            for i, job in enumerate(wave):
+                groups.setdefault(_masked(job, option) or i, []).append(job)
+            groupings.append((len(groups), option, list(groups.values())))
+        _, option, groups = min(groupings, key=lambda grouping: grouping[0])
+        made = []
+        for jobs in groups:
+            before = [i for i, batch in enumerate(batches) if any(job.needs(other) for job in jobs for other in batch.jobs)]
+            implied = {i for j in before for i in waited_for[j]}
+            made.append((Batch(jobs, option if len(jobs) > 1 else None, [i for i in before if i not in implied]), set(before)))
+        batches += [batch for batch, _ in made]
+        waited_for += [before for _, before in made]
+    return batches
+
+
+def write_script(batch, folder, args):
+    """Write a batch script and return its path.
+
+    Parameters
+    ----------
+    batch : Batch
+    folder : Path
+        of the scripts and of what the jobs say
+    args : Namespace
+        partition, gpus, time and sbatch of run_pipeline.py
+    """
+    task, device = batch.jobs[0].task, "--device" in batch.jobs[0].task.options
+    gpus = (args.gpus if task.stage in SHARDED else min(args.gpus, 1)) if device else 0
+    launcher = [sys.executable]
+    if gpus > 1:
+        launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
+    directives = [
+        f"#SBATCH --array={','.join(map(str, batch.numbers))}" if batch.option else "",
+        f"#SBATCH --partition={args.partition}" if args.partition else "",
+        f"#SBATCH --gpus={gpus}" if gpus else "",
+        f"#SBATCH --time={args.time}" if args.time else "",
+        *(f"#SBATCH {word}" for word in shlex.split(args.sbatch or "")),
+    ]
+    path = folder / f"{batch.name}.sbatch"
+    text = _SCRIPT.format(
+        name=batch.name,
+        log=folder.absolute() / f"{batch.name}{'_%a' if batch.option else ''}.log",
+        notice=NOTICE,
+        directives="\n".join(filter(None, directives)),
+        here=shlex.quote(str(Path.cwd())),
+        command=" ".join([*map(shlex.quote, [*launcher, str(PROJECT / task.script)]), *batch.argv]),
+    )
+    write_text(path, text)
+    return path
+
+
+def submit(path, needs):
+    """Submit a batch script that waits until others have ended well; its number, str."""
+    if shutil.which("sbatch") is None:
+        raise UserError("--cluster slurm: there is no sbatch on the path; log in to a node that submits, or use --cluster print")
+    waits = [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"] if needs else []
+    done = subprocess.run(["sbatch", "--parsable", *waits, str(path)], capture_output=True, text=True)
+    number = done.stdout.strip().partition(";")[0]
+    if done.returncode or not number.isdecimal():
+        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+        raise UserError(f"sbatch refused {path}: {said}; correct --partition, --gpus, --time or --sbatch")
+    return number

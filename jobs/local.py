@@ -1,0 +1,139 @@
+"""Running jobs on this machine, side by side, each in a process of its own that starts with everything imported."""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from common import cli
+from common.files import UserError, full_disk, read_json, write_json
+
+FULL_DISK = 28  # exit status of a script whose log the disk has no room for
+_TIMINGS = {...: {"stage": str, "seconds": (float, int)}}
+
+
+def start(job, log_path, one_thread):
+    """Run a script's main in a child process; its output goes to a log file. Returns the process number."""
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    module = job.task.module
+    sys.stdout.flush()
+    pid = os.fork()  # everything heavy is already imported here, so that a child starts at once
+    if pid:
+        return pid
+    status = 1
+    try:
+        handle = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout, sys.stderr = (open(n, "w", buffering=1, encoding="utf-8", closefd=False) for n in (1, 2))
+        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True, stream=sys.stderr)
+        if one_thread:
+            threadpool_limits(1)
+        cli.run(module.main, module.get_parser, job.argv)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except BaseException as error:
+        import traceback
+
+        status = FULL_DISK if full_disk(error) else 1
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            status = FULL_DISK
+        finally:
+            os._exit(status)
+
+
+def said_lines(log_path):
+    """Lines of a log, progress bars included, list of str."""
+    text = log_path.read_text(errors="replace") if log_path.exists() else ""
+    lines = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text).replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def failure(job, code, log_path):
+    """The error of a script that failed, as a UserError of one sentence."""
+    lines = said_lines(log_path) or ["it said nothing"]
+    words = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1])
+    if code < 0:
+        words = f"the process was ended by {signal.Signals(-code).name}"
+    return UserError(f"{Path(job.task.script).stem} failed: {words} (log: {log_path})")
+
+
+def run_here(waves, layout, subjects, workers, words):
+    """Run waves of jobs, those of a wave side by side; stop all at the first failure.
+
+    Parameters
+    ----------
+    waves : list of lists of Job
+    layout : common.layout.Layout
+    subjects : list
+        participants whose timings are returned, those of earlier runs included
+    workers : int
+        jobs at once, unless one of the wave uses all cores
+    words : str
+        of the progress bar
+
+    Returns
+    -------
+    dict
+        participant -> timings, {name: {"stage": str, "seconds": float, "core_seconds": float, "peak_GB": float}}
+    """
+    timings = {}
+    for subject in subjects:
+        path = layout.timings(subject)
+        timings[subject] = read_json(path, _TIMINGS, "delete it, which loses no results") if path.exists() else {}
+    with tqdm(total=sum(map(len, waves)), unit="script", desc=words) as bar:
+        for wave in waves:
+            _run_wave(wave, layout, workers, timings, bar)
+        bar.set_postfix_str("")
+    return timings
+
+
+def _run_wave(wave, layout, workers, timings, bar):
+    waiting, running = list(wave), {}
+    limit = 1 if any(job.task.alone for job in wave) else workers
+    try:
+        while waiting or running:
+            while waiting and len(running) < limit:
+                job = waiting.pop(0)
+                log_path = layout.logs(job.subject) / job.log
+                running[start(job, log_path, one_thread=limit > 1)] = (job, log_path, time.time())
+            shown = [f"{Path(job.task.script).stem}: {''.join(said_lines(log_path)[-1:])[-60:]}" for job, log_path, _ in running.values()]
+            bar.set_postfix_str(" | ".join(shown), refresh=sys.stderr.isatty())
+            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            if not pid:
+                time.sleep(0.2)
+                continue
+            job, log_path, began = running.pop(pid)
+            code = os.waitstatus_to_exitcode(status)
+            if code == FULL_DISK:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(log_path))
+            if code:
+                raise failure(job, code, log_path)
+            of_subject = timings[job.subject]
+            if job.name not in of_subject or not any("already done" in line for line in said_lines(log_path)):
+                of_subject[job.name] = {
+                    "stage": job.task.stage,
+                    "seconds": round(time.time() - began, 1),
+                    "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+                    "peak_GB": round(usage.ru_maxrss / 1e6, 2),
+                }
+                write_json(layout.timings(job.subject), of_subject)
+            bar.update()
+    finally:
+        for act in (lambda pid: os.kill(pid, signal.SIGTERM), lambda pid: os.waitpid(pid, 0)):
+            list(map(act, running))
