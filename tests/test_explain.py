@@ -2,16 +2,21 @@
 
 import csv
 import json
+from argparse import Namespace
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny import fails, load_script, run_script
+from tiny import CARD, SMALL, error_of, fails, load_script, run_script
 
+from common.arms import given_columns, named_arm
 from common.cortex import N_CORTEX, N_MESH, VISUAL_AREAS, area_labels, area_vertices, mesh_vertices
-from common.files import UserError
+from common.datasets import DATASETS
+from common.files import UserError, read_json, save_array, write_json
+from common.layout import Layout
 from Evaluation_Metrics.EPE import epe
 from Explainable_analysis.Cortical_visualization import drawing, maps
 from Explainable_analysis.Cortical_visualization.weight_projection import (
@@ -21,15 +26,23 @@ from Explainable_analysis.Cortical_visualization.weight_projection import (
     project_structure,
     roi_means,
 )
+from Explainable_analysis.roi_accuracy import own_fmri_share
 from Explainable_analysis.shuffle_test.shuffle_for_CLIP_pcc import cosine_table
 from Explainable_analysis.shuffle_test.shuffle_for_CLIP_pcc import look_up as look_up_cosines
 from Explainable_analysis.shuffle_test.shuffle_for_EPE import dominant_direction, shuffled_epe, swapped
 from Explainable_analysis.shuffle_test.shuffling import p_value, shuffle_frames
+from Feature_decoding import training
+from models.checkpoints import load_checkpoint
 from models.cmg import ConsistencyMotionGenerator
+from models.cmg_patch import PatchCMG
+from models.layers import blind
+from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
 PLOT = load_script("Explainable_analysis/Cortical_visualization/plot_cortex.py")
+ROI_ACCURACY = load_script("Explainable_analysis/roi_accuracy.py")
+STRUCTURE = load_script("Feature_decoding/train_structure_decoder.py")
 
 # ---------------------------------------------------------------------------------------------- weight projection
 
@@ -93,6 +106,120 @@ def test_mean_of_an_area_counts_the_vertices_that_carry_something():
         roi_means(values, labels[:-1])
     with pytest.raises(ValueError, match="361"):
         roi_means(values, labels + 1)
+
+
+# ---------------------------------------------------------------------------------------------- areas that decoders are given
+
+
+def read_fmri(model, fmri):
+    """Some output of a decoder that its fMRI decides."""
+    if isinstance(model, PatchCMG):
+        return model.generate(fmri, torch.ones(len(fmri), 4, 8, 8), 3)
+    output = (model.encoder if isinstance(model, ConsistencyMotionGenerator) else model)(fmri)
+    return output[1] if isinstance(output, tuple) else output
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(lambda number=number: decoders()[number][1] for number in range(3)),
+        lambda: PatchCMG(8, 4, 4, in_dim=30, hidden_dim=16, depth=1, n_heads=2),
+        lambda: RetrievalDecoder(30, 12),
+        lambda: LinearDecoder(30, 12),
+    ],
+)
+def test_a_blind_decoder_stays_blind_in_training(make):
+    torch.manual_seed(0)
+    model, hidden = make(), torch.arange(30) >= 20
+    blind(model, hidden)
+    fmri = torch.randn(6, 30) * ~hidden
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3 * (not isinstance(model, PatchCMG))):  # which generates without gradients
+        optimizer.zero_grad()
+        (read_fmri(model.train(), fmri).square().mean() + 0.01 * sum(p.abs().sum() for p in model.parameters())).backward()
+        optimizer.step()
+    model.eval()
+    other, changed = torch.randn(6, 30) * hidden, torch.randn(6, 30) * ~hidden
+    with torch.no_grad():
+        torch.testing.assert_close(read_fmri(model, fmri + 9 * other), read_fmri(model, fmri), rtol=0, atol=0)
+        assert isinstance(model, PatchCMG) or (read_fmri(model, fmri + changed) - read_fmri(model, fmri)).abs().max() > 1e-4
+    with pytest.raises(ValueError, match="29"):
+        blind(model, hidden[:29])
+
+
+def area_flags(roi=None, without_roi=None, arm="full"):
+    return Namespace(roi=roi, without_roi=without_roi, arm=arm, subj_ID=1)
+
+
+def test_areas_are_columns_of_the_mask_or_of_the_list_of_rois(tmp_path):
+    layout, chosen = Layout(tmp_path), np.sort(np.concatenate([area_vertices(["V1"])[::9], area_vertices(["MT", "MST"])[::5]]))
+    save_array(layout.mask(1), np.isin(np.arange(N_CORTEX), chosen).astype(np.uint8), **CARD)
+    is_v1 = np.isin(chosen, area_vertices(["V1"]))
+    np.testing.assert_array_equal(given_columns(area_flags(["V1"]), layout), is_v1)
+    np.testing.assert_array_equal(given_columns(area_flags(None, ["V1", "MT"]), layout), np.isin(chosen, area_vertices(["MST"])))
+    assert given_columns(area_flags(), layout) is None and named_arm(area_flags()) == "full"
+    assert named_arm(area_flags(None, ["V1", "MT"]), "control") == "control_without_V1_MT"
+    for flags, words in (
+        (area_flags(["V1", "V9"]), r"--roi V9: no selected voxel .* MST \(\d+\), MT \(\d+\), V1 \(\d+\)$"),
+        (area_flags(None, ["V1", "MT", "MST"]), "leaves no voxel"),
+        (area_flags(["V1"], arm="oracle"), "no areas; leave out --roi"),
+    ):
+        with pytest.raises(UserError, match=words):
+            given_columns(flags, layout)
+    write_json(layout.roi_columns(1), {"EBA": [0, 2], "FFA": [2, 5]})
+    assert given_columns(area_flags(["FFA"]), layout).tolist() == [False, False, True, True, True]
+
+
+def test_own_fmri_is_told_from_that_of_others():
+    class Continues:
+        """Every frame is the first plus what the fMRI says, times `gain`."""
+
+        def __init__(self, gain):
+            self.gain = gain
+
+        def generate(self, fmri, first, n_frames, visibility):
+            return first[:, None] + self.gain * fmri[:, :1, None] * torch.arange(n_frames)[:, None]
+
+    n = 70  # more than a batch
+    fmri, first = torch.arange(float(n))[:, None], torch.randn(n, 2, 1, 3, 3)
+    contents = (first + fmri.view(n, 1, 1, 1, 1) * torch.arange(4).view(1, 1, 4, 1, 1)).numpy()
+    assert own_fmri_share(Continues(1), fmri, contents, "causal").tolist() == [1] * n
+    assert own_fmri_share(Continues(0), fmri, contents, "causal").tolist() == [0.5] * n
+
+
+def test_the_areas_that_carry_something_are_found(tmp_path, monkeypatch, capsys):
+    """Latents that depend on the voxels of area A alone, decoded from A and from B."""
+    rng, n, n_test = np.random.default_rng(0), 240, 60
+    world = replace(
+        SMALL, n_train=n, n_train_runs=2, clips_per_train_run=n // 2, n_test=n_test, n_test_runs=2, clips_per_test_run=n_test // 2
+    )
+    monkeypatch.setitem(DATASETS, "phantom", world)
+    layout, mixing = Layout(tmp_path / "phantom"), rng.standard_normal((12, 4 * 8 * 8))
+    for split, rows in (("train", n), ("test", n_test)):
+        fmri = rng.standard_normal((rows, 30))
+        latents = np.repeat((fmri[:, :12] @ mixing).reshape(rows, 4, 1, 8, 8), 8, axis=2)
+        save_array(layout.masked_fmri(1, split, 30), fmri.astype(np.float32), **CARD)
+        save_array(layout.contents(split), latents.astype(np.float32), **CARD)
+        save_array(layout.text_embeddings_clip(split), np.eye(rows, 10, dtype=np.float32), **CARD)
+    write_json(layout.roi_columns(1), {"A": [0, 12], "B": [12, 30]})
+    data = ["--dataset", "phantom", "--out_root", tmp_path, "--device", "cpu"]
+    train = [*data, "--epoch", 12, "--lr", 3e-3, "--hidden_dim", 32, "--n_blocks", 0, "--w", 0, "--batch_size", 16]
+    assert "run one of the training scripts with --roi" in error_of(capsys, ROI_ACCURACY, *data, "--ckpt", "last")
+    monkeypatch.setattr(training, "draw_losses", lambda *_: None)
+    for areas in ([], ["--roi", "A"], ["--roi", "B"], ["--without_roi", "A"]):
+        run_script(STRUCTURE, *train, *areas)
+    path = layout.checkpoints(1, "full_roi_A", "structure") / "last.safetensors"
+    model, record = load_checkpoint(path)
+    assert record["roi"] == ["A"] and (model.lin0[0].weight[:, 12:] == 0).all() and (model.lin0[0].weight[:, :12] != 0).all()
+
+    run_script(ROI_ACCURACY, *data, "--ckpt", "last")
+    folder = layout.explain(1) / "roi_accuracy"
+    rows = {(row["given"], row["areas"]): row for row in read_json(folder / "metrics.json")["rows"]}
+    assert rows["only", "A"]["voxels"] == 12 and rows["all but", "A"]["voxels"] == 18 and rows["full", ""]["voxels"] == 30
+    assert rows["full", ""]["low"] > 0.8 and rows["only", "A"]["low"] > 0.8
+    for key in (("only", "B"), ("all but", "A")):
+        assert rows[key]["low"] < 0.5 < rows[key]["high"] < 0.65
+    assert {path.name for path in folder.iterdir()} >= {"accuracy.csv", "accuracy.md", "accuracy.png", "accuracy.svg"}
 
 
 # ---------------------------------------------------------------------------------------------- shuffles
