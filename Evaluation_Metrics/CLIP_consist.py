@@ -20,7 +20,7 @@ from Evaluation_Metrics.VIFI_score import vifi_score
 THRESHOLD = 0.6  # VIFI-score up to which a clip counts as lost; the released code's
 
 
-def clip_pcc(features, vifi=None, threshold=THRESHOLD):
+def clip_pcc(features, vifi=None, threshold=THRESHOLD, every_pair=False):
     """Mean cosine of adjacent frames' features, 0 for clips whose VIFI-score is not above the threshold.
 
     Parameters
@@ -31,6 +31,8 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
         VIFI-scores; needed when there is a threshold
     threshold : float, optional
         None leaves every clip as it is
+    every_pair : bool
+        all pairs of frames instead of adjacent ones
 
     Returns
     -------
@@ -47,7 +49,8 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
     if features.shape[1] < 2:
         raise ValueError(f"adjacent frames need two frames or more, got clips of {features.shape[1]}")
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
-    cosine = (unit[:, 1:] * unit[:, :-1]).sum(-1).mean(1)
+    first, second = np.triu_indices(features.shape[1], 1) if every_pair else (np.arange(1, features.shape[1]), np.arange(features.shape[1] - 1))
+    cosine = (unit[:, first] * unit[:, second]).sum(-1).mean(1)
     if threshold is None:
         return cosine
     if vifi is None or np.shape(vifi) != cosine.shape:
@@ -56,14 +59,20 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD):
 
 
 def _of_features(pred, gt, threshold):
-    vifi = None if threshold is None else vifi_score(pred["vifi"], gt["vifi"])
-    return clip_pcc(pred["clip"], vifi, threshold)
+    return clip_pcc(pred["clip"], vifi_score(pred["vifi"], gt["vifi"]), threshold)
 
 
-def metric(columns=("CLIP-pcc",), threshold=THRESHOLD):
-    """The metric as a column of a protocol."""
-    needs = (("clip", "pred"),) if threshold is None else (("clip", "pred"), ("vifi", "pred"), ("vifi", "gt"))
-    return per_clip.Metric(tuple(columns), partial(_of_features, threshold=threshold), needs)
+def _without_threshold(pred, gt, features, every_pair):
+    return tuple(clip_pcc(side[features], threshold=None, every_pair=every_pair) for side in (pred, gt))
+
+
+def metric(columns=("CLIP-pcc",), threshold=THRESHOLD, features="clip", every_pair=False):
+    """The metric as a column of a protocol: with a threshold as released, or of every clip, with what the truth reaches."""
+    if threshold is not None:
+        needs = (("clip", "pred"), ("vifi", "pred"), ("vifi", "gt"))
+        return per_clip.Metric(tuple(columns), partial(_of_features, threshold=threshold), needs)
+    (name,), function = columns, partial(_without_threshold, features=features, every_pair=every_pair)
+    return per_clip.Metric((name, name + per_clip.OF_TRUTH), function, ((features, "pred"), (features, "gt")), still={name: 1.0})
 
 
 def get_parser():

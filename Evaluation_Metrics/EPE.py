@@ -10,6 +10,7 @@ About 0.9 s per clip of 8 frames of 512 x 512 on one core.
 """
 
 from functools import partial
+from hashlib import blake2b
 
 import cv2
 import numpy as np
@@ -46,8 +47,11 @@ def flow_between(first, second):
     return cv2.calcOpticalFlowFarneback(first, second, None, *FARNEBACK)
 
 
+_RECENT = {}  # flows of the last two clips: several metrics ask for those of one pair
+
+
 def flows(clip, channel_order="released"):
-    """Optical flow between successive frames of a clip.
+    """Optical flow between successive frames of a clip; that of a clip which was among the last two is not computed again.
 
     Parameters
     ----------
@@ -59,10 +63,16 @@ def flows(clip, channel_order="released"):
     Returns
     -------
     array, (F - 1, H, W, 2) float32
-        pixels to the right and down per frame
+        pixels to the right and down per frame, not to be written into
     """
-    grey = grey_frames(clip, channel_order)
-    return np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
+    key = channel_order, clip.shape, blake2b(np.ascontiguousarray(clip)).digest()
+    if key not in _RECENT:
+        grey = grey_frames(clip, channel_order)
+        while len(_RECENT) > 1:
+            _RECENT.pop(next(iter(_RECENT)))
+        _RECENT[key] = np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
+        _RECENT[key].flags.writeable = False
+    return _RECENT[key]
 
 
 def flow_errors(flow, true_flow):

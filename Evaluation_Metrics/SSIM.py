@@ -9,13 +9,18 @@ Writes   SSIM.npy (N,) float64 and SSIM.csv, one value per clip, below --out
 About 0.4 s per clip of 8 frames of 512 x 512 on one core.
 """
 
+from functools import partial
+
 import cv2
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from common import cli
 from Evaluation_Metrics import metric_script, per_clip
 
 WINDOW = 7  # pixels; skimage's default
+SIGMA, TRUNCATE, GAUSSIAN_WINDOW = 1.5, 3.5, 11  # pixels; skimage's for Gaussian weights
+GREY = (0.2125, 0.7154, 0.0721)  # weights of skimage's rgb2gray
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -56,12 +61,40 @@ def ssim_frame(x, y):
     return float(np.mean([_ssim_plane(x[..., c].astype(np.float64), y[..., c].astype(np.float64)) for c in range(x.shape[-1])]))
 
 
-def ssim(pred, gt):
+def ssim_of_columns(x, y):
+    """SSIM of two frames as MindEye and NEURONS compute it: of grey pictures, whose columns are taken for channels.
+
+    skimage's structural_similarity with channel_axis -1, gaussian_weights, sigma 1.5, use_sample_covariance False and
+    data_range 1: a window of one dimension, along each column.
+
+    Parameters
+    ----------
+    x, y : arrays, (H, W, 3) uint8
+        H at least 11
+
+    Returns
+    -------
+    float
+    """
+    c1, c2, edge = 0.01**2, 0.03**2, GAUSSIAN_WINDOW // 2
+    x, y = ((frame / 255.0) @ GREY for frame in (x, y))
+    mean_x, mean_y, xx, yy, xy = gaussian_filter1d(np.stack([x, y, x * x, y * y, x * y]), SIGMA, axis=1, truncate=TRUNCATE)
+    var_x, var_y, cov = xx - mean_x**2, yy - mean_y**2, xy - mean_x * mean_y
+    values = (2 * mean_x * mean_y + c1) * (2 * cov + c2) / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
+    return float(values[edge:-edge].mean())
+
+
+MODES = {"rgb": (ssim_frame, WINDOW), "columns": (ssim_of_columns, GAUSSIAN_WINDOW)}  # of two frames, and pixels that it needs
+
+
+def ssim(pred, gt, mode="rgb"):
     """Mean SSIM over the frames of each clip.
 
     Parameters
     ----------
     pred, gt : arrays, (N, F, H, W, 3) uint8
+    mode : str
+        "rgb", of the three channels; "columns", of grey pictures with their columns for channels
 
     Returns
     -------
@@ -70,17 +103,20 @@ def ssim(pred, gt):
     Raises
     ------
     ValueError
-        shapes or types differ, or frames are smaller than the window
+        shapes or types differ, frames are smaller than the window, or the mode is unknown
     """
     per_clip.check_pairs(pred, gt)
-    if min(pred.shape[2:4]) < WINDOW:
-        raise ValueError(f"SSIM needs frames of at least {WINDOW} x {WINDOW} pixels, got {pred.shape[2:4]}")
-    return np.array([np.mean([ssim_frame(x, y) for x, y in zip(p, g, strict=True)]) for p, g in zip(pred, gt, strict=True)])
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    of_frames, window = MODES[mode]
+    if min(pred.shape[2:4]) < window:
+        raise ValueError(f"SSIM needs frames of at least {window} x {window} pixels, got {pred.shape[2:4]}")
+    return np.array([np.mean([of_frames(x, y) for x, y in zip(p, g, strict=True)]) for p, g in zip(pred, gt, strict=True)])
 
 
-def metric(columns=("SSIM",)):
+def metric(columns=("SSIM",), mode=None):
     """The metric as a column of a protocol."""
-    return per_clip.Metric(tuple(columns), ssim)
+    return per_clip.Metric(tuple(columns), partial(ssim, mode=mode) if mode else ssim)
 
 
 def get_parser():

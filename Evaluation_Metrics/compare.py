@@ -26,7 +26,7 @@ from common.readers import format_clips, open_clips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.comparison_page import build_comparison
 from Evaluation_Metrics.gallery import note_of, subject_pages
-from Evaluation_Metrics.results import LOWER_IS_BETTER, align, differing, read_result, write_csv, write_dicts
+from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, align, differing, read_result, write_csv, write_dicts
 
 NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # results that differ in one of these don't compare at all
 
@@ -86,7 +86,7 @@ def compare_columns(pairs, seed):
     Returns
     -------
     list of dict
-        metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0)
+        metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0 or neither direction is better)
     """
     table = []
     for column, (x, y) in pairs.items():
@@ -97,7 +97,7 @@ def compare_columns(pairs, seed):
         mean, low, high = paired_interval(x, y, rng=np.random.default_rng(seed))
         p = bootstrap_wilcoxon(x, y, rng=np.random.RandomState(seed))[1] if np.any(x != y) else None
         a_leads = (mean > 0) != (column in LOWER_IS_BETTER)
-        better = None if low <= 0 <= high else "A" if a_leads else "B"
+        better = None if low <= 0 <= high or column in UNRANKED else "A" if a_leads else "B"
         entry = {"metric": column, "clips": int(both.sum()), "a": x.mean(), "b": y.mean()}
         table.append(entry | {"difference": mean, "low": low, "high": high, "p": p, "better": better})
     return table

@@ -31,13 +31,23 @@ from common.readers import format_clips
 from common.records import working
 from Evaluation_Metrics.baselines import score_baselines
 from Evaluation_Metrics.gallery import build_gallery
-from Evaluation_Metrics.metric_script import add_clip_flags, clip_flags, is_current, kinds_of, method_name, open_pairs, what_decides
-from Evaluation_Metrics.per_clip import score_pairs
-from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_models
-from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
+from Evaluation_Metrics.metric_script import (
+    add_clip_flags,
+    clip_flags,
+    is_current,
+    kinds_of,
+    levels_of,
+    method_name,
+    open_pairs,
+    what_decides,
+)
+from Evaluation_Metrics.per_clip import score_pairs, split_truth
+from Evaluation_Metrics.protocols import PROTOCOLS, VERSION, protocol_form, protocol_metrics, split_by_needs
+from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, intervals, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
 from Evaluation_Metrics.tables import Row, Table, to_markdown
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, source_at_hand
 
+TRUE = "true clips"  # row of what the truth itself scores, where that is not trivial
 FILES = ("per_clip.npz", "per_clip.csv", "table.md", "distributions.png")  # besides metrics.json
 
 # ---------------------------------------------------------------------------------------------- what comes out
@@ -93,7 +103,7 @@ def draw_distributions(path, title, values, rows, chance):
         fig.savefig(temporary, dpi=110)
 
 
-def print_values(columns, summaries, n_wanted, chance, unable, absent, lost):
+def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
     """One line per column, then the baselines and the clips that are not there.
 
     Parameters
@@ -103,19 +113,42 @@ def print_values(columns, summaries, n_wanted, chance, unable, absent, lost):
         column -> summary
     n_wanted : int
         clips that should be there
-    chance : dict
-        column -> level
+    levels : dict
+        column -> {words such as "chance": number}
     unable, absent : dict
         column, baseline -> why there is none
     lost : list of int
         clips that were not scored
     """
     for column in columns:
-        print(f"{column}: – ({unable[column]})" if column in unable else describe(column, summaries[column], n_wanted, chance.get(column)))
+        print(f"{column}: – ({unable[column]})" if column in unable else describe(column, summaries[column], n_wanted, levels.get(column)))
     for name, reason in absent.items():
         print(f"no baseline '{name}': {reason}")
     if lost:
         print(f"{len(lost)} of {n_wanted} clips missing or unreadable: {format_clips(lost)}")
+
+
+def write_table(path, title, columns, subject, rows, levels, notes):
+    """The evaluation as a table, printed and written as Markdown.
+
+    Parameters
+    ----------
+    path : Path
+    title : str
+    columns : list of str
+    subject : int or str
+    rows : dict
+        method -> {column: summary}
+    levels : dict
+        words such as "chance" -> {column: number}
+    notes : iterable of str
+        below it
+    """
+    lines = [Row.of(name, subject, row, ranked=False) for name, row in rows.items()]
+    lines += [Row(words, values=level, ranked=False) for words, level in levels.items() if level]
+    text = to_markdown(Table("table", title, columns, lines, list(notes)))
+    print(f"\n{text}\n")
+    write_text(path, text + "\n")
 
 
 # ---------------------------------------------------------------------------------------------- script
@@ -148,8 +181,8 @@ def main(args):
     form, method = protocol_form(args.protocol, dataset), method_name(args.name, args.recons_dir, args.released_root)
     reads = clip_flags(args, **{key: form[key] for key in ("layout", "borders", "resize")})
     pairs = open_pairs(dataset, place, args.subj_ID, **reads, n_frames=form["n_frames"], size=form["size"])
-    wanted = protocol_metrics(args.protocol)
-    metrics, unable = split_by_models(wanted, towers)
+    wanted = protocol_metrics(args.protocol, dataset)
+    metrics, unable = split_by_needs(wanted, towers, len(pairs))
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
     identity = what_decides(pairs, metrics, towers)
@@ -161,34 +194,40 @@ def main(args):
         print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
         how = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
         score = partial(score_pairs, metrics=metrics, towers=towers, **how)
-        own, lost = score(pairs, desc=method)
+        values, lost = score(pairs, desc=method)
+        own, of_truth = split_truth(values)
         scored = [number for number in pairs.wanted if number not in set(lost)]
         free, made_of, absent = {}, {}, {}
         if args.baselines == "all":
-            free, made_of, absent = score_baselines(
+            baselines, made_of, absent = score_baselines(
                 pairs, scored, score, frames=place.root / "stimuli_frames" / part("train"), names=dataset.clip_names("train"),
                 form={key: form[key] for key in ("n_frames", "size", "times")}, seed=args.seed, sd_path=source_at_hand(args, "sd_path", "sd"),
                 device=cli.choose_device(args.device),
             )  # fmt: skip
+            free = {name: split_truth(values)[0] for name, values in baselines.items()}
 
-        columns = [column for metric in wanted for column in metric.columns]
-        chance = {column: level for metric in wanted for column, level in metric.chance.items()}
-        rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in {method: own, **free}.items()}
+        columns = [column for metric in wanted for column in metric.shown]
+        chance, still = ({c: level for metric in wanted for c, level in getattr(metric, kind).items()} for kind in ("chance", "still"))
+        every = {method: own, **free} | ({TRUE: of_truth} if of_truth else {})
+        rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in every.items()}
+        for column, interval in intervals(own, np.random.default_rng(args.seed)).items():
+            rows[method][column] |= interval
         undefined = note_gaps(pairs.wanted, own, lost)
-        print_values(columns, rows[method], len(pairs.wanted), chance, unable, absent, lost)
+        levels = levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
+        print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
         save_per_clip(out / "per_clip", pairs.wanted, own)
         for name, values in free.items():
             save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
-        lines = [Row.of(name, args.subj_ID, row, ranked=False) for name, row in rows.items()] + [Row("chance", values=chance, ranked=False)]
-        text = to_markdown(Table("table", title, columns, lines, ["Mean ± standard deviation over clips."]))
-        print(f"\n{text}\n")
-        write_text(out / "table.md", text + "\n")
+        if of_truth:
+            save_per_clip(out / "baselines" / TRUE.replace(" ", "_"), pairs.wanted, of_truth)
+        notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(kinds_of(metrics))])
+        write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, notes)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
-        facts |= {"protocol": args.protocol, "protocol_version": PROTOCOLS[args.protocol]["version"]}
+        facts |= {"protocol": args.protocol, "protocol_version": VERSION}
         record.finish(
             identity=identity, title=title, **facts, **scored_facts(pairs, lost, towers, kinds_of(metrics)), columns=columns,
-            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, undefined=undefined, not_scored=unable,
-            reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
+            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined,
+            not_scored=unable, reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)
         recons = place.recons(args.subj_ID, args.name)

@@ -3,6 +3,8 @@
 import logging
 from pathlib import Path
 
+import numpy as np
+
 from common import cli
 from common.clip_frames import clip_times
 from common.datasets import get_dataset
@@ -12,9 +14,9 @@ from common.readers import LAYOUTS, PAIRED, format_clips, open_clips, parse_clip
 from common.records import working
 from common.released import ReleasedTree
 from Evaluation_Metrics.pairs import Pairs
-from Evaluation_Metrics.per_clip import score_pairs
-from Evaluation_Metrics.results import describe, note_gaps, scored_facts, summarise, write_csv
-from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
+from Evaluation_Metrics.per_clip import score_pairs, split_truth
+from Evaluation_Metrics.results import describe, intervals, note_gaps, scored_facts, summarise, write_csv
+from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, why_absent
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +121,33 @@ def open_pairs(
 
 def kinds_of(metrics):
     """Models that metrics need, sorted."""
-    return sorted({kind for metric in metrics for kind, _ in metric.needs})
+    return sorted(set().union(*(metric.models for metric in metrics)))
+
+
+def levels_of(metrics, of_truth):
+    """What stands beside the columns of metrics, {column: {"chance", "the truth", "a still": number}}, those that are known.
+
+    Parameters
+    ----------
+    metrics : list of Metric
+    of_truth : dict
+        column -> mean that the truth itself scores
+    """
+    parts = (
+        [("chance", metric.chance) for metric in metrics] + [("the truth", of_truth)] + [("a still", metric.still) for metric in metrics]
+    )
+    levels = {}
+    for words, part in parts:
+        for column, level in part.items():
+            if level is not None:
+                levels.setdefault(column, {})[words] = level
+    return levels
+
+
+def frame_rate(dataset):
+    """Frames a second of a data set's clips as the models see them."""
+    first, *_, last = dataset.frame_indices
+    return dataset.fps * (len(dataset.frame_indices) - 1) / (last - first)
 
 
 def what_decides(pairs, metrics, towers):
@@ -155,27 +183,30 @@ def main(args, metrics, title=None):
     dataset, place, towers, title = get_dataset(args.dataset), Layout.of(args), Towers.of(args), title or metrics[0].columns[0]
     for kind in kinds_of(metrics):
         if kind not in towers:
-            raise UserError(f"--{KINDS[kind][0]} is needed; name a folder or a hub id")
+            raise UserError(f"{title} cannot be computed: {why_absent(kind)}; name the model with --{KINDS[kind][0]}")
     pairs = open_pairs(dataset, place, args.subj_ID, **clip_flags(args))
     out, identity = args.out or place.metrics(args.subj_ID, args.name), what_decides(pairs, metrics, towers)
     record_folder = out / f"{title}_run"
     with working(record_folder, args, outputs=[out / f"{title}.csv"], complete=is_current(record_folder, identity)) as record:
         if record is None:
             return
-        columns, lost = score_pairs(pairs, metrics, towers, workers=args.workers, allow_missing=args.allow_missing, desc=title)
+        values, lost = score_pairs(pairs, metrics, towers, workers=args.workers, allow_missing=args.allow_missing, desc=title)
+        columns, of_truth = split_truth(values)
         method = method_name(args.name, args.recons_dir, args.released_root)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
         facts |= scored_facts(pairs, lost, towers, kinds_of(metrics))
         undefined = note_gaps(pairs.wanted, columns, lost)
-        chance = {column: level for metric in metrics for column, level in metric.chance.items()}
         summaries = {column: summarise(values) for column, values in columns.items()}
+        for column, interval in intervals(columns, np.random.default_rng(args.seed)).items():
+            summaries[column] |= interval
+        levels = levels_of(metrics, {column: summarise(values)["mean"] for column, values in of_truth.items()})
         for column, values in columns.items():
             rows = f"clips {format_clips(pairs.wanted)}, NaN without a value"
             made_by = f"{title} of {pairs.pred.path.name}"
             save_array(out / f"{column}.npy", values, rows=rows, units=column, made_by=made_by, scored=facts)
-            print(dataset.label + describe(column, summaries[column], len(pairs.wanted), chance.get(column)))
+            print(dataset.label + describe(column, summaries[column], len(pairs.wanted), levels.get(column)))
         if lost:
             print(f"{len(lost)} of {len(pairs.wanted)} clips missing or unreadable: {format_clips(lost)}")
         write_csv(out / f"{title}.csv", pairs.wanted, columns)
-        record.finish(identity=identity, **facts, summaries=summaries, undefined=undefined)
+        record.finish(identity=identity, **facts, summaries=summaries, levels=levels, undefined=undefined)
         print(f"wrote {out / title}.csv")

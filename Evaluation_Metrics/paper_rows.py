@@ -97,6 +97,10 @@ class Method:
                     raise UserError(f"{folder} is an evaluation of {key} {facts[key]}, not {value}; choose another --results")
             self.facts = self.facts or facts
             found = differing(reference or self.facts, facts, ignore=("subject",))
+            if versions := found.get("version of the protocol"):
+                raise UserError(
+                    f"{folder} has version {versions[1]} of protocol {protocol}, others {versions[0]}; run evaluate.py again for all"
+                )
             self.remarks[subject] = ", ".join(f"other {what}" for what in found)
 
     def rows(self, label, columns, dataset, ranked=True):

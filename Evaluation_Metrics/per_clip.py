@@ -17,6 +17,23 @@ log = logging.getLogger(__name__)
 # clips in memory: two (reconstruction and truth) for each in flight in the pool or in the block that waits for the
 # models, and one side of that block as a model's input: 56
 IN_FLIGHT, BLOCK = 16, 8
+OF_TRUTH = " of the truth"  # ending of the columns that hold what the truth itself scores, of metrics of the reconstruction alone
+
+
+def model_of(need):
+    """Kind of the model that gives what a metric needs: "video" for "video.token"."""
+    return need.partition(".")[0]
+
+
+def output_of(need):
+    """Name of the model's output that a metric needs: "token" for "video.token", "features" for "video"."""
+    return need.partition(".")[2] or "features"
+
+
+def split_truth(columns):
+    """Values of a method and, of those columns that have any, of the truth itself: two dicts."""
+    own = {column: values for column, values in columns.items() if not column.endswith(OF_TRUTH)}
+    return own, {column.removesuffix(OF_TRUTH): values for column, values in columns.items() if column.endswith(OF_TRUTH)}
 
 
 def check_pairs(pred, gt):
@@ -40,15 +57,32 @@ class Metric:
         of frames (pred[N,F,H,W,3], gt) or, when `needs` names models, of two dicts {kind: (N, ...) features};
         returns (N,) or a tuple of such
     needs : tuple
-        what it reads of models, pairs of a kind and a side ("pred" or "gt")
+        what it reads of models, pairs of a kind and a side ("pred", "gt" or "both", of a model that sees pairs; these come
+        with "pred"'s); "video.token" is another output of the model "video"
     chance : dict
         column -> level of random predictions
+    still : dict
+        column -> level that the same frame all the time reaches
+    least_clips : int
+        clips without which no clip has a value
     """
 
     columns: tuple
     function: object
     needs: tuple = ()
     chance: dict = field(default_factory=dict)
+    still: dict = field(default_factory=dict)
+    least_clips: int = 1
+
+    @property
+    def models(self):
+        """Kinds of the models that it needs, set."""
+        return {model_of(need) for need, _ in self.needs}
+
+    @property
+    def shown(self):
+        """Its columns, without those that hold the truth's own values."""
+        return tuple(column for column in self.columns if not column.endswith(OF_TRUTH))
 
     def identity(self):
         """What tells it from the same metric with other options."""
@@ -147,6 +181,9 @@ class BlockCache:
                 np.savez(temporary, **arrays)
 
 
+_SIDES = {"pred": (0,), "gt": (1,), "both": (0, 1)}  # which clips of a pair a model sees
+
+
 class _Pass:
     """One pass over the clips of `pairs`, in blocks; see score_pairs.
 
@@ -162,14 +199,16 @@ class _Pass:
         self.pairs, self.towers, self.cache, self.allow_missing = pairs, towers, BlockCache(cache), allow_missing
         self.metrics, self.of_pixels = metrics, [metric for metric in metrics if not metric.needs]
         self.of_features = [metric for metric in metrics if metric.needs]
-        needs = sorted({need for metric in metrics for need in metric.needs})  # (kind, side)
+        needs = {need for metric in metrics for need in metric.needs}
         # two kinds may be one model: it sees the frames once
-        self.model_of = {kind: towers.twin(kind) for kind, _ in needs}
-        self.views = sorted({(self.model_of[kind], side) for kind, side in needs})
-        self.identities = {model: towers.identity(model) for model in self.model_of.values()}
+        self.twin = {kind: towers.twin(kind) for kind in sorted({model_of(need) for need, _ in needs})}
+        self.views = {}  # (kind, side) -> names of its outputs that are needed
+        for need, side in needs:
+            self.views.setdefault((self.twin[model_of(need)], side), set()).add(output_of(need))
+        self.identities = {model: towers.identity(model) for model in self.twin.values()}
         self.readers = {"pred": pairs.pred, "gt": pairs.truth()}
         self.blocks = [pairs.numbers[i : i + BLOCK] for i in range(0, len(pairs.numbers), BLOCK)]
-        self.found = [{part: self.cache.load(part[0], identity) for part, identity in self.parts(block).items()} for block in self.blocks]
+        self.found = [{part: self._load(part, identity) for part, identity in self.parts(block).items()} for block in self.blocks]
         self.lost = dict.fromkeys(pairs.absent, "it is not there")
 
     def parts(self, block):
@@ -178,7 +217,13 @@ class _Pass:
         parts = {}
         if self.of_pixels:
             parts["pixels", "both"] = [[metric.identity() for metric in self.of_pixels], who["pred"], who["gt"]]
-        return parts | {(model, side): [self.identities[model], who[side]] for model, side in self.views}
+        who["both"] = [who["pred"], who["gt"]]
+        return parts | {(model, side): [self.identities[model], who[side]] for model, side in sorted(self.views)}
+
+    def _load(self, part, identity):
+        """A part of a block from the cache; None when it is not there, or lacks an output that is needed."""
+        content = self.cache.load(part[0], identity)
+        return content if content is None or self.views.get(part, set()) <= content.keys() else None
 
     def work(self, workers, desc):
         """Score the blocks that are not all there."""
@@ -213,19 +258,24 @@ class _Pass:
             if kind == "pixels":
                 self.found[i][kind, side] = pixels
             elif clips:
-                self.found[i][kind, side] = {"features": self._features(kind, side, block, clips)}
+                self.found[i][kind, side] = self._features(kind, side, block, clips)
         if len(self.lost) == before:
             for part, identity in made.items():
                 self.cache.save(part[0], identity, self.found[i][part])
 
     def _features(self, kind, side, block, clips):
-        """Features of a block's clips, (n, ...); a clip that could not be read is black."""
+        """A model's outputs for a block's clips, {name: (n, ...)}; a clip that could not be read is black."""
         blank = np.zeros_like(next(iter(clips.values()))[0])
-        which = ("pred", "gt").index(side)
-        features = self.towers[kind](np.stack([clips[number][which] if number in clips else blank for number in block]))
-        for row in np.flatnonzero(~np.isfinite(features).reshape(len(block), -1).all(1)):
+        seen = [np.stack([clips[number][which] if number in clips else blank for number in block]) for which in _SIDES[side]]
+        tower = self.towers[kind]
+        if side == "both":
+            outputs = tower.of_pairs(*seen)
+        else:
+            outputs = tower.outputs(*seen) if hasattr(tower, "outputs") else {"features": tower(*seen)}
+        finite = np.all([np.isfinite(values).reshape(len(block), -1).all(1) for values in outputs.values()], axis=0)
+        for row in np.flatnonzero(~finite):
             self._leave_out(block[row], UserError(f"clip {block[row]}: the {kind} model answers with NaN ({side}); check the model"))
-        return features
+        return outputs
 
     def _leave_out(self, number, error):
         if not self.allow_missing:
@@ -246,12 +296,16 @@ class _Pass:
         for metric in self.of_pixels:
             for column in metric.columns:
                 columns[column][rows] = [self.found[i]["pixels", "both"][column][row] for i, row in good]
-        seen = {view: np.stack([self.found[i][view]["features"][row] for i, row in good]) for view in self.views}
-        for metric in self.of_features:
-            sides = ({kind: seen[self.model_of[kind], side] for kind, s in metric.needs if s == side} for side in ("pred", "gt"))
+        for metric in self.of_features:  # stacked for one metric after another: some features are large
+            sides = ({need: self._stack(need, s, good) for need, s in metric.needs if s in of} for of in (("pred", "both"), ("gt",)))
             for column, values in metric.values(*sides).items():
                 columns[column][rows] = values
         return columns
+
+    def _stack(self, need, side, good):
+        """What a metric needs of one side, (N, ...); `good`: block and row of each clip."""
+        view, name = (self.twin[model_of(need)], side), output_of(need)
+        return np.stack([self.found[i][view][name][row] for i, row in good])
 
 
 def _of_one_shape(clips):

@@ -1,13 +1,35 @@
-"""The protocols of protocols.json: which metrics, of which frames, read how."""
+"""The protocols of protocols.json: which metrics, of which frames, read how.
 
+Its version is major.minor: values of another major version do not compare, a minor one adds columns.
+"""
+
+import inspect
 import json
 from pathlib import Path
 
 from common.clip_frames import clip_times
-from Evaluation_Metrics import EPE, PSNR, SSIM, CLIP_consist, VIFI_score, hue_pcc, n_way
-from Evaluation_Metrics.towers import KINDS
+from Evaluation_Metrics import (
+    EPE,
+    PSNR,
+    SSIM,
+    CLIP_consist,
+    VIFI_score,
+    dynamic_degree,
+    feature_distance,
+    flow_direction,
+    hue_pcc,
+    identification,
+    lpips_distance,
+    motion_energy,
+    n_way,
+    pix_corr,
+    temporal_consistency,
+)  # fmt: skip
+from Evaluation_Metrics.metric_script import frame_rate
+from Evaluation_Metrics.towers import KINDS, why_absent
 
 PROTOCOLS = json.loads((Path(__file__).parent / "protocols.json").read_text(encoding="utf-8"))
+VERSION = PROTOCOLS.pop("version")
 METRICS = {  # what a protocol's row may call
     "ssim": SSIM.metric,
     "psnr": PSNR.metric,
@@ -17,15 +39,26 @@ METRICS = {  # what a protocol's row may call
     "vifi_score": VIFI_score.metric,
     "n_way_frames": n_way.metric_of_frames,
     "n_way_clips": n_way.metric_of_clips,
+    "identification": identification.metric,
+    "feature_distance": feature_distance.metric,
+    "pix_corr": pix_corr.metric,
+    "motion_energy": motion_energy.metric,
+    "flow_direction": flow_direction.metric,
+    "dynamic_degree": dynamic_degree.metric,
+    "temporal_consistency": temporal_consistency.metric,
+    "lpips": lpips_distance.metric,
 }
 
 
-def protocol_metrics(protocol):
-    """Metrics of a protocol, list of Metric."""
+def protocol_metrics(protocol, dataset):
+    """Metrics of a protocol for clips of a data set, list of Metric."""
     metrics = []
     for entry in PROTOCOLS[protocol]["metrics"]:
         options = {key: value for key, value in entry.items() if key != "metric"}
-        metrics.append(METRICS[entry["metric"]](**options))
+        make = METRICS[entry["metric"]]
+        if "fps" in inspect.signature(make).parameters:
+            options["fps"] = frame_rate(dataset)
+        metrics.append(make(**options))
     return metrics
 
 
@@ -33,16 +66,20 @@ def protocol_form(protocol, dataset):
     """How a protocol reads clips: keywords of metric_script.open_pairs. No frame is larger than the data set's."""
     row = PROTOCOLS[protocol]
     form = {key: row[key] for key in ("layout", "borders", "n_frames", "resize")}
-    return form | {"size": min(row["size"], dataset.frame_size), "times": clip_times(dataset)}
+    largest = dataset.frame_size
+    size = min(row["size"], largest) if isinstance(row["size"], int) else [min(side, largest) for side in row["size"]]
+    return form | {"size": size, "times": clip_times(dataset)}
 
 
-def split_by_models(metrics, towers):
-    """Metrics that can be computed, and why the others cannot, dict column -> reason."""
+def split_by_needs(metrics, towers, n_clips):
+    """Metrics that can be computed of so many clips, and why the others cannot, dict column -> reason."""
     able, unable = [], {}
     for metric in metrics:
-        absent = [KINDS[kind][0] for kind in dict(metric.needs) if kind not in towers]
-        if absent:
-            unable |= {column: "no " + ", ".join(f"--{flag}" for flag in absent) for column in metric.columns}
+        absent = [why_absent(kind) for kind in KINDS if kind in metric.models and kind not in towers]
+        if n_clips < metric.least_clips:
+            unable |= dict.fromkeys(metric.shown, f"{n_clips} clip, and {metric.least_clips} are needed")
+        elif absent:
+            unable |= dict.fromkeys(metric.shown, ", ".join(absent))
         else:
             able.append(metric)
     return able, unable

@@ -10,7 +10,8 @@ from common.cli import one_line
 from common.files import UserError, atomic_path, missing, read_json
 from common.readers import format_clips
 
-LOWER_IS_BETTER = {"EPE", "angular-error"}
+LOWER_IS_BETTER = {"EPE", "angular-error", "EffNet-distance", "SwAV-distance", "LPIPS"}
+UNRANKED = {"dynamic-degree", "dynamic-degree-gap", "DINO-consistency"}  # of which neither more nor less is better
 _AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
 _NUMBER, _NONE = (float, int), type(None)
 _EVALUATION = {  # of what kind the entries of metrics.json are, of those that are read again
@@ -59,13 +60,36 @@ def gaps(numbers, values):
     return [number for number, value in zip(numbers, values, strict=True) if np.isnan(value)]
 
 
-def describe(column, summary, n_wanted, chance=None):
-    """One line: mean ± std over clips, standard error, number of clips, chance level."""
+def intervals(columns, rng, n_bootstraps=1000, level=0.95):
+    """Percentile bootstrap intervals over clips of the means of columns, {column: {"low": float, "high": float}}; NaN are left out.
+
+    Parameters
+    ----------
+    columns : dict
+        name -> values, (N,)
+    rng : np.random.Generator
+    n_bootstraps : int
+    level : float
+        coverage
+    """
+    found = {}
+    for column, values in columns.items():
+        values = values[~np.isnan(values)]
+        if len(values) > 1:
+            counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=n_bootstraps)
+            low, high = np.quantile(counts @ values / len(values), [(1 - level) / 2, (1 + level) / 2])
+            found[column] = {"low": float(low), "high": float(high)}
+    return found
+
+
+def describe(column, summary, n_wanted, levels=None):
+    """One line: mean ± std over clips, standard error, interval, number of clips, and levels beside it ({words: number})."""
     if not summary["n"]:
         return f"{column}: no clip has a value"
-    by_chance = "" if chance is None else f", chance {chance:.3f}"
+    beside = "".join(f", {words} {level:.3f}" for words, level in (levels or {}).items())
     error = "" if summary["se"] is None else f", se {summary['se']:.4f}"
-    return f"{column}: {summary['mean']:.4f} ± {summary['std']:.4f} (std over clips{error}, {summary['n']} of {n_wanted} clips{by_chance})"
+    error += f", 95 % interval {summary['low']:.4f} to {summary['high']:.4f}" if "low" in summary else ""
+    return f"{column}: {summary['mean']:.4f} ± {summary['std']:.4f} (std over clips{error}, {summary['n']} of {n_wanted} clips{beside})"
 
 
 def note_gaps(numbers, columns, lost):
@@ -198,6 +222,11 @@ def reader_facts(pairs, form):
     return reads | {"form": {key: form[key] for key in ("n_frames", "size")}}
 
 
+def major(version):
+    """First number of a version: values of another one do not compare."""
+    return str(version).partition(".")[0]
+
+
 def differing(a, b, ignore=()):
     """In what two results differ besides the method that was scored.
 
@@ -213,6 +242,7 @@ def differing(a, b, ignore=()):
     dict
         what -> (how it is in a, how it is in b)
     """
+    a, b = ({**facts, "protocol_version": major(facts["protocol_version"])} if "protocol_version" in facts else facts for facts in (a, b))
     found = {words: (a.get(key), b.get(key)) for key, words in _COMPARED.items() if key not in ignore}
     truths, models = [facts.get("truth") or {} for facts in (a, b)], [facts.get("models") or {} for facts in (a, b)]
     if "truth" not in ignore and truths[0].get("sha256") != truths[1].get("sha256"):

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 
 from common.files import write_text
-from Evaluation_Metrics.results import LOWER_IS_BETTER, write_dicts
+from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, write_dicts
 
 
 @dataclass
@@ -81,6 +81,7 @@ LATEX = Style(r"\textbf{{{}}}", r"\underline{{{}}}", "--", r"$\pm$", "*", "$-$",
 def places(table, column):
     """Indices of the best and the second best ranked rows in a column, as rounded."""
     ranked = [(round(row.values[column], table.digits), i) for i, row in enumerate(table.rows) if row.ranked and column in row.values]
+    ranked = [] if column in UNRANKED else ranked
     levels = sorted({value for value, _ in ranked}, reverse=column not in LOWER_IS_BETTER)
     best, second = ([i for value, i in ranked if value == level] for level in [*levels, None, None][:2])
     return (best, second) if len(ranked) > 1 else ([], [])

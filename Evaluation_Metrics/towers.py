@@ -3,7 +3,9 @@
 Each is called with clips (N, F, H, W, 3) uint8 and returns numpy arrays, one row per clip.
 """
 
+import importlib.util
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from PIL import Image
 from common.cli import choose_device, one_line, one_or_more
 from common.files import UserError, fingerprint, missing, sha256
 from common.model_sources import model_path
+from Evaluation_Metrics.image_nets import FrameNet, LpipsPairs
 from models.loading import library_words, load_clip, load_helper, load_model
 
 # ---------------------------------------------------------------------------------------------- CLIP
@@ -235,7 +238,7 @@ class ImageClassifier:
 
 
 class ClipClassifier:
-    """VideoMAE with a classification head, for clips of any even number of frames.
+    """VideoMAE with a classification head, for clips of any number of frames from two; of an odd number the last does not count.
 
     Its position codes are computed, not learned, so that weights trained on 16 frames serve for 8 or 6.
 
@@ -267,12 +270,59 @@ class ClipClassifier:
 
     def __call__(self, clips):
         """Scores of every clip, (N, M) float32."""
-        model, step, scores = self._model(clips.shape[1]), max(1, self.batch_size // clips.shape[1]), []
+        return self.outputs(clips)["features"]
+
+    def outputs(self, clips):
+        """Scores of every clip, `features` (N, M), and the mean token that they are made from, `token` (N, D), float32."""
+        clips = clips[:, : clips.shape[1] // 2 * 2]
+        model, step, scores, tokens = self._model(clips.shape[1]), max(1, self.batch_size // clips.shape[1]), [], []
+        hook = model.classifier.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].float().cpu().numpy()))
         with self.torch.inference_mode():
             for i in range(0, len(clips), step):
                 inputs = self.processor([list(clip) for clip in clips[i : i + step]], return_tensors="pt")
                 scores.append(model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
-        return np.concatenate(scores)
+        hook.remove()
+        return {"features": np.concatenate(scores), "token": np.concatenate(tokens)}
+
+
+class DinoTower:
+    """DINOv2 of transformers, for frames.
+
+    Parameters
+    ----------
+    source : str
+        folder or hub id
+    device : torch.device
+    batch_size : int
+        frames per call
+    """
+
+    def __init__(self, source, device="cpu", batch_size=64):
+        import torch
+        from transformers import AutoImageProcessor, AutoModel
+
+        given = (source, "--dino_path", "DINOv2 of transformers, a folder or hub id")
+        self.processor = load_helper(AutoImageProcessor, *given)
+        self.model = load_model(AutoModel, *given).to(device)
+        if "dino" not in self.model.config.model_type:
+            raise UserError(f"--dino_path {source} is a model of the kind {self.model.config.model_type}; give {given[2]}")
+        self.torch, self.device, self.batch_size = torch, device, batch_size
+        _check_call(self, "--dino_path", source, (1, 1, 64, 64, 3))
+
+    def __call__(self, clips):
+        """Class token of every frame, (N, F, D) float32."""
+        frames, found = rearrange(clips, "n f h w c -> (n f) h w c"), []
+        with self.torch.inference_mode():
+            for i in range(0, len(frames), self.batch_size):
+                inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
+                found.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).pooler_output.float().cpu().numpy())
+        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+
+def load_dino(source, device="cpu", batch_size=64):
+    """DINOv2, or an open_clip folder that stands in for it (the phantom's CLIP)."""
+    is_clip = (Path(source) / "open_clip_config.json").exists()
+    return ClipTower(source, device, batch_size, "--dino_path") if is_clip else DinoTower(source, device, batch_size)
 
 
 # ---------------------------------------------------------------------------------------------- which of them are at hand
@@ -282,24 +332,44 @@ KINDS = {  # what a metric asks for: its flag, and its name among a data set's m
     "vifi": ("vifi_path", "vifi"),
     "image": ("image_classifier", "image_classifier"),
     "video": ("clip_classifier", "clip_classifier"),
+    "clip_large": ("clip_large_path", "clip_large"),
+    "dino": ("dino_path", "dino"),
+    "alexnet": ("alexnet_path", "alexnet"),
+    "inception": ("inception_path", "inception"),
+    "effnet": ("effnet_path", "effnet"),
+    "swav": ("swav_path", "swav"),
+    "lpips": ("alexnet_path", "alexnet"),
 }
+STAND_INS = {"vifi": "ViFi-CLIP", "clip_large": "CLIP ViT-L/14", "dino": "DINOv2"}  # what the CLIP of a data set may stand in for
 HELP = {
     "clip_path": "CLIP for CLIP-pcc: open_clip folder or name:weights (ViT-B-32:openai in the paper)",
     "vifi_path": "ViFi-CLIP checkpoint for the VIFI-score (k400_seed1_vifi_clip_base2novel.pth in the paper)",
     "image_classifier": "classifier of frames, folder or hub id (google/vit-base-patch16-224 in the paper)",
     "clip_classifier": "classifier of clips, folder or hub id (MCG-NJU/videomae-base-finetuned-kinetics in the paper)",
+    "clip_large_path": "larger CLIP for identification: open_clip folder or name:weights (ViT-L-14:openai)",
+    "dino_path": "DINOv2 for temporal consistency, folder or hub id (facebook/dinov2-base)",
+    "alexnet_path": "AlexNet for identification and LPIPS, torchvision's file (alexnet-owt-7be5be79.pth)",
+    "inception_path": "Inception-v3 for identification, torchvision's file (inception_v3_google-0cc3c7bd.pth)",
+    "effnet_path": "EfficientNet-B1 for the feature distance, torchvision's file (efficientnet_b1_rwightman-bac287d4.pth)",
+    "swav_path": "SwAV's ResNet-50 for the feature distance, its authors' file (swav_800ep_pretrain.pth.tar)",
 }
 
 
 def add_model_flags(parser, *kinds):
     """Flags of the models that metrics of these kinds need."""
     group = parser.add_argument_group("models")
-    for kind in kinds:
-        flag = KINDS[kind][0]
+    for flag in dict.fromkeys(KINDS[kind][0] for kind in kinds):
         group.add_argument(f"--{flag}", metavar="MODEL", help=f"{HELP[flag]}; default: the data set's own, if it comes with one")
     group.add_argument("--batch_size", type=one_or_more, default=64, changes_result=False, help="frames per call of a model")
     group.add_argument("--device", default="auto", changes_result=False, help="computing device: auto, cpu or cuda")
     return group
+
+
+def why_absent(kind):
+    """Why there is no model of a kind, for a dash in a table."""
+    if kind == "lpips" and not importlib.util.find_spec("lpips"):
+        return "the package lpips is not installed (pip install --no-deps lpips==0.1.4)"
+    return f"no --{KINDS[kind][0]}"
 
 
 def source_at_hand(args, flag, name):
@@ -329,7 +399,10 @@ class Towers:
         frames per call
     """
 
-    LOADERS = {"clip": ClipTower, "vifi": load_vifi, "image": ImageClassifier, "video": ClipClassifier}
+    LOADERS = {
+        "clip": ClipTower, "vifi": load_vifi, "image": ImageClassifier, "video": ClipClassifier,
+        "clip_large": partial(ClipTower, flag="--clip_large_path"), "dino": load_dino, "lpips": LpipsPairs,
+    } | {kind: partial(FrameNet, kind) for kind in ("alexnet", "inception", "effnet", "swav")}  # fmt: skip
 
     def __init__(self, sources, device="cpu", batch_size=64):
         self.sources = {kind: str(source) for kind, source in sources.items() if source}
@@ -339,6 +412,8 @@ class Towers:
     def of(cls, args):
         """As a script's flags say, else the data set's own."""
         sources = {kind: source_at_hand(args, flag, name) for kind, (flag, name) in KINDS.items()}
+        if not importlib.util.find_spec("lpips"):
+            del sources["lpips"]
         return cls(sources, getattr(args, "device", "cpu"), getattr(args, "batch_size", 64))
 
     def __contains__(self, kind):
@@ -350,8 +425,13 @@ class Towers:
         return self._loaded[kind]
 
     def twin(self, kind):
-        """The kind whose model serves for this one: CLIP's where the same folder stands in for ViFi-CLIP."""
-        return "clip" if kind == "vifi" and self.sources.get("clip") == self.sources[kind] else kind
+        """The kind whose model serves for this one: CLIP's where the same source stands in for ViFi-CLIP, DINOv2 or a larger CLIP."""
+        return "clip" if kind in STAND_INS and self.sources.get("clip") == self.sources[kind] else kind
+
+    def stand_ins(self, kinds):
+        """Words for the models that CLIP stands in for, of those kinds; "" for none."""
+        words = [STAND_INS[kind] for kind in kinds if kind in STAND_INS and kind in self and self.twin(kind) == "clip"]
+        return f"The CLIP of --clip_path stands in for {', '.join(words)}." if words else ""
 
     def facts(self, kind):
         """Source of a model and, when it is on disk, its SHA-256."""

@@ -129,11 +129,12 @@ def choose_frames(durations, n_frames=None, times=None):
 
 
 def resize_frames(frames, size):
-    """Stretch frames to size x size pixels, with an area filter when they shrink."""
-    if frames.shape[1:3] == (size, size):
+    """Stretch frames to `size` pixels, of each side or height and width, with an area filter when both sides shrink."""
+    height, width = (size, size) if isinstance(size, int) else size
+    if frames.shape[1:3] == (height, width):
         return frames
-    how = cv2.INTER_AREA if size < min(frames.shape[1:3]) else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(frame, (size, size), interpolation=how) for frame in frames])
+    how = cv2.INTER_AREA if height < frames.shape[1] and width < frames.shape[2] else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(frame, (width, height), interpolation=how) for frame in frames])
 
 
 def split_grid(frames, borders=False):

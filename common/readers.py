@@ -72,13 +72,15 @@ class _Clips:
     """What both readers share: the form in which frames are wanted."""
 
     def __init__(self, path, n_frames=None, size=None, resize=False, times=None):
-        self.path, self.n_frames, self.size, self.resize, self.times = Path(path), n_frames, size, resize, times
+        self.path, self.n_frames, self.resize, self.times = Path(path), n_frames, resize, times
+        self.size = (size, size) if isinstance(size, int) else size and tuple(size)  # height, width
 
     def __len__(self):
         return len(self.numbers)
 
     def _form(self):
-        return [self.n_frames, self.size, self.resize, self.times and [str(time) for time in self.times]]
+        size = self.size and (self.size[0] if self.size[0] == self.size[1] else self.size)
+        return [self.n_frames, size, self.resize, self.times and [str(time) for time in self.times]]
 
     def _conform(self, frames, where, durations=None, borders=False):
         """Bring frames to the wanted number and size, or say why that cannot be."""
@@ -94,13 +96,13 @@ class _Clips:
         if chosen != list(range(len(frames))):
             frames = frames[chosen]
         height, width = frames.shape[1:3]
-        if self.size is None or (height, width) == (self.size, self.size):
+        if self.size is None or (height, width) == self.size:
             return frames
-        if borders and (height, width) == (self.size + 2 * BORDER, self.size + (3 * BORDER) // 2):
+        if borders and (height, width) == (self.size[0] + 2 * BORDER, self.size[1] + (3 * BORDER) // 2):
             return frames
         if not self.resize:
             raise UserError(
-                f"{where} has frames of {height} x {width}, not {self.size} x {self.size}; choose another --protocol, or --resize"
+                f"{where} has frames of {height} x {width}, not {self.size[0]} x {self.size[1]}; choose another --protocol, or --resize"
             )
         return resize_frames(frames, self.size)
 
@@ -114,7 +116,7 @@ class ArrayClips(_Clips):
         (N, F, H, W, 3) uint8 array
     n_frames : int, optional
         frames to take of each clip; all by default
-    size : int, optional
+    size : int or pair of int, optional
         pixels that frames must have in height and width; as they are by default
     resize : bool
         stretch frames of another size instead of refusing them

@@ -230,7 +230,7 @@ def test_everything_imported_is_declared():
         "open_clip": "open-clip-torch",
     }  # fmt: skip
     # their absence is caught where they are used, or another declared package needs them
-    indirect = {"huggingface_hub", "tokenizers", "tensorboard", "packaging", "psutil"}
+    indirect = {"huggingface_hub", "tokenizers", "tensorboard", "packaging", "psutil", "lpips"}
     _, _, project = read_versions()
     declared = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
     roots = {module.split(".")[0] for tree in TREES.values() for module, _ in imports(tree)}

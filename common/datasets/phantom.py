@@ -49,7 +49,7 @@ class Phantom(KnownTruth, CC2017Like):
 def phantom_of(kind, entry, name, **facts):
     """Entry of a class for a simulated data set in the tree of a real one's, with the phantom's models."""
     models = {model: str(MODELS / model) for model in ("sd", "clip", "image_classifier", "clip_classifier")} | {
-        "vifi": str(MODELS / "clip")
+        stand_in: str(MODELS / "clip") for stand_in in ("vifi", "clip_large", "dino")
     }
     common = {
         "epochs": dict.fromkeys(RELEASED_EPOCHS, "last"),
