@@ -24,6 +24,8 @@ from common.arms import ARMS
 from common.datasets import get_dataset
 from common.layout import Layout
 from common.workers import n_cores
+from Evaluation_Metrics.metric_script import kinds_of
+from Evaluation_Metrics.protocols import protocol_metrics
 from Evaluation_Metrics.report import build_overview, build_report
 from Evaluation_Metrics.sweep import gather_sweep
 from Evaluation_Metrics.towers import HELP, KINDS, Towers
@@ -58,7 +60,7 @@ def get_parser():
         help="batch scripts in place of running here: slurm submits them, print shows them",
     )  # fmt: skip
     group.add_argument("--partition", changes_result=False, help="partition of the cluster")
-    group.add_argument("--gpus", type=cli.whole(0, 1024), default=1, changes_result=False, help="GPUs of a job that can use them")
+    group.add_argument("--gpus", type=cli.whole(0, 1024), default=1, changes_result=False, help="GPUs of a job that can use them; 0: none")
     group.add_argument("--time", metavar="HH:MM:SS", changes_result=False, help="time limit of a job; it saves its state and queues again")
     group.add_argument(
         "--sbatch", metavar="FLAGS", changes_result=False, help="further flags of sbatch in one word, such as '--account=me --mem=64G'"
@@ -75,8 +77,10 @@ def print_plan(waves):
     """The plan, a line a job with its wave; jobs of a wave do not depend on each other."""
     for number, wave in enumerate(waves, 1):
         for job in wave:
-            print(f"{number:3}  {job.task.stage:12} python {job.task.script} {' '.join(job.argv)}")
-    print(f"{sum(map(len, waves))} jobs in {len(waves)} waves; results that are there are found again by each job")
+            print(f"{number:3}  {job.task.stage:12} {'all' if job.shared[0] else f'sub{job.subject}':8} {job.name}")
+    print(
+        f"{sum(map(len, waves))} jobs in {len(waves)} waves; a job whose results are there ends at once; --cluster print shows the commands"
+    )
 
 
 def report_job(args):
@@ -89,13 +93,12 @@ def report_job(args):
 def run_on_cluster(waves, layout, args):
     """Write the batch scripts of a plan; submit them, or show them."""
     batches = make_batches(waves)
-    numbers = []
-    for batch in batches:
-        path = write_script(batch, layout.root / "jobs", args)
-        if args.cluster == "slurm":
-            numbers.append(submit(path, [numbers[i] for i in batch.needs]))
-            print(f"{numbers[-1]:>8}  {batch.name}")
-        else:
+    paths = [write_script(batch, layout.root / "jobs", args) for batch in batches]
+    if args.cluster == "slurm":
+        for number, batch in zip(submit(batches, paths), batches, strict=True):
+            print(f"{number:>8}  {batch.name}")
+    else:
+        for batch, path in zip(batches, paths, strict=True):
             print(f"# {path}, after {', '.join(batches[i].name for i in batch.needs) or 'nothing'}\n{path.read_text()}")
     done = "submitted; squeue --me shows them" if args.cluster == "slurm" else "written"
     print(f"{len(batches)} batch scripts of {sum(len(batch.jobs) for batch in batches)} jobs {done}")
@@ -123,7 +126,8 @@ def main(args):
     jobs = [job for wave in waves for job in wave]
     check_flags(jobs, args)
     check_inputs(stages, args)
-    if "evaluate" in stages and (absent := dict.fromkeys(f"--{KINDS[kind][0]}" for kind in KINDS if kind not in Towers.of(args))):
+    needed = kinds_of(protocol_metrics("paper", dataset))
+    if "evaluate" in stages and (absent := [f"--{KINDS[kind][0]}" for kind in needed if kind not in Towers.of(args)]):
         print(f"metrics that need {', '.join(absent)} will be dashes")
     if args.dry_run:
         return print_plan(waves)

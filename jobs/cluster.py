@@ -141,14 +141,32 @@ def write_script(batch, folder, args):
     return path
 
 
-def submit(path, needs):
-    """Submit a batch script that waits until others have ended well; its number, str."""
+def submit(batches, paths):
+    """Submit batch scripts, each of which waits until those that it needs have ended well; all or none.
+
+    Parameters
+    ----------
+    batches : list of Batch
+    paths : list of Path
+        of their scripts
+
+    Returns
+    -------
+    list of str
+        numbers of the jobs
+    """
     if shutil.which("sbatch") is None:
         raise UserError("--cluster slurm: there is no sbatch on the path; log in to a node that submits, or use --cluster print")
-    waits = [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"] if needs else []
-    done = subprocess.run(["sbatch", "--parsable", *waits, str(path)], capture_output=True, text=True)
-    number = done.stdout.strip().partition(";")[0]
-    if done.returncode or not number.isdecimal():
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"sbatch refused {path}: {said}; correct --partition, --gpus, --time or --sbatch")
-    return number
+    numbers = []
+    for batch, path in zip(batches, paths, strict=True):
+        needs = [numbers[i] for i in batch.needs]
+        waits = [f"--dependency=afterok:{':'.join(needs)}", "--kill-on-invalid-dep=yes"] if needs else []
+        done = subprocess.run(["sbatch", "--parsable", *waits, str(path)], capture_output=True, text=True)
+        number = done.stdout.strip().partition(";")[0]
+        if done.returncode or not number.isdecimal():
+            if numbers:
+                subprocess.run(["scancel", *numbers], capture_output=True)
+            said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise UserError(f"sbatch refused {path}, nothing was submitted ({said}); correct --partition, --gpus, --time or --sbatch")
+        numbers.append(number)
+    return numbers

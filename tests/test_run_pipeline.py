@@ -3,8 +3,11 @@
 import csv
 import json
 import os
+import shutil
+import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -223,7 +226,7 @@ script = sys.argv[-1]
 text = open(script).read()
 number = len(open("queue.txt").readlines()) + 1 if os.path.exists("queue.txt") else 1
 open("queue.txt", "a").write(json.dumps([os.path.basename(script), sys.argv[1:-1]]) + "\n")
-if "bad" in text:
+if "refused" in text and "list/" in text:
     sys.exit("sbatch: error: invalid partition specified: bad")
 for index in (re.findall("--array=(.*)", text) or ["0"])[0].split(","):
     done = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": index})
@@ -238,13 +241,16 @@ def slurm(tmp_path, monkeypatch):
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/sbatch").write_text(SBATCH)
     (tmp_path / "bin/sbatch").chmod(0o755)
+    (tmp_path / "bin/scancel").write_text('#!/bin/sh\necho "$@" > cancelled.txt\n')
+    (tmp_path / "bin/scancel").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_a_cluster_runs_the_plan(scripts, slurm, monkeypatch, capsys):
-    """What participants share once, then an array over them, then a job that waits for it."""
+@pytest.fixture
+def cluster_scripts(scripts, monkeypatch):
+    """Folder with a stage of three scripts: for all, for a participant, for a list of them; and the flags for a run of them."""
     monkeypatch.setattr(pipeline, "report_job", None)
     out = scripts(shared=("none", ""), single=("one", ""), list=("several", ""))
     monkeypatch.setattr(cluster, "PROJECT", out)
@@ -253,7 +259,16 @@ def test_a_cluster_runs_the_plan(scripts, slurm, monkeypatch, capsys):
         with open(out / folder / "step1_same.py", "a") as file:
             file.write('\nif __name__ == "__main__":\n    cli.run(main, get_parser)\n')
     flags = ["--dataset", "CC2017", "--out_root", out / "out", "--data_root", out, "--subj_ID", "1", "3", "--single_flag", "4"]
-    run_script(pipeline, *flags, "--cluster", "slurm", "--partition", "cpu", "--time", "1:00:00", "--sbatch=--account=me --mem=9G")
+    return out, [*flags, "--cluster", "slurm", "--time", "1:00:00"]
+
+
+CALLS = {"shared": [[None, 0, None]], "single": [[1, 4, None], [3, 4, None]], "list": [[[1, 3], 0, None]]}
+
+
+def test_a_cluster_runs_the_plan(cluster_scripts, slurm, monkeypatch, capsys):
+    """What participants share once, then an array over them, then a job that waits for it; all are submitted or none."""
+    out, flags = cluster_scripts
+    run_script(pipeline, *flags, "--partition", "cpu", "--sbatch=--account=me --mem=9G")
     queue = [json.loads(line) for line in (slurm / "queue.txt").read_text().splitlines()]
     assert [needs for _, needs in queue] == [
         ["--parsable"],
@@ -264,13 +279,24 @@ def test_a_cluster_runs_the_plan(scripts, slurm, monkeypatch, capsys):
     for line in ("--array=1,3", "--partition=cpu", "--time=1:00:00", "--account=me", "--mem=9G", "--requeue"):
         assert f"#SBATCH {line}\n" in text
     assert "--gpus" not in text  # of a script that has no --device
-    assert calls(out / "out", "single") == [[1, 4, None], [3, 4, None]]
-    assert calls(out / "out", "shared") == [[None, 0, None]] and calls(out / "out", "list") == [[[1, 3], 0, None]]
-    fails(pipeline, *flags, "--cluster", "slurm", "--partition", "bad")
-    assert "invalid partition specified: bad" in capsys.readouterr().err
+    assert {folder: calls(out / "out", folder) for folder in CALLS} == CALLS
+    fails(pipeline, *flags, "--sbatch=--comment=refused")
+    assert "nothing was submitted (sbatch: error: invalid partition specified: bad)" in capsys.readouterr().err
+    assert (slurm / "cancelled.txt").read_text() == "4 5\n"
     monkeypatch.setenv("PATH", "")
-    fails(pipeline, *flags, "--cluster", "slurm")
+    fails(pipeline, *flags)
     assert "there is no sbatch on the path" in capsys.readouterr().err
+
+
+def test_a_real_slurm_runs_the_plan(cluster_scripts):
+    if shutil.which("sinfo") is None or subprocess.run(["sinfo"], capture_output=True).returncode:
+        pytest.skip("there is no SLURM here")
+    out, flags = cluster_scripts
+    run_script(pipeline, *flags, "--gpus", "0")
+    until = time.time() + 120
+    while not (out / "out/list.txt").exists() and time.time() < until:
+        time.sleep(0.5)
+    assert {folder: sorted(calls(out / "out", folder), key=str) for folder in CALLS} == CALLS
 
 
 def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
