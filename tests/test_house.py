@@ -125,7 +125,8 @@ def commands(text):
         for launcher in LAUNCHERS:
             if (line := line.strip()).startswith(" ".join(launcher) + " ") and ".py" in line:
                 words = shlex.split(line, comments=True)[len(launcher) :]
-                found.append((words[0], words[1:]))
+                place = next(i for i, word in enumerate(words) if word.endswith(".py"))  # behind the launcher's own flags
+                found.append((words[place], words[place + 1 :]))
     return found
 
 
