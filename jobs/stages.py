@@ -93,7 +93,7 @@ def reconstruct_stage(dataset, args):
     if "full" in args.arms:
         tasks += [Task("reconstruct", script, ["--arm", "full", "--ablate", part]) for part in ablations(args) if part]
     if "oracle" in args.arms:  # the paper's stage 2 on a few clips, shown without a bar
-        recipe = ["--arm", "oracle", "--clips", "1-8", "--batch_size", "8", "--visibility", "causal"]
+        recipe = ["--arm", "oracle", "--clips", "1-4", "--batch_size", "4", "--visibility", "causal"]
         tasks.append(Task("reconstruct", script, [*recipe, "--name", "released_recipe"], profile=False))
         tasks.append(Task("reconstruct", script, [*recipe, "--name", "released_recipe_still", "--ablate", "motion"], profile=False))
     return [tasks]
