@@ -9,6 +9,18 @@ from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, rea
 from Evaluation_Metrics.results import differing, read_evaluation
 
 HEADLINES = 6  # metrics on the overview's card of a subject
+CLAIM_FIGURES = {  # below explain/, shown beside a claim's own
+    "localisation": [f"Cortical_visualization/{name}/cortex.png" for name in ("CMG", "semantic_rms", "structure_rms")],
+    "shuffle test": ["shuffle_test/shuffle_test.png"],
+}
+FIGURES = {  # of an explanation, and what they show
+    "shuffle_test.png": "p of the frames' order", "accuracy.png": "accuracy of decoders by area", "noise_ceiling.png": "noise ceiling",
+    "cortex.png": "importance of vertices", "roi_ranking.png": "importance of areas",
+}  # fmt: skip
+FILES = {
+    "accuracy.md": "table", "accuracy.csv": "CSV", "cortex.svg": "SVG", "flat.png": "flat map", "noise_ceiling_flat.png": "flat map",
+    "areas.csv": "all areas", "importance.dscalar.nii": "CIFTI", "EPE/metrics.json": "EPE", "CLIP-pcc/metrics.json": "CLIP-pcc",
+}  # fmt: skip
 
 
 _PREPARATION = {"vertices?": {"all": int, "selected": [int]}, "inter_repetition_correlation?": dict}
@@ -24,6 +36,11 @@ def _words(path):
 
 
 # ---------------------------------------------------------------------------------------------- what was found
+
+
+def _figure_words(path):
+    """Name of a figure; with its folder's where that says more."""
+    return _words(path) if path.stem != "cortex" else f"{_words(path.parent)}: importance of vertices"
 
 
 def _main_first(names, seed):
@@ -79,10 +96,14 @@ def _claims(layout, dataset, subject, checks, page):
         folder = layout.metrics(subject, name)
         claims = {}
         for check in facts["checks"]:
-            claim = claims.setdefault(check["claim"], {"name": check["claim"], "note": check.get("note", ""), "rows": []})
+            new = {"name": check["claim"], "note": check.get("note", ""), "rows": [], "figures": []}
+            claim = claims.setdefault(check["claim"], new)
             row = {key: check.get(key) for key in ("held", "statement", "value", "se", "bar", "margin", "chance", "n", "compared_with")}
             claim["rows"].append(row | {"reference": check.get("control")})
-        figures = [folder / f"{claim.replace(' ', '_')}.png" for claim in claims]
+        for claim in claims.values():
+            further = (layout.explain(subject) / path for path in CLAIM_FIGURES.get(claim["name"], ()))
+            paths = [path for path in (folder / f"{claim['name'].replace(' ', '_')}.png", *further) if path.is_file()]
+            claim["figures"] = [(relative(path, page), f"{dataset.label}{_figure_words(path)}") for path in paths]
         clips = f", {facts['n_clips']} reconstructed clips" if facts.get("n_clips") else ""
         caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}{clips}. ±: standard error over clips"
         parts.append({
@@ -90,7 +111,6 @@ def _claims(layout, dataset, subject, checks, page):
             "claims": list(claims.values()),
             "about": facts.get("about", ""),
             "caption": f"{caption}, of the paired difference where one is compared.",
-            "figures": [(relative(path, page), f"{dataset.label}{_words(path)}") for path in figures if path.is_file()],
         })  # fmt: skip
     return parts
 
@@ -164,6 +184,27 @@ def _fmri(facts):
     return f"{selected} of {facts['vertices']['all']} vertices selected{agreement}.{standardised}"
 
 
+def _explained(layout, dataset, subject, page):
+    """Cards of the explanations: (title, its page or "", figures, further files)."""
+    root, cards = layout.explain(subject), []
+    for folder in [root / "shuffle_test", root / "roi_accuracy", *sorted((root / "Cortical_visualization").glob("*"))]:
+        figures = [
+            (relative(folder / name, page), f"{dataset.label}{words}") for name, words in FIGURES.items() if (folder / name).is_file()
+        ]
+        links = [(words, relative(folder / name, page)) for name, words in FILES.items() if (folder / name).is_file()]
+        turned = next((relative(path, page) for path in sorted(folder.glob("*.html"))), "")
+        cards += [(_words(folder), turned, figures, links)] * bool(figures)
+    return cards
+
+
+def _searched(layout, dataset, subject, page):
+    """Cards of the retrieval results, as those of `_explained`."""
+    found = sorted(layout.retrieval(subject).glob("*/gallery.html"))
+    figure = {path: path.with_name("top_k.png") for path in found if path.with_name("top_k.png").is_file()}
+    words = f"{dataset.label}share of clips found"
+    return [(_words(path.parent), relative(path, page), [(relative(top, page), words)], []) for path, top in figure.items()]
+
+
 def _times(timings):
     if not timings:
         return {}
@@ -230,6 +271,8 @@ def build_report(layout, dataset, subject, seed, timings):
             for folder, facts in evaluations[:1]
             if (folder / "distributions.png").is_file()
         ],
+        explained=_explained(layout, dataset, subject, page),
+        searched=_searched(layout, dataset, subject, page),
         fmri=_fmri(_read(layout.fmri_report(subject), _PREPARATION)),
         fmri_figures=[(relative(path, page), f"{dataset.label}{_words(path)}") for path in maps],
         losses=[(relative(path, page), f"{dataset.label}{path.parents[1].name}: {_words(path)}") for path in losses],
