@@ -160,7 +160,7 @@ def draw_accuracy(path, title, rows):
     shown = list(dict.fromkeys(row["decoder"] for row in rows))
     areas = list(dict.fromkeys(row["areas"] for row in rows if row["areas"]))
     figure = Figure(figsize=(2.2 + 3.1 * len(shown), 1.7 + 0.7 * len(areas)), layout="constrained")
-    for axis, decoder in zip(figure.subplots(1, len(shown), sharey=True, squeeze=False)[0], shown, strict=True):
+    for axis, decoder in zip(figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0], shown, strict=True):
         of = {(row["given"], row["areas"]): row for row in rows if row["decoder"] == decoder}
         for given, shift, colour in ((ONLY, -0.2, "#2457a6"), (WITHOUT, 0.2, "#d98c2b")):
             there = [(place + shift, of[given, name]) for place, name in enumerate(areas) if (given, name) in of]
