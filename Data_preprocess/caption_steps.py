@@ -26,22 +26,19 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 # ---------------------------------------------------------------------------------------------- flags
 
 
-def add_caption_flags(parser):
-    """Add the flags of the caption model."""
+def add_caption_flags(parser, one_file=False):
+    """Add the flags of the caption model, and --captions for a data set whose captions are one file."""
+    if one_file:
+        group = parser.add_argument_group("ready-made captions")
+        group.add_argument(
+            "--captions", type=Path, metavar="FILE", help=".h5, .txt or .csv file with one caption per clip of the whole data set"
+        )
     group = parser.add_argument_group("caption model")
     group.add_argument("--caption_model", help=f"image-to-text model of transformers, hub id or folder (default: {CAPTION_MODEL})")
     group.add_argument("--caption_revision", help="branch, tag or commit on the hub")
     group.add_argument("--prompt", default=PROMPT, help="question to the model")
     group.add_argument("--precision", choices=list(DTYPES), help="type of its weights (default: fp16 on a GPU, fp32 on a CPU)")
     group.add_argument("--batch_size", type=cli.one_or_more, default=8, changes_result=False, help="clips at a time")
-
-
-def add_one_file_flag(parser):
-    """Add --captions, of a data set whose captions are one file."""
-    group = parser.add_argument_group("ready-made captions")
-    group.add_argument(
-        "--captions", type=Path, metavar="FILE", help=".h5, .txt or .csv file with one caption per clip of the whole data set"
-    )
 
 
 def caption_model(args):
@@ -174,7 +171,7 @@ def caption_by_middle_frame(args, dataset, layout, facts=None):
     Parameters
     ----------
     args : argparse.Namespace
-        with --split, --captions and the flags of `add_caption_flags`
+        with --split and the flags of `add_caption_flags`
     dataset, layout, facts
         as for `caption_split`
     """

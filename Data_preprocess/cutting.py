@@ -2,9 +2,10 @@
 
 from collections import deque
 
-from common import video
+from common import cli, video
 from common.files import SUMS, UserError, read_sums, sha256, write_sums
-from common.workers import run_jobs
+from common.records import working
+from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.movies import movie_info, resample
 
 
@@ -65,42 +66,56 @@ def cut_movie(job):
     return made
 
 
-def cut_clips(movies, folder, *, clip_frames, fps, crf, advice, workers, what):
-    """Cut movies into clips of one length and rate, and write their SHA256SUMS.
+def add_cut_flags(parser):
+    """Add --crf and --workers; returns the group of --crf."""
+    group = parser.add_argument_group("clips")
+    group.add_argument("--crf", type=cli.whole(0, 51), default=12, help="constant rate factor of x264, from 0 (lossless) to 51")
+    add_workers_flag(parser, "movies")
+    return group
+
+
+def cut_clips(args, dataset, split, movies, *, advice, inputs=(), table=None, facts=None):
+    """Cut the clips of a split, all of one length and rate, and write their SHA256SUMS; or find them done.
 
     Every clip frame is the movie frame whose timestamp is nearest.
 
     Parameters
     ----------
+    args : argparse.Namespace
+        with the flags of `add_cut_flags`
+    dataset : common.datasets.Dataset
+    split : str
     movies : dict
-        path of a movie -> dict path of a clip -> first frame, counted at the rate `fps`
-    folder : Path
-        of the clips
-    clip_frames, fps, crf : int
-        frames of a clip, frames per second, constant rate factor of x264
+        path of a movie -> dict path of a clip -> first frame, counted at the data set's rate
     advice : str
         for a movie that ends before its last clip; "" leaves out the clips that a movie does not fill
-    workers : int
-        movies cut at the same time
-    what : str
-        for the progress bar
-
-    Returns
-    -------
-    int
-        clips that are there
+    inputs : iterable of Path
+        further files that the clips come from
+    table : tuple, optional
+        path, and function that writes a table of the clips there
+    facts : dict, optional
+        further settings that clips depend on
 
     Raises
     ------
     UserError
         a movie that is missing, damaged or too short
     """
-    check_lengths(movies, clip_frames, fps, advice)
-    jobs = [(movie, clips, clip_frames, fps, crf, advice) for movie, clips in movies.items()]
-    made = {name: digest for cut in run_jobs(cut_movie, jobs, workers, what, "movie") for name, digest in cut.items()}
-    clips = [clip for of_movie in movies.values() for clip in of_movie if clip.exists()]
-    keep_sums(folder, clips, made)
-    return len(clips)
+    expected = [clip for of_movie in movies.values() for clip in of_movie]
+    folder, frames, fps = expected[0].parent, dataset.clip_frames, dataset.fps
+    outputs = [*([table[0]] if table else []), *clip_files(folder, expected, not advice)]
+    with working(folder, args, inputs=[*inputs, *movies], outputs=outputs, facts=facts, clear=[folder]) as record:
+        if record is None:
+            return
+        check_lengths(movies, frames, fps, advice)
+        jobs = [(movie, clips, frames, fps, args.crf, advice) for movie, clips in movies.items()]
+        cuts = run_jobs(cut_movie, jobs, args.workers, f"{dataset.name} {split} movies", "movie")
+        clips = [clip for clip in expected if clip.exists()]
+        keep_sums(folder, clips, {name: digest for cut in cuts for name, digest in cut.items()})
+        if table:
+            table[1](table[0])
+        print(f"{dataset.name} {split}: {len(clips)} clips of {frames} frames made, {len(expected)} expected")
+        record.finish(clips=len(clips), expected=len(expected))
 
 
 def keep_sums(folder, clips, made):

@@ -9,16 +9,16 @@ from common import cli, video
 from common.files import SUMS, check_sum, missing, naming, read_sums, sha256, write_sums
 from common.frames import read_clip
 from common.records import working
-from common.workers import run_jobs
+from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.movies import stretch
 
 
 def add_frame_flags(parser, format="jpg"):
-    """Add --format, whose default is `format`, and --jpg_quality."""
+    """Add --format, whose default is `format`, --jpg_quality and --workers."""
     group = parser.add_argument_group("frames")
     group.add_argument("--format", choices=["jpg", "png"], default=format, help="picture files; png is lossless and four times as large")
     group.add_argument("--jpg_quality", type=cli.whole(0, 100), default=95, help="JPEG quality from 0 to 100")
-    return group
+    add_workers_flag(parser, "clips")
 
 
 def encode(frame, ending, jpg_quality):
@@ -108,7 +108,7 @@ def make_frames(args, dataset, split, source, target, *, names=None, read=read_s
     Parameters
     ----------
     args : argparse.Namespace
-        with the flags of `add_frame_flags` and --workers
+        with the flags of `add_frame_flags`
     dataset : common.datasets.Dataset
     split : str
     source, target : function

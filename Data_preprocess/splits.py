@@ -1,16 +1,31 @@
 """The split of data sets whose published one is not known: the last clips are the test clips, or those of --test_clips."""
 
+from common import cli
 from common.datasets import get_dataset, use_split
 from common.files import UserError, write_json
 from common.layout import Layout
 from common.readers import format_clips, parse_clips
 
 
-def add_test_clips_flag(group):
-    group.add_argument(
+def make_step_parser(doc, dataset, **flags):
+    """A step's parser with --test_clips.
+
+    Parameters
+    ----------
+    doc : str
+        the script's __doc__
+    dataset : str
+        default of --dataset
+    **flags
+        of `cli.add_data_flags`
+    """
+    parser = cli.make_parser(doc)
+    cli.add_data_flags(parser, **flags).add_argument(
         "--test_clips", nargs="+", metavar="1-90,200", changes_result=False,
         help="numbers of the test clips, from 1 over the whole data set; given once, it holds for all scripts (default: the last clips)",
     )  # fmt: skip
+    parser.set_defaults(dataset=dataset)
+    return parser
 
 
 def split_dataset(args, kind):

@@ -14,6 +14,7 @@ from common.arms import load_fmri
 from common.files import UserError, read_json, write_json
 from common.layout import Layout
 from common.video import read_frames
+from Data_preprocess.phantom_movies import truth
 from phantom import brain as phantom_brain
 from phantom import features as phantom_features
 from phantom import world as phantom_world
@@ -229,7 +230,7 @@ def brain(tmp_path_factory):
     folder = tmp_path_factory.mktemp("brain")
     with pytest.MonkeyPatch.context() as patch:
         entry = shrink(patch, N, test_repetitions=2, excluded=frozenset({(3, "test2", 2)}))
-        write_json(entry.truth_path(folder), {"phantom": True, "seed": 42, **STEP1.truth(STEP1.draw_scenes(entry, 42))})
+        write_json(entry.truth_path(folder), truth(entry, STEP1.draw_scenes(entry, 42), 42))
         tiny.run_script(STEP2, "--data_root", folder, "--subj_ID", 1, 3, "--workers", 1)
         scenes = {split: phantom_features.load_scenes(entry.truth_path(folder), split) for split in ("train", "test")}
         groups = phantom_features.feature_groups(scenes, entry.models["clip"])

@@ -3,6 +3,8 @@
 import importlib
 import json
 import string
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +49,14 @@ def error_of(capsys, script, *argv):
 
 
 # ---------------------------------------------------------------------------------------------- models
+
+
+def run_chain(dataset, folder):
+    """The whole pipeline, as a newcomer calls it, with data/ and outputs/ in a folder."""
+    roots = ["--data_root", str(folder / "data"), "--out_root", str(folder / "outputs")]
+    command = [sys.executable, "run_pipeline.py", "--dataset", dataset, *roots]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def make_tokenizer():

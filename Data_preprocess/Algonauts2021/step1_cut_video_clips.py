@@ -24,7 +24,7 @@ from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.cutting import clip_files, keep_sums
 from Data_preprocess.finding import Finder
 from Data_preprocess.movies import check_frames, movie_info
-from Data_preprocess.splits import add_test_clips_flag, print_split, split_dataset, split_facts
+from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
 
 AGAIN = "download the videos again, or check --data_root"
 
@@ -58,10 +58,8 @@ def copy_video(job):
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, split=True))
+    parser = make_step_parser(__doc__, "Algonauts2021", split=True)
     add_workers_flag(parser, "videos")
-    parser.set_defaults(dataset="Algonauts2021")
     return parser
 
 

@@ -16,16 +16,13 @@ Seconds with ready captions. BLIP-2 wants a GPU: the weights of blip2-flan-t5-xx
 from common import cli
 from common.datasets import Algonauts
 from common.layout import Layout
-from Data_preprocess.caption_steps import add_caption_flags, add_one_file_flag, caption_by_middle_frame
-from Data_preprocess.splits import add_test_clips_flag, split_dataset, split_facts
+from Data_preprocess.caption_steps import add_caption_flags, caption_by_middle_frame
+from Data_preprocess.splits import make_step_parser, split_dataset, split_facts
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, split=True, device=True))
-    add_one_file_flag(parser)
-    add_caption_flags(parser)
-    parser.set_defaults(dataset="Algonauts2021")
+    parser = make_step_parser(__doc__, "Algonauts2021", split=True, device=True)
+    add_caption_flags(parser, one_file=True)
     return parser
 
 

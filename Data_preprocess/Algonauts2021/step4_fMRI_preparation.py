@@ -30,7 +30,7 @@ from Data_preprocess.finding import Finder
 from Data_preprocess.fmri_runs import summarise
 from Data_preprocess.pickles import read_responses
 from Data_preprocess.roi_responses import average_repetitions, correlate_all
-from Data_preprocess.splits import add_test_clips_flag, print_split, split_dataset, split_facts
+from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
 
 MADE_BY = "Data_preprocess/Algonauts2021/step4_fMRI_preparation.py"
 AGAIN = "copy or download it again, or check --data_root"
@@ -130,11 +130,9 @@ def print_summary(dataset, subject, report):
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, subject="several"))
+    parser = make_step_parser(__doc__, "Algonauts2021", subject="several")
     group = parser.add_argument_group("fMRI")
     group.add_argument("--track", choices=list(ALGONAUTS.tracks), default="mini_track", help="nine ROIs, or the whole brain")
-    parser.set_defaults(dataset="Algonauts2021")
     return parser
 
 

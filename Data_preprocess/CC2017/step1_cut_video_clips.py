@@ -16,9 +16,7 @@ Writes   stimuli_clips/{Train,Test}/{run}_{j}.mp4     60 frames each, H.264; j f
 from common import cli
 from common.datasets import CC2017Like, get_dataset
 from common.layout import Layout
-from common.records import working
-from common.workers import add_workers_flag
-from Data_preprocess.cutting import clip_files, cut_clips
+from Data_preprocess.cutting import add_cut_flags, cut_clips
 
 TOO_SHORT = "copy the movie again, or use --drop_short to do without the last clips"
 
@@ -26,10 +24,8 @@ TOO_SHORT = "copy the movie again, or use --drop_short to do without the last cl
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
-    group = parser.add_argument_group("clips")
-    group.add_argument("--crf", type=cli.whole(0, 51), default=12, help="constant rate factor of x264, from 0 (lossless) to 51")
+    group = add_cut_flags(parser)
     group.add_argument("--drop_short", action="store_true", changes_result=False, help="leave out clips that a movie does not fill")
-    add_workers_flag(parser, "movies")
     return parser
 
 
@@ -42,16 +38,7 @@ def main(args):
             }
             for run in dataset.runs(split)
         }
-        folder, expected = layout.clip(split, "any").parent, [layout.clip(split, name) for name in dataset.clip_names(split)]
-        with working(folder, args, inputs=movies, outputs=clip_files(folder, expected, args.drop_short), clear=[folder]) as record:
-            if record is None:
-                continue
-            n = cut_clips(
-                movies, folder, clip_frames=dataset.clip_frames, fps=dataset.fps, crf=args.crf,
-                advice="" if args.drop_short else TOO_SHORT, workers=args.workers, what=f"{dataset.name} {split} movies",
-            )  # fmt: skip
-            print(f"{dataset.name} {split}: {n} clips of {dataset.clip_frames} frames made, {len(expected)} expected")
-            record.finish(clips=n, expected=len(expected))
+        cut_clips(args, dataset, split, movies, advice="" if args.drop_short else TOO_SHORT)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from functools import partial
 from common import cli
 from common.datasets import get_dataset
 from common.layout import Layout
-from common.workers import add_workers_flag
 from Data_preprocess.frames import add_frame_flags, make_frames
 
 
@@ -25,7 +24,6 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
     add_frame_flags(parser)
-    add_workers_flag(parser, "clips")
     return parser
 
 

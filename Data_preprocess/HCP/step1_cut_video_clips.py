@@ -17,12 +17,10 @@ Writes   stimuli_clips/{Train,Test}/clip_{i}.mp4     24 frames each, H.264; i fr
 from common import cli
 from common.datasets import HCPMovie
 from common.layout import Layout
-from common.records import working
-from common.workers import add_workers_flag
-from Data_preprocess.cutting import clip_files, cut_clips
+from Data_preprocess.cutting import add_cut_flags, cut_clips
 from Data_preprocess.finding import Finder
 from Data_preprocess.movies import check_rate, movie_info
-from Data_preprocess.splits import add_test_clips_flag, print_split, split_dataset, split_facts
+from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
 
 AGAIN = "copy or download the movie again"
 
@@ -43,12 +41,8 @@ def places(dataset, movies):
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, split=True))
-    group = parser.add_argument_group("clips")
-    group.add_argument("--crf", type=cli.whole(0, 51), default=12, help="constant rate factor of x264, from 0 (lossless) to 51")
-    add_workers_flag(parser, "movies")
-    parser.set_defaults(dataset="HCP")
+    parser = make_step_parser(__doc__, "HCP", split=True)
+    add_cut_flags(parser)
     return parser
 
 
@@ -61,17 +55,7 @@ def main(args):
         for number, name in zip(dataset.clip_numbers(split), dataset.clip_names(split), strict=True):
             movie, first = where[number]
             cuts.setdefault(movie, {})[layout.clip(split, name)] = first
-        folder, expected = layout.clip(split, "any").parent, [clip for of_movie in cuts.values() for clip in of_movie]
-        outputs, facts = clip_files(folder, expected), split_facts(dataset)
-        with working(folder, args, inputs=cuts, outputs=outputs, facts=facts, clear=[folder]) as record:
-            if record is None:
-                continue
-            n = cut_clips(
-                cuts, folder, clip_frames=dataset.clip_frames, fps=dataset.fps, crf=args.crf, advice=AGAIN,
-                workers=args.workers, what=f"{dataset.name} {split} movies",
-            )  # fmt: skip
-            print(f"{dataset.name} {split}: {n} clips of {dataset.clip_frames} frames made, {len(expected)} expected")
-            record.finish(clips=n, expected=len(expected))
+        cut_clips(args, dataset, split, cuts, advice=AGAIN, facts=split_facts(dataset))
     of_movies = " + ".join(str(len(dataset.clip_start_seconds(n))) for n in range(1, len(movies) + 1))
     print(f"{dataset.name}: {of_movies} = {len(where)} clips of {', '.join(map(str, movies))}")
     print_split(dataset)

@@ -18,17 +18,13 @@ from functools import partial
 from common import cli
 from common.datasets import HCPMovie
 from common.layout import Layout
-from common.workers import add_workers_flag
 from Data_preprocess.frames import add_frame_flags, make_frames
-from Data_preprocess.splits import add_test_clips_flag, split_dataset
+from Data_preprocess.splits import make_step_parser, split_dataset
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, split=True))
+    parser = make_step_parser(__doc__, "HCP", split=True)
     add_frame_flags(parser, format="png")
-    add_workers_flag(parser, "clips")
-    parser.set_defaults(dataset="HCP")
     return parser
 
 

@@ -19,8 +19,8 @@ from common import cli
 from common.captions import read_captions, write_captions
 from common.datasets import HCPMovie
 from common.layout import Layout
-from Data_preprocess.caption_steps import add_caption_flags, add_one_file_flag, caption_by_middle_frame
-from Data_preprocess.splits import add_test_clips_flag, split_dataset, split_facts
+from Data_preprocess.caption_steps import add_caption_flags, caption_by_middle_frame
+from Data_preprocess.splits import make_step_parser, split_dataset, split_facts
 
 
 def join_captions(dataset, layout, overwrite):
@@ -35,11 +35,8 @@ def join_captions(dataset, layout, overwrite):
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, split=True, device=True))
-    add_one_file_flag(parser)
-    add_caption_flags(parser)
-    parser.set_defaults(dataset="HCP")
+    parser = make_step_parser(__doc__, "HCP", split=True, device=True)
+    add_caption_flags(parser, one_file=True)
     return parser
 
 

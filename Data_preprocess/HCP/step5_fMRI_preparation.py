@@ -34,7 +34,7 @@ from common.records import working
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess import fmri_arrays, hcp_runs
 from Data_preprocess.finding import Finder
-from Data_preprocess.splits import add_test_clips_flag, print_split, split_dataset, split_facts
+from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
 from Data_preprocess.vertex_figures import draw_figures
 
 MADE_BY = "Data_preprocess/HCP/step5_fMRI_preparation.py"
@@ -143,8 +143,7 @@ def print_summary(dataset, subject, report):
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    add_test_clips_flag(cli.add_data_flags(parser, subject="several"))
+    parser = make_step_parser(__doc__, "HCP", subject="several")
     group = parser.add_argument_group("fMRI")
     group.add_argument(
         "--series", metavar="KIND", help="kind of series, what follows the run in a file's name, such as Atlas_MSMAll_hp2000_clean "
@@ -162,7 +161,6 @@ def get_parser():
     )
     group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
     add_workers_flag(parser, "runs")
-    parser.set_defaults(dataset="HCP")
     return parser
 
 

@@ -16,14 +16,13 @@ Writes   stimuli_clips/{Train,Test}/{split}_{i}.mp4     clip_frames frames each,
 
 import csv
 import io
+from functools import partial
 
 from common import cli
 from common.datasets import OwnDataset, get_dataset
 from common.files import write_text
 from common.layout import Layout
-from common.records import working
-from common.workers import add_workers_flag
-from Data_preprocess.cutting import clip_files, cut_clips
+from Data_preprocess.cutting import add_cut_flags, cut_clips
 from Data_preprocess.events import clips_of, read_events
 
 TOO_SHORT = "copy the movie again, or correct the event table"
@@ -48,8 +47,7 @@ def write_table(path, names, clips):
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
-    parser.add_argument("--crf", type=cli.whole(0, 51), default=12, help="constant rate factor of x264, from 0 (lossless) to 51")
-    add_workers_flag(parser, "movies")
+    add_cut_flags(parser)
     return parser
 
 
@@ -61,20 +59,10 @@ def main(args):
         for name, clip in zip(names, clips, strict=True):
             of_movie = movies.setdefault(dataset.film_path(args.data_root, clip.film), {})
             of_movie[layout.clip(split, name)] = clip.first
-        folder, inputs = layout.clip(split, "any").parent, [dataset.events_path(args.data_root), *movies]
-        outputs = [folder / "clips.csv", *clip_files(folder, [layout.clip(split, name) for name in names])]
+        table = layout.clip(split, "any").with_name("clips.csv"), partial(write_table, names=names, clips=clips)
         # an entry of one's own may be edited: what the clips depend on counts as a setting
         facts = {"clip_frames": dataset.clip_frames, "fps": dataset.fps}
-        with working(folder, args, inputs=inputs, outputs=outputs, facts=facts, clear=[folder]) as record:
-            if record is None:
-                continue
-            n = cut_clips(
-                movies, folder, clip_frames=dataset.clip_frames, fps=dataset.fps, crf=args.crf, advice=TOO_SHORT,
-                workers=args.workers, what=f"{dataset.name} {split} movies",
-            )  # fmt: skip
-            write_table(folder / "clips.csv", names, clips)
-            print(f"{dataset.name} {split}: {n} clips of {dataset.clip_frames} frames made, {len(names)} expected")
-            record.finish(clips=n, expected=len(names))
+        cut_clips(args, dataset, split, movies, advice=TOO_SHORT, inputs=[dataset.events_path(args.data_root)], table=table, facts=facts)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,9 @@ import numpy as np
 from common import cli
 from common.datasets import get_dataset
 from common.datasets.phantom_algonauts import PhantomAlgonauts
-from common.files import write_json
-from common.records import working
 from common.video import write_mp4
-from common.workers import add_workers_flag, remove_partial, run_jobs
-from Data_preprocess.phantom_flags import add_phantom_flags
+from common.workers import add_workers_flag
+from Data_preprocess.phantom_movies import add_phantom_flags, by_split, make_stimuli
 from phantom import world
 
 FOLDER = "AlgonautsVideos268_All_30fpsmax"
@@ -54,22 +52,8 @@ def main(args):
     folder = dataset.tree(args.data_root) / FOLDER
     names = [f"{number:04d}_{'-'.join(map(str, rng.integers(0, 10, 8)))}" for number in range(1, len(scenes) + 1)]
     jobs = [(folder / f"{name}.mp4", scene, RATES[k % len(RATES)]) for k, (name, scene) in enumerate(zip(names, scenes, strict=True))]
-    paths, truth = [path for path, *_ in jobs], dataset.truth_path(args.data_root)
-    with working(truth.parent / "records" / "step1_make_videos", args, outputs=[*paths, truth], clear=[folder]) as record:
-        if record is None:
-            return
-        entries = {
-            split: [
-                {"clip": f"clip_{i}", "caption": scenes[i - 1].caption, "scene": scenes[i - 1].to_json()}
-                for i in dataset.clip_numbers(split)
-            ]
-            for split in ("train", "test")
-        }
-        write_json(truth, {"phantom": True, "seed": args.seed, **entries})
-        remove_partial(folder)
-        run_jobs(make_video, [job for job in jobs if not job[0].exists()], args.workers, f"{dataset.name} videos", "video")
-        print(f"{dataset.name}: {len(paths)} videos, {n} of them with responses")
-        record.finish(videos=len(paths), with_responses=n)
+    said = f"{len(jobs)} videos, {n} of them with responses"
+    make_stimuli(args, dataset, by_split(dataset, scenes), jobs, make_video, "step1_make_videos", said)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ import numpy as np
 from common import cli
 from common.datasets import get_dataset
 from common.datasets.phantom_hcp import PhantomHCP
-from common.files import write_json
-from common.records import working
 from common.video import write_mp4
-from common.workers import add_workers_flag, remove_partial, run_jobs
-from Data_preprocess.phantom_flags import add_phantom_flags
+from common.workers import add_workers_flag
+from Data_preprocess.phantom_movies import add_phantom_flags, by_split, make_stimuli
 from phantom import world
 
 REST = 60  # grey level between excerpts
@@ -64,22 +62,8 @@ def main(args):
         path = dataset.tree(args.data_root) / "Stimuli" / f"{movie}.mp4"
         jobs.append((path, dict(zip(seconds, of_movie, strict=True)), dataset.run_volumes[number - 1], dataset.fps, dataset.uncropped_size))
         scenes += of_movie
-    paths, truth = [path for path, *_ in jobs], dataset.truth_path(args.data_root)
-    with working(truth.parent / "records" / "step1_make_movies", args, outputs=[*paths, truth], clear=paths) as record:
-        if record is None:
-            return
-        entries = {
-            split: [
-                {"clip": f"clip_{i}", "caption": scenes[i - 1].caption, "scene": scenes[i - 1].to_json()}
-                for i in dataset.clip_numbers(split)
-            ]
-            for split in ("train", "test")
-        }
-        write_json(truth, {"phantom": True, "seed": args.seed, **entries})
-        remove_partial(paths[0].parent)
-        run_jobs(make_movie, [job for job in jobs if not job[0].exists()], args.workers, f"{dataset.name} movies", "movie")
-        print(f"{dataset.name}: {len(scenes)} scenes in {len(paths)} movies")
-        record.finish(scenes=len(scenes))
+    said = f"{len(scenes)} scenes in {len(jobs)} movies"
+    make_stimuli(args, dataset, by_split(dataset, scenes), jobs, make_movie, "step1_make_movies", said)
 
 
 if __name__ == "__main__":

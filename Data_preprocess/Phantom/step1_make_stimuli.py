@@ -4,43 +4,44 @@ Writes   {data_root}/phantom/CC2017_Purdue/Stimuli/video_fmri_dataset/stimuli/{s
          {data_root}/phantom/phantom_truth.json          factors and caption of every scene, in clip order
 
     python Data_preprocess/Phantom/step1_make_stimuli.py --data_root data
+    python Data_preprocess/Phantom/step1_make_stimuli.py --data_root held_out --hold_out star:up circle:left
 
 Half a minute. The phantom is a made-up data set of known content, never a result about brains.
 """
+
+import argparse
 
 import numpy as np
 
 from common import cli
 from common.datasets import Phantom, get_dataset
-from common.files import write_json
-from common.records import working
 from common.video import write_mp4
-from common.workers import add_workers_flag, remove_partial, run_jobs
-from Data_preprocess.phantom_flags import add_phantom_flags
+from common.workers import add_workers_flag
+from Data_preprocess.phantom_movies import add_phantom_flags, make_stimuli
 from phantom import world
 
 CRF = 8  # finer than step 1 of the preprocessing cuts clips, so that coding them twice costs little
 
 
-def draw_scenes(dataset, seed):
-    """Random scenes: dict split -> dict run -> list of Scene."""
+def combination(text):
+    """Type of --hold_out: a shape and a direction, such as 'star:up'."""
+    shape, _, direction = text.partition(":")
+    if shape not in world.SHAPES or direction not in world.DIRECTIONS:
+        shapes, directions = ", ".join(world.SHAPES), ", ".join(world.DIRECTIONS)
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is no shape:direction; use one of {shapes}, a colon, and one of {directions}")
+    return shape, direction
+
+
+def draw_scenes(dataset, seed, without=()):
+    """Random scenes of both splits, {split: list of Scene} in clip order; those for training have none of the (shape, direction) `without`."""
     scenes = {}
     for number, split in enumerate(("train", "test")):
-        rng = np.random.default_rng([seed, number])
-        scenes[split] = {run: [world.random_scene(rng) for _ in range(dataset.clips_per_run(split))] for run in dataset.runs(split)}
+        rng, scenes[split] = np.random.default_rng([seed, number]), []
+        while len(scenes[split]) < len(dataset.clip_names(split)):
+            scene = world.random_scene(rng)
+            if split == "test" or (scene.shape, scene.direction) not in without:
+                scenes[split].append(scene)
     return scenes
-
-
-def truth(scenes):
-    """Content of phantom_truth.json: per split a list of clips in order."""
-    return {
-        split: [
-            {"clip": f"{run}_{j}", "caption": scene.caption, "scene": scene.to_json()}
-            for run, of_run in runs.items()
-            for j, scene in enumerate(of_run, 1)
-        ]
-        for split, runs in scenes.items()
-    }
 
 
 def make_movie(job):
@@ -52,26 +53,22 @@ def make_movie(job):
 
 def get_parser():
     parser = cli.make_parser(__doc__)
-    add_workers_flag(add_phantom_flags(parser, Phantom), "movies")
+    group = add_phantom_flags(parser, Phantom)
+    group.add_argument(
+        "--hold_out", nargs="+", type=combination, default=[], metavar="SHAPE:DIRECTION", help="combinations that training scenes lack"
+    )
+    add_workers_flag(group, "movies")
     return parser
 
 
 def main(args):
     dataset = get_dataset(args.dataset, Phantom)
-    scenes = draw_scenes(dataset, args.seed)
-    movies = [(dataset.movie_path(args.data_root, run), of_run) for runs in scenes.values() for run, of_run in runs.items()]
-    paths, truth_path = [path for path, _ in movies], dataset.truth_path(args.data_root)
-    folder = truth_path.parent / "records" / "step1_make_stimuli"
-    with working(folder, args, outputs=[*paths, truth_path], clear=paths) as record:
-        if record is None:
-            return
-        write_json(truth_path, {"phantom": True, "seed": args.seed, **truth(scenes)})
-        remove_partial(paths[0].parent)
-        run_jobs(make_movie, [movie for movie in movies if not movie[0].exists()], args.workers, f"{dataset.name} movies", "movie")
-        n_scenes = {split: sum(map(len, runs.values())) for split, runs in scenes.items()}
-        movies_of = {"train": dataset.n_train_runs, "test": dataset.n_test_runs}
-        print(f"{dataset.name}: {', '.join(f'{n} {split} scenes in {movies_of[split]} movies' for split, n in n_scenes.items())}")
-        record.finish(**n_scenes)
+    scenes, jobs, said = draw_scenes(dataset, args.seed, args.hold_out), [], []
+    for split, of_split in scenes.items():
+        runs, n = dataset.runs(split), dataset.clips_per_run(split)
+        jobs += [(dataset.movie_path(args.data_root, run), of_split[k * n : (k + 1) * n]) for k, run in enumerate(runs)]
+        said.append(f"{len(of_split)} {split} scenes in {len(runs)} movies")
+    make_stimuli(args, dataset, scenes, jobs, make_movie, "step1_make_stimuli", ", ".join(said))
 
 
 if __name__ == "__main__":

@@ -13,82 +13,41 @@ A few seconds. The haemodynamic response is faster and narrower than a real one 
 scenes change every second; --hrf canonical shows what blur does. Nothing here is a result about brains.
 """
 
+from functools import partial
+
 import numpy as np
 
-from common import cli, cortex
+from common import cli
 from common.datasets import get_dataset
 from common.datasets.phantom_hcp import PhantomHCP
-from common.files import write_json
-from common.model_sources import model_path
-from common.records import working
-from common.workers import add_workers_flag, remove_partial, run_jobs
-from Data_preprocess.cifti_writing import write_series
-from Data_preprocess.phantom_flags import add_phantom_flags
-from models.loading import model_files
-from phantom.brain import HRF, amplitude_of, describe_vertices, draw_vertices, make_series, response_weights, signal
-from phantom.features import feature_groups, load_scenes
+from Data_preprocess.phantom_fmri import get_fmri_parser, make_responses, make_runs, open_features
 
 
-def series_path(dataset, data_root, subject, run):
-    folder = dataset.tree(data_root) / str(subject) / "MNINonLinear" / "Results" / run
-    return folder / f"{run}{dataset.series[0]}.dtseries.nii"
+def series_paths(dataset, data_root, subject):
+    folder = dataset.tree(data_root) / str(subject) / "MNINonLinear" / "Results"
+    return [folder / run / f"{run}{dataset.series[0]}.dtseries.nii" for run in dataset.runs]
 
 
-def make_run(job):
-    """Write one run; the job is (path, TR, seed, noise-free series, arguments of make_series)."""
-    path, tr, seed, clean, options = job
-    write_series(path, make_series(clean, rng=np.random.default_rng(seed), drift=0.0, **options), tr)
-
-
-def make_subject(dataset, data_root, subject, groups, *, reliability, hrf, seed, workers):
-    """Write the series of a subject that are not there yet."""
-    planted, constant, nan = draw_vertices(groups, subject, seed)
-    response = response_weights(hrf, dataset.tr)
-    write_json(dataset.vertices_path(data_root, subject), describe_vertices(planted, constant, nan, response))
-    options = {"constant": constant, "nan": nan, "amplitude": amplitude_of(reliability, response)}
+def make_subject(args, dataset, subject, groups):
+    """Write the series of a subject that are not there yet; returns what there is, str."""
     features = {name: np.concatenate([of_group["train"], of_group["test"]]) for name, of_group in groups.items()}
-    jobs, first = [], 0
-    for number, run in enumerate(dataset.runs, 1):
-        seconds, path = dataset.clip_start_seconds(number), series_path(dataset, data_root, subject, run)
+    runs, first = [], 0
+    for number, path in enumerate(series_paths(dataset, args.data_root, subject), 1):
+        seconds = dataset.clip_start_seconds(number)
         rows = slice(first, first := first + len(seconds))
         lags = np.arange(dataset.run_volumes[number - 1])[:, None] - seconds
-        clean = [
-            (vertices, signal(features[name][rows], weights, response, lags).astype(np.float32)) for name, vertices, weights in planted
-        ]
-        jobs.append((path, dataset.tr, [seed, subject, 21, number], clean, options))
-    run_jobs(make_run, [job for job in jobs if not job[0].exists()], workers, f"{dataset.name} fMRI subject {subject}", "run")
+        runs.append(({name: values[rows] for name, values in features.items()}, lags, {path: [args.seed, subject, 21, number]}))
+    return make_runs(args, dataset, subject, groups, runs, drift=0.0)
 
 
 def get_parser():
-    parser = cli.make_parser(__doc__)
-    group = add_phantom_flags(parser, PhantomHCP)
-    group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="simulated participants, 1 to 3; they differ")
-    add_workers_flag(group, "runs")
-    group = parser.add_argument_group("model")
-    reliability = cli.real(above=0, below=1)
-    group.add_argument("--reliability", type=reliability, default=0.5, help="correlation that two scans of a responsive vertex would have")
-    group.add_argument("--hrf", choices=list(HRF), default="narrow", help="haemodynamic response")
-    group.add_argument("--clip_path", metavar="SOURCE", changes_result=False, help="CLIP that embeds the captions (default: the phantom's)")
-    return parser
+    return get_fmri_parser(__doc__, PhantomHCP, reliability=0.5, hrf="narrow")
 
 
 def main(args):
-    dataset, clip_path = get_dataset(args.dataset, PhantomHCP), model_path(args, "clip")
-    truth, groups = dataset.truth_path(args.data_root), None
-    for subject in args.subj_ID:
-        paths = [series_path(dataset, args.data_root, subject, run) for run in dataset.runs]
-        folder, inputs = truth.parent / "records" / f"step2_make_fmri_sub{subject}", [truth, *model_files(clip_path)]
-        with working(folder, args, inputs=inputs, outputs=paths, clear=paths) as record:
-            if record is None:
-                continue
-            groups = groups or feature_groups({split: load_scenes(truth, split) for split in ("train", "test")}, clip_path)
-            remove_partial(paths[0].parents[1])
-            make_subject(
-                dataset, args.data_root, subject, groups,
-                reliability=args.reliability, hrf=args.hrf, seed=args.seed, workers=args.workers,
-            )  # fmt: skip
-            print(f"{dataset.name} subject {subject}: {len(paths)} series of {cortex.N_CORTEX} vertices")
-            record.finish(series=len(paths))
+    dataset = get_dataset(args.dataset, PhantomHCP)
+    paths_of = partial(series_paths, dataset, args.data_root)
+    make_responses(args, dataset, open_features(args, dataset), paths_of, partial(make_subject, args, dataset))
 
 
 if __name__ == "__main__":
