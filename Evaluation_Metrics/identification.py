@@ -81,13 +81,14 @@ def two_way_identification(pred_features, true_features):
     seen = {}
     group = np.array([seen.setdefault((row + 0.0).tobytes(), len(seen)) for row in true])  # -0 is 0
     first = np.unique(group, return_index=True)[1]
-    counts, flat = np.bincount(group).astype(np.float64), (is_constant(pred), is_constant(true)[first])
+    distinct = true if len(first) == len(true) else true[first]
+    counts, flat = np.bincount(group).astype(np.float64), (is_constant(pred), is_constant(distinct))
 
-    means = [rows.mean(1, dtype=np.float64, keepdims=True) for rows in (pred, true[first])]
+    means = [rows.mean(1, dtype=np.float64, keepdims=True) for rows in (pred, distinct)]
     product, lengths = np.zeros((len(pred), len(first))), [np.zeros(len(pred)), np.zeros(len(first))]
     for start in range(0, pred.shape[1], CHUNK):
         part = np.s_[:, start : start + CHUNK]
-        x, y = pred[part] - means[0], true[first][part] - means[1]
+        x, y = pred[part] - means[0], distinct[part] - means[1]
         product += x @ y.T
         lengths = [lengths[0] + np.einsum("nd,nd->n", x, x), lengths[1] + np.einsum("nd,nd->n", y, y)]
     counts[flat[1]] = 0

@@ -69,6 +69,21 @@ def temporal_filter(n_frames, frequency, fps):
     return np.where((delay >= 0) & (delay < WIDTH), weights[delay.clip(0, WIDTH - 1)], 0)
 
 
+def answers(frames):
+    """Answers of the spatial filters to frames (F, H, W, 3), (filters, F) complex."""
+    real, imaginary = np.split(spatial_filters()[0] @ lightness(frames).reshape(len(frames), -1).T, 2)
+    return real + 1j * imaginary
+
+
+def log_energies(answers, fps):
+    """Log energies of a clip from the answers of the spatial filters: those of 0 Hz and opponent ones, each (F, filters)."""
+    directed, n_frames = spatial_filters()[1], answers.shape[1]
+    moving = temporal_filter(n_frames, MOVING, fps).T
+    there, back = (np.log(np.abs(part @ moving) + OFFSET) for part in (answers[directed], answers[directed].conj()))
+    static = np.log(np.abs(answers @ temporal_filter(n_frames, 0, fps).T) + OFFSET)
+    return static.T, (there - back).T
+
+
 def motion_energy(clip, fps=3.75):
     """Log energies of the filters, frame by frame.
 
@@ -90,13 +105,7 @@ def motion_energy(clip, fps=3.75):
     ----------
     Nishimoto et al. 2011, Reconstructing visual experiences from brain activity evoked by natural movies; pymoten.
     """
-    filters, directed = spatial_filters()
-    real, imaginary = np.split(filters @ lightness(clip).reshape(len(clip), -1).T, 2)  # filters frames
-    answers = real + 1j * imaginary
-    moving = temporal_filter(len(clip), MOVING, fps).T
-    there, back = (np.log(np.abs(part @ moving) + OFFSET) for part in (answers[directed], answers[directed].conj()))
-    static = np.log(np.abs(answers @ temporal_filter(len(clip), 0, fps).T) + OFFSET)
-    return static.T, (there - back).T
+    return log_energies(answers(clip), fps)
 
 
 def frame_correlations(pred, true):
@@ -138,7 +147,8 @@ def motion_energy_correlation(pred, gt, fps=3.75):
         raise ValueError(f"motion energy needs two frames or more, got clips of {pred.shape[1]}")
     values = np.empty((2, len(pred)))
     for clip, (p, g) in enumerate(zip(pred, gt, strict=True)):
-        pairs = zip(motion_energy(p, fps), motion_energy(g, fps), strict=True)
+        both = np.split(answers(np.concatenate([p, g])), 2, axis=1)
+        pairs = zip(*(log_energies(side, fps) for side in both), strict=True)
         values[:, clip] = [frame_correlations(*pair).mean() for pair in pairs]
     return {"static": values[0], "moving": values[1]}
 

@@ -274,6 +274,8 @@ class ClipClassifier:
 
     def outputs(self, clips):
         """Scores of every clip, `features` (N, M), and the mean token that they are made from, `token` (N, D), float32."""
+        if clips.shape[1] < 2:
+            raise UserError(f"--clip_classifier sees clips of two frames or more, got {clips.shape[1]}; score other clips")
         clips = clips[:, : clips.shape[1] // 2 * 2]
         model, step, scores, tokens = self._model(clips.shape[1]), max(1, self.batch_size // clips.shape[1]), [], []
         hook = model.classifier.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0].float().cpu().numpy()))
