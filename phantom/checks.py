@@ -38,6 +38,8 @@ NOTES = {
     "shuffle test": "One order of the frames applied to all clips; p is the share of orders that score as well. The control passes it too: "
     "any smooth clip does. That motion comes from the brain shows in the direction, above. Without CMG all frames are nearly equal.",
     "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
+    "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
+    "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0.",
     "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
     "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published; the phantom's own profile replaces it above, since "
     "on this small generator it makes motion worse.",
@@ -393,15 +395,40 @@ def legible(right):
 # ---------------------------------------------------------------------------------------------- ceiling and stage 2 as published
 
 
-def ordered_row(statement, values):
+def ordered_row(statement, values, claim="ceiling", **more):
     """Row of arms whose means must stand in order, oracle highest."""
     arms = means({arm: values[arm] for arm in ARMS})
     steps = [paired(values[better], values[worse]) for better, worse in (("oracle", "full"), ("full", "control"))]
     held = arms["oracle"] > arms["full"] > arms["control"]
     return row(
-        "ceiling", statement, held, value=arms["oracle"], control=arms["full"], compared_with="the full arm", bar="oracle > full > control",
-        n=len(values["full"]), se=steps[0][1], margin=in_errors(*steps), arms=arms,
+        claim, statement, held, value=arms["oracle"], control=arms["full"], compared_with="the full arm", bar="oracle > full > control",
+        n=len(values["full"]), se=steps[0][1], margin=in_errors(*steps), arms=arms, **more,
     )  # fmt: skip
+
+
+def neighbours(identified, moving):
+    """Metrics of neighbouring fields put the arms in order, and the control at chance.
+
+    Parameters
+    ----------
+    identified : dict
+        arm -> (N,) 2-way identification by CLIP
+    moving : dict
+        arm -> (N,) correlation of opponent motion energies
+    """
+    if any(arm not in identified for arm in ARMS):
+        return []
+    control = {"claim": "neighbours", "compared_with": "chance", "n": len(moving["control"])}
+    (name, level), (other, zero) = ("2-way identification by CLIP", 0.5), ("opponent motion energy", 0.0)
+    mean, se = float(np.mean(identified["control"])), standard_error(identified["control"])
+    off = float(np.mean(moving["control"])), standard_error(moving["control"])
+    return [
+        ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
+        ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
+        row(statement=f"{name}: the control at chance", held=abs(mean - level) <= 1.96 * se, value=mean, control=level, chance=level,
+            bar="chance in the 95 % interval", se=se, margin=in_errors((1.96 * se - abs(mean - level), se)), **control),
+        row(statement=f"{other}: the control beside chance", held=None, value=off[0], control=zero, chance=zero, bar="none", se=off[1], **control),
+    ]  # fmt: skip
 
 
 def ceiling(ranks, psnr, before):

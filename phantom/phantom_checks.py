@@ -26,14 +26,17 @@ from common.files import fingerprint, load_array, read_json, sha256
 from common.fmri import detrend, zscore
 from common.frames import read_frame
 from common.layout import DEFAULT_SEED, Layout, arm_name, reconstruction_name
-from common.readers import open_clips
+from common.readers import format_clips, open_clips
 from common.records import working
+from Evaluation_Metrics import identification, motion_energy
 from Evaluation_Metrics.EPE import epe
-from Evaluation_Metrics.metric_script import is_current
+from Evaluation_Metrics.metric_script import frame_rate, is_current, open_pairs
 from Evaluation_Metrics.n_way import clip_accuracy, true_classes
+from Evaluation_Metrics.per_clip import score_pairs
+from Evaluation_Metrics.protocols import protocol_form
 from Evaluation_Metrics.PSNR import psnr
 from Evaluation_Metrics.SSIM import ssim
-from Evaluation_Metrics.towers import ImageClassifier
+from Evaluation_Metrics.towers import ImageClassifier, Towers
 from models.checkpoints import load_checkpoint
 from phantom import checks
 from phantom.features import AREAS, load_scenes
@@ -200,6 +203,28 @@ def score_first_frames(stage1, truth, mean_frame):
     }
 
 
+def score_as_neighbours(dataset, layout, subject, names, numbers):
+    """Identification by CLIP and opponent motion energy of arms' reconstructions, as evaluate.py scores them: two dicts by arm.
+
+    CLIP's features are those of the evaluation, where it was run.
+
+    Parameters
+    ----------
+    names : dict
+        arm -> name of its reconstruction
+    numbers : list of int
+        clips
+    """
+    metrics = [identification.metric(), motion_energy.metric(fps=frame_rate(dataset))]
+    form = protocol_form("correct", dataset) | {"clips": [format_clips(numbers)]}
+    towers, cache = Towers({"clip": dataset.models["clip"]}), layout.root / "metrics" / "cache"
+    found = {
+        arm: score_pairs(open_pairs(dataset, layout, subject, name=name, **form), metrics, towers, cache=cache, workers=1, desc=arm)[0]
+        for arm, name in names.items()
+    }
+    return tuple({arm: columns[name] for arm, columns in found.items()} for name in ("id-CLIP", "motion-moving"))
+
+
 def measure(dataset, layout, scenes, folders, embeddings):
     """Measure the reconstructions of all arms.
 
@@ -307,6 +332,9 @@ def main(args):
             embeddings = {arm: decode_embedding(dataset, args.data_root, layout, args.subj_ID, arm, args.seed) for arm in arms}
             measured = measure(dataset, layout, scenes["test"], folders, embeddings)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
+            if all(arm in folders for arm in ARMS):
+                names, numbers = {arm: folders[arm].name for arm in ARMS}, open_clips(folders["full"] / "results_recons", "ours").numbers
+                rows += checks.neighbours(*score_as_neighbours(dataset, layout, args.subj_ID, names, numbers))
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
         rows += checks.retrieval(found) + check_explanations(maps, tested, selected, planted)

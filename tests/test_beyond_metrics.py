@@ -26,6 +26,7 @@ from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.motion_energy import motion_energy_correlation
 from Evaluation_Metrics.pix_corr import pix_corr
 from Evaluation_Metrics.SSIM import ssim
+from phantom import checks
 
 RNG = np.random.default_rng(0)
 
@@ -484,3 +485,18 @@ def test_scripts_without_a_model(house, monkeypatch, capsys, script, says):  # n
     monkeypatch.setitem(datasets.DATASETS, "phantom", replace(datasets.PHANTOM, models={}, config=""))
     assert says in error_of(capsys, load_script(f"Evaluation_Metrics/{script}.py"), "--dataset", "phantom")
     assert "DINO-consistency cannot be computed: no --dino_path" in error_of(capsys, temporal_consistency, "--dataset", "phantom")
+
+
+def test_claims_of_the_phantom_can_miss():
+    noise = np.random.default_rng(1).normal(0, 0.1, (3, 100))
+    noise -= noise.mean(1, keepdims=True)
+    level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
+    identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
+    moving = {arm: values - 0.5 for arm, values in identified.items()}
+    assert [row["held"] for row in checks.neighbours(identified, moving)] == [True, True, True, None]
+    swapped = identified | {"full": identified["control"], "control": identified["full"]}
+    assert [row["held"] for row in checks.neighbours(swapped, moving)] == [False, True, False, None]
+    row = checks.neighbours(identified, moving)[0]
+    steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
+    assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
+    assert checks.neighbours({"full": noise[0]}, moving) == []
