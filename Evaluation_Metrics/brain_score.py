@@ -30,6 +30,7 @@ from common.records import working
 from Evaluation_Metrics.baselines import shuffled
 from Evaluation_Metrics.clip_features import BANDS, ClipFeatures, training_clips
 from Evaluation_Metrics.encoding import PENALTIES, fit_encoder, predict
+from Evaluation_Metrics.metric_script import frame_rate
 from Evaluation_Metrics.protocols import protocol_form
 from Evaluation_Metrics.results import write_dicts
 from Evaluation_Metrics.towers import Towers, add_model_flags
@@ -243,7 +244,7 @@ def main(args):
     with working(out, args, inputs=inputs, outputs=[out / "areas.csv"]) as record:
         if record is None:
             return
-        extract = ClipFeatures.of(args, args.bands, towers, device, place.root / "metrics" / "cache", _fps(dataset))
+        extract = ClipFeatures.of(args, args.bands, towers, device, place.root / "metrics" / "cache", frame_rate(dataset))
         features = {"train": extract(training_clips(place, dataset, form), [int(row) + 1 for row in rows], "training clips")}
         features |= {name: extract(reader, numbers, name) for name, reader in readers.items()}
         measured = fmri["test"][[number - 1 for number in numbers]]
@@ -252,12 +253,6 @@ def main(args):
         if not counted.any():
             raise UserError(f"no vertex has a noise ceiling above {LEAST_CEILING}; check {place.mask(args.subj_ID).parent}")
         write_results(args, record, dataset, out, measured, predictions, by_band, model, mask, ceiling, counted, runs, numbers)
-
-
-def _fps(dataset):
-    """Frames a second of a clip's eight frames."""
-    indices = dataset.frame_indices
-    return dataset.fps * (len(indices) - 1) / (indices[-1] - indices[0])
 
 
 def write_results(args, record, dataset, out, measured, predictions, by_band, model, mask, ceiling, counted, runs, numbers):

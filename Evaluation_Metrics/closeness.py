@@ -1,0 +1,320 @@
+"""Audit an evaluation for closeness: do reconstructions look right because test clips resemble training clips?
+
+Each test clip's distance to its nearest training clip is set against every metric, and the nearest training clip itself is
+scored by every metric: chosen by the decoded embedding, which is what a retrieval system would show, and by the truth,
+the best that copying could do.
+
+Reads    metrics/sub{ID}/{name}/ of evaluate.py, stimuli_frames/Train, test_groundtruth.npy, the CLIP embeddings of captions and
+         images, checkpoints/sub{ID}/{arm}/semantic; CLIP, and the models of the metrics
+Writes   metrics/sub{ID}/{name}/closeness/closeness.csv   distances and nearest training clips of every test clip
+                                         /table.md        every metric: method, both baselines, share, slopes
+                                         /closeness.png   every metric against every distance
+                                         /metrics.json
+
+    python Evaluation_Metrics/closeness.py --dataset phantom --subj_ID 1
+    python Evaluation_Metrics/closeness.py --dataset phantom --subj_ID 1 --name control --protocol correct
+
+On the phantom two minutes.
+"""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from common import cli
+from common.arms import add_arm_flag, load_fmri
+from common.datasets import get_dataset
+from common.files import UserError, atomic_path, load_array, missing, read_json, write_text
+from common.layout import Layout, arm_name
+from common.readers import open_clips
+from common.records import working
+from Evaluation_Metrics.baselines import RenumberedClips
+from Evaluation_Metrics.bootstrap_with_wilcoxon import paired_interval
+from Evaluation_Metrics.clip_features import ClipFeatures, training_clips
+from Evaluation_Metrics.metric_script import frame_rate
+from Evaluation_Metrics.pairs import Pairs
+from Evaluation_Metrics.per_clip import score_pairs
+from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_needs
+from Evaluation_Metrics.results import read_per_clip, read_result, summarise, write_csv
+from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
+
+log = logging.getLogger(__name__)
+
+DISTANCES = {  # name -> words for the axis
+    "clip": "CLIP of the frames, 1 - cosine",
+    "motion": "motion energy, 1 - r",
+    "caption": "CLIP of the caption, 1 - cosine",
+}
+BASELINES = ("nearest training clip, decoded", "nearest training clip, true")
+
+# ---------------------------------------------------------------------------------------------- arithmetic
+
+
+def nearest(queries, gallery, centred=False):
+    """Row of the gallery that is nearest to each query, and its distance.
+
+    Parameters
+    ----------
+    queries : array, shape (N, D)
+    gallery : array, shape (M, D)
+    centred : bool
+        distance 1 - Pearson r over the features instead of 1 - cosine
+
+    Returns
+    -------
+    rows : array, shape (N,), int
+        of equally near ones the first
+    distances : array, shape (N,), float64
+    """
+    sides = [np.asarray(side, np.float64) for side in (queries, gallery)]
+    if sides[0].ndim != 2 or sides[1].ndim != 2 or sides[0].shape[1] != sides[1].shape[1] or not len(sides[1]):
+        raise ValueError(f"two arrays of features of one width expected, got {sides[0].shape} and {sides[1].shape}")
+    if not all(np.isfinite(side).all() for side in sides):
+        raise ValueError("NaN or infinite values in the features")
+    sides = [side - side.mean(1, keepdims=True) for side in sides] if centred else sides
+    lengths = [np.linalg.norm(side, axis=1, keepdims=True) for side in sides]
+    similarity = (sides[0] / np.where(lengths[0] > 0, lengths[0], 1)) @ (sides[1] / np.where(lengths[1] > 0, lengths[1], 1)).T
+    rows = similarity.argmax(1)
+    return rows, 1 - similarity[np.arange(len(rows)), rows]
+
+
+def regress(distance, value, rng, n_bootstraps=2000):
+    """Least-squares line of a metric on closeness, with the 95 % bootstrap interval of its slope over clips.
+
+    Returns
+    -------
+    dict
+        slope, low, high, intercept, r, n; None where fewer than three clips have a value or all are equally close
+    """
+    known = np.isfinite(value) & np.isfinite(distance)
+    x, y = distance[known], value[known]
+    if len(x) < 3 or np.ptp(x) < 1e-9:
+        return None
+    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstraps) / len(x)
+    centred = x - x.mean()
+    mean_x, mean_y = counts @ centred, counts @ y
+    variance = counts @ centred**2 - mean_x**2
+    good = variance > 1e-12
+    slopes = (counts @ (centred * y) - mean_x * mean_y)[good] / variance[good]
+    slope = (centred @ y) / (centred @ centred)
+    low, high = np.quantile(slopes, [0.025, 0.975])
+    r = float(np.corrcoef(x, y)[0, 1]) if np.ptp(y) > 0 else 0.0
+    return {
+        "slope": float(slope),
+        "low": float(low),
+        "high": float(high),
+        "intercept": float(y.mean() - slope * x.mean()),
+        "r": r,
+        "n": len(x),
+    }
+
+
+def share_of(method, baseline, trivial):
+    """Share of a score above its trivial value that a baseline has; None where the score is no clear step from it.
+
+    Parameters
+    ----------
+    method, baseline, trivial : arrays, (N,)
+        of the same clips
+    """
+    known = np.isfinite(method) & np.isfinite(baseline) & np.isfinite(trivial)
+    step = method[known] - trivial[known]
+    if len(step) < 2 or abs(step.mean()) <= 2 * step.std(ddof=1) / np.sqrt(len(step)):
+        return None
+    return float((baseline[known] - trivial[known]).mean() / step.mean())
+
+
+# ---------------------------------------------------------------------------------------------- what is read
+
+
+def decoded_embedding(args, dataset, place):
+    """CLIP embedding that the semantic decoder makes of the test fMRI, (N, D)."""
+    import torch
+
+    from models.checkpoints import load_checkpoint
+
+    epoch = dataset.epochs["semantic"]
+    stem = f"epoch_{epoch}" if isinstance(epoch, int) else epoch
+    path = args.semantic_model_path or place.checkpoints(args.subj_ID, arm_name(args.arm, args.seed), "semantic") / f"{stem}.safetensors"
+    if not Path(path).is_file():
+        raise missing(path, "train the semantic decoder, or check --semantic_model_path and --arm")
+    fmri = load_fmri(place, dataset, args.subj_ID, "test", args.arm, args.data_root, args.seed)
+    model, _ = load_checkpoint(path)
+    with torch.no_grad():
+        return model.eval()(torch.from_numpy(np.ascontiguousarray(fmri)))[0].numpy()
+
+
+def held_out(dataset, data_root, numbers):
+    """Which test clips show a shape in a direction that no simulated training clip has, (N,) bool; None where there are none."""
+    path = dataset.truth_path(data_root) if hasattr(dataset, "truth_path") else None
+    content = read_json(path) if path and path.is_file() else {"train": [], "test": []}
+    seen, wanted = ([(clip["scene"]["shape"], clip["scene"]["direction"]) for clip in content[split]] for split in ("train", "test"))
+    if not set(wanted) - set(seen):
+        return None
+    return np.array([wanted[number - 1] not in seen for number in numbers])
+
+
+def compare_held_out(values, apart, rng, n_bootstraps=2000):
+    """Mean of a metric over the clips of held-out combinations less that over the others, with its 95 % bootstrap interval, dict."""
+    parts = [values[apart & np.isfinite(values)], values[~apart & np.isfinite(values)]]
+    if min(map(len, parts)) < 2:
+        return None
+    drawn = [part[rng.integers(0, len(part), (n_bootstraps, len(part)))].mean(1) for part in parts]
+    low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    return {
+        "held_out": float(parts[0].mean()),
+        "others": float(parts[1].mean()),
+        "low": float(low),
+        "high": float(high),
+        "n": len(parts[0]),
+    }
+
+
+def read_distances(args, dataset, place, truth, training, numbers):
+    """Distances of test clips to their nearest training clips, and the training clips of both baselines.
+
+    Returns
+    -------
+    distances : dict
+        of DISTANCES -> (N,)
+    chosen : dict
+        baseline -> {test clip: training clip}
+    """
+    extract = ClipFeatures(("clip", "motion"), Towers.of(args), cache=place.root / "metrics" / "cache", fps=frame_rate(dataset))
+    known, seen = extract(training, training.numbers, "training clips"), extract(truth, numbers, "test clips")
+    rows = [number - 1 for number in numbers]
+    of = {split: load_array(place.text_embeddings_clip(split), shape=(dataset.n_clips(split), None)) for split in ("train", "test")}
+    found = {"clip": nearest(seen["clip"], known["clip"]), "motion": nearest(seen["motion"], known["motion"], centred=True)}
+    found["caption"] = nearest(of["test"][rows], of["train"])
+    embedding = decoded_embedding(args, dataset, place)[rows]
+    images = load_array(place.image_embeddings_clip("train"), shape=(dataset.n_train, None))
+    if embedding.shape[1] != images.shape[1]:
+        raise UserError(f"the semantic decoder's embedding has {embedding.shape[1]} numbers, {place.image_embeddings_clip('train')} "
+                        f"{images.shape[1]}; extract the targets that it was trained on")  # fmt: skip
+    nearby = dict(zip(BASELINES, (nearest(embedding, images)[0], found["clip"][0]), strict=True))
+    chosen = {name: {number: training.numbers[row] for number, row in zip(numbers, picked, strict=True)} for name, picked in nearby.items()}
+    return {name: distance for name, (_, distance) in found.items()}, chosen
+
+
+# ---------------------------------------------------------------------------------------------- what is written
+
+
+def draw(path, title, distances, values, lines):
+    """Every metric against every distance, with the regression's line."""
+    from matplotlib.figure import Figure
+
+    fig = Figure(figsize=(3.4 * len(distances), 2.2 * len(values) + 0.5), layout="constrained")
+    axes = fig.subplots(len(values), len(distances), squeeze=False, sharex="col", sharey="row")
+    for row, (column, y) in zip(axes, values.items(), strict=True):
+        for axis, (name, x) in zip(row, distances.items(), strict=True):
+            axis.scatter(x, y, s=8, color="0.4", linewidths=0)
+            if line := lines[column][name]:
+                ends = np.array([x.min(), x.max()])
+                axis.plot(ends, line["intercept"] + line["slope"] * ends, color="C0")
+                axis.set_title(f"slope {line['slope']:.2g} [{line['low']:.2g}, {line['high']:.2g}]", fontsize=8)
+        row[0].set_ylabel(column, fontsize=9)
+    for axis, name in zip(axes[-1], distances, strict=True):
+        axis.set_xlabel(DISTANCES[name], fontsize=8)
+    fig.suptitle(title, fontsize=10)
+    with atomic_path(path) as temporary:
+        fig.savefig(temporary, dpi=110)
+
+
+def to_table(title, method, rows):
+    """The audit as Markdown."""
+    head = ["metric", method, *BASELINES, "share, decoded", "share, true", *(f"slope, {name}" for name in DISTANCES)]
+    lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for column, row in rows.items():
+        means = [f"{mean:.3f}" if mean is not None else "–" for mean in row["means"].values()]
+        shares = [f"{100 * share:.0f} %" if share is not None else "–" for share in row["shares"].values()]
+        slopes = [f"{of['slope']:.3g} [{of['low']:.3g}, {of['high']:.3g}]" if of else "–" for of in row["lines"].values()]
+        lines.append("| " + " | ".join([column, *means, *shares, *slopes]) + " |")
+    note = "Share: of the step from the clip-shuffled reconstructions to the method, what the nearest training clip has already; – without "
+    note += "a clear step. Slope: of the metric on the distance to the nearest training clip, 95 % bootstrap interval over clips."
+    return "\n".join([*lines, "", note])
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    cli.add_data_flags(parser, subject=True)
+    add_model_flags(parser, *KINDS)
+    group = parser.add_argument_group("closeness")
+    group.add_argument("--name", default="full", help="name of one of a subject's reconstructions, evaluated before")
+    group.add_argument("--protocol", choices=list(PROTOCOLS), default="paper", help="protocol of that evaluation")
+    group.add_argument("--semantic_model_path", type=Path, help="semantic decoder; default: the one trained here")
+    group.add_argument("--workers", type=cli.processes, changes_result=False, help="number of processes; default: one per core")
+    add_arm_flag(group)
+    return parser
+
+
+def audit(args, dataset, facts, numbers, own, trivial, distances, free):
+    """Rows of the table, and what the held-out combinations say.
+
+    Returns
+    -------
+    dict
+        metric -> means, shares, lines, beaten (paired difference to the decoded baseline), held_out
+    """
+    rng, rows, apart = np.random.default_rng(args.seed), {}, held_out(dataset, args.data_root, numbers)
+    for column in (column for column in facts["columns"] if column in own and column in free[BASELINES[0]]):
+        value, others = own[column], {name: free[name][column] for name in BASELINES}
+        floor = trivial.get(column, np.full(len(value), np.nan))
+        mean, low, high = paired_interval(value, others[BASELINES[0]], rng=np.random.default_rng(args.seed))
+        rows[column] = {
+            "means": {name: summarise(of)["mean"] for name, of in {facts["method"]: value, **others}.items()},
+            "shares": {name: share_of(value, of, floor) for name, of in others.items()},
+            "lines": {name: regress(distance, value, rng) for name, distance in distances.items()},
+            "beyond_decoded": {"difference": mean, "low": low, "high": high},
+            "held_out": None if apart is None else compare_held_out(value, apart, rng),
+        }
+    return rows
+
+
+def main(args):
+    dataset, place, towers = get_dataset(args.dataset), Layout.of(args), Towers.of(args)
+    folder = place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
+    if not (folder / "metrics.json").exists():
+        raise missing(folder / "metrics.json", "run Evaluation_Metrics/evaluate.py first, or check --name and --protocol")
+    facts, clips, columns = read_result(folder)
+    form = {key: protocol_form(args.protocol, dataset)[key] for key in ("n_frames", "size", "times")}
+    truth, training = open_clips(place.ground_truth, resize=True, **form), training_clips(place, dataset, form)
+    numbers = [int(number) for number in clips]
+    if len(numbers) < 3:
+        raise UserError(f"{folder} has {len(numbers)} clips, too few for a regression over clips; score more")
+    out = folder / "closeness"
+    with working(out, args, inputs=[folder / "per_clip.npz"], outputs=[out / "table.md"]) as record:
+        if record is None:
+            return
+        distances, chosen = read_distances(args, dataset, place, truth, training, numbers)
+        metrics, _ = split_by_needs(protocol_metrics(args.protocol, dataset), towers, len(numbers))
+        free = {}
+        for name, origin in chosen.items():
+            pairs = Pairs(RenumberedClips(name, training, origin), truth, numbers)
+            free[name], _ = score_pairs(pairs, metrics, towers, cache=place.root / "metrics" / "cache", workers=args.workers, desc=name)
+        trivial = folder / "baselines" / "clip-shuffled.npz"
+        floor = read_per_clip(trivial)[1] if trivial.exists() else {}
+        rows = audit(args, dataset, facts, numbers, columns, floor, distances, free)
+        title = f"{facts['title']}: closeness to the training clips"
+        write_csv(out / "closeness.csv", numbers, distances | {name: np.array(list(of.values()), float) for name, of in chosen.items()})
+        draw(
+            out / "closeness.png",
+            title,
+            distances,
+            {column: columns[column] for column in rows},
+            {c: row["lines"] for c, row in rows.items()},
+        )
+        text = to_table(title, facts["method"], rows)
+        write_text(out / "table.md", text + "\n")
+        print(text)
+        for column, row in rows.items():
+            if of := row["held_out"]:
+                print(
+                    f"{dataset.label}{column}: held-out combinations {of['held_out']:.3f}, others {of['others']:.3f}, difference {of['low']:.3f} to {of['high']:.3f}"
+                )
+        record.finish(phantom=dataset.simulated, title=title, method=facts["method"], rows=rows)
+        print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)
