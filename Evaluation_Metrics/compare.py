@@ -6,10 +6,12 @@ Reads    two folders that evaluate.py wrote; their clips for the pictures
 Writes   comparison.md, comparison.csv   per metric: means, paired difference with its 95 % bootstrap interval, released test
          differences.csv                 A - B of every clip
          gallery.html, strips/           the same to look at, and per metric the clips where they differ most, ground truth and both
+         blind.html, blind_key.json      with --blind_page: a page for raters, and which side is whose, for preference.py
          all below --out
 
     python Evaluation_Metrics/compare.py outputs/phantom/metrics/sub1/full outputs/phantom/metrics/sub1/control
     python Evaluation_Metrics/compare.py scores_A scores_B --out A_against_B --metrics SSIM EPE --n_clips 6
+    python Evaluation_Metrics/compare.py scores_A scores_B --out A_against_B --blind_page
 
 A few seconds.
 """
@@ -23,6 +25,7 @@ from common.clip_frames import clip_times
 from common.datasets import DATASETS
 from common.files import UserError, write_text
 from common.readers import format_clips, open_clips
+from Evaluation_Metrics.blind_page import build_blind_page
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.comparison_page import build_comparison
 from Evaluation_Metrics.gallery import note_of, subject_pages
@@ -147,6 +150,8 @@ def get_parser():
     group.add_argument("--allow_differences", action="store_true", help="permission for other subjects, truths, models; every row says so")
     group.add_argument("--metrics", nargs="+", help="metrics in the gallery; default: all")
     group.add_argument("--n_clips", type=cli.one_or_more, default=4, help="clips per metric in the gallery")
+    group.add_argument("--blind_page", action="store_true", help="page for people who judge pairs without knowing whose they are as well")
+    group.add_argument("--n_pairs", type=cli.one_or_more, default=40, help="clips on that page, at most")
     group.add_argument("--recons_dirs", nargs=2, type=Path, metavar=("A", "B"), help="folders of the clips, if they have moved")
     return parser
 
@@ -179,11 +184,16 @@ def main(args):
     write_csv(out / "differences.csv", clips, {column: a - b for column, (a, b) in pairs.items()})
     methods = [open_method(of, path) for of, path in zip(facts, args.recons_dirs or (None, None), strict=True)]
     if None in methods:
+        if args.blind_page:
+            raise UserError("--blind_page: the clips are not where the evaluation read them; name them with --recons_dirs")
         print("no gallery: the clips are not where the evaluation read them; name them with --recons_dirs")
     else:
         shown = {column: values for column, values in pairs.items() if column in (args.metrics or pairs)}
         readers = {"truth": methods[0][1], "A": methods[0][0], "B": methods[1][0]}
         note = note_of(facts[0]) or note_of(facts[1])
+        if args.blind_page:
+            page = build_blind_page(out, names, clips, readers, n_clips=args.n_pairs, seed=args.seed, note=note)
+            print(f"hand out {page}, keep blind_key.json, and give both to preference.py with the answers")
         pages = {page: label for method in methods for label, page in subject_pages(method[0].path.parent.parent)}
         build_comparison(
             out, title, names, table, clips, shown, readers, n_clips=args.n_clips, lower_is_better=LOWER_IS_BETTER, note=note,
