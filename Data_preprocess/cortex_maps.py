@@ -1,6 +1,7 @@
 """Drawings of values on the inflated cortex, without a screen."""
 
 import logging
+import warnings
 from functools import cache
 
 import nibabel as nib
@@ -78,10 +79,12 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.6), subplot_kw={"projection": "3d"})
     for axis, (side, view) in zip(axes, VIEWS, strict=True):
         mesh, folds = _surface(side)
-        plot_surf_stat_map(
-            mesh, meshes[side], bg_map=folds, hemi=side, view=view, engine="matplotlib", cmap=cmap, colorbar=False,
-            threshold=threshold, vmin=vmin, vmax=vmax, symmetric_cbar=False, axes=axis, figure=figure,
-        )  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "All-NaN", RuntimeWarning)  # of a hemisphere that is blank
+            plot_surf_stat_map(
+                mesh, meshes[side], bg_map=folds, hemi=side, view=view, engine="matplotlib", cmap=cmap, colorbar=False,
+                threshold=threshold, vmin=vmin, vmax=vmax, symmetric_cbar=False, axes=axis, figure=figure,
+            )  # fmt: skip
         if outlines:
             inside = [onto_mesh(area_labels() == f"{side[0].upper()}_{area}", fill=0)[side] for area in outlines]
             numbers = (np.array(inside) * np.arange(1, len(inside) + 1)[:, None]).sum(0)

@@ -10,7 +10,7 @@ from Evaluation_Metrics.results import differing, read_evaluation
 
 HEADLINES = 6  # metrics on the overview's card of a subject
 CLAIM_FIGURES = {  # below explain/, shown beside a claim's own
-    "localisation": [f"Cortical_visualization/{name}/cortex.png" for name in ("CMG", "semantic_rms", "structure_rms")],
+    "localisation": [f"Cortical_visualization/{name}/cortex.png" for name in ("CMG", "semantic_rms")],
     "shuffle test": ["shuffle_test/shuffle_test.png"],
 }
 FIGURES = {  # of an explanation, and what they show

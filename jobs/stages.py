@@ -115,7 +115,10 @@ def explain_stage(dataset, args):
         return []
     folder, arms = "Explainable_analysis/Cortical_visualization", [[]] + [["--control"]] * ("control" in args.arms)
     maps = [["--decoder", decoder, "--map", kind, *arm] for decoder in PROJECTED for kind in ("released", "rms") for arm in arms]
-    drawn = [Task("explain", f"{folder}/step2_draw_cortex.py", ["--names", *PROJECTED]), Task("explain", f"{folder}/step3_roi_ranking.py")]
+    drawn = [
+        Task("explain", f"{folder}/step2_draw_cortex.py", ["--names", *PROJECTED, "semantic_rms"]),
+        Task("explain", f"{folder}/step3_roi_ranking.py"),
+    ]
     waves = [[Task("explain", f"{folder}/step1_weight_projection.py", flags) for flags in maps], drawn]
     if args.vifi_path or dataset.models.get("vifi"):  # the tests choose their clips by VIFI-score
         scripts = [f"Explainable_analysis/shuffle_test/{name}.py" for name in ("shuffle_for_EPE", "shuffle_for_CLIP_pcc", "draw_picture")]
@@ -124,13 +127,15 @@ def explain_stage(dataset, args):
 
 
 def evaluate_stage(dataset, args):
-    """Scores of every arm, and of the ablations that were asked for by name."""
+    """Scores of every arm, and of the ablations that were asked for by name; for the phantom also the metrics of other fields."""
     names = [reconstruction_name(arm, seed=args.seed) for arm in args.arms if None in ablations(args)]
     if args.ablate and "full" in args.arms:
         names += [reconstruction_name("full", part, args.seed) for part in ablations(args) if part]
     baselines = ["all", *["none"] * (len(names) - 1)]
     script = "Evaluation_Metrics/evaluate.py"
     flags = [["--name", name, "--baselines", which] for name, which in zip(names, baselines, strict=False)]
+    if dataset.simulated and names:
+        flags.append(["--name", names[0], "--baselines", "none", "--protocol", "correct"])
     return [[Task("evaluate", script, given, alone=True) for given in flags]]
 
 

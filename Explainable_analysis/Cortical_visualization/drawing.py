@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import cm, tri
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from common import cortex
 from common.cortex import N_MESH, VISUAL_AREAS, data_folder
@@ -74,7 +75,8 @@ def draw_flat(path, values, title, label, *, areas=VISUAL_AREAS, threshold=None,
             axis.tricontour(flat, inside.astype(float), levels=[0.5], colors="black", linewidths=0.8)
             middle = np.hypot(flat.x - np.median(flat.x[inside]), flat.y - np.median(flat.y[inside]))
             place = np.flatnonzero(inside)[middle[inside].argmin()]  # areas are bent: their mean may lie outside
-            axis.text(flat.x[place], flat.y[place], area, fontsize=7, ha="center", va="center")
+            halo = [withStroke(linewidth=2, foreground="white")]  # readable on dark colours, too
+            axis.text(flat.x[place], flat.y[place], area, fontsize=7, ha="center", va="center", path_effects=halo)
         axis.set(title=side, aspect="equal")
         axis.axis("off")
     figure.colorbar(cm.ScalarMappable(scale, colours["cmap"]), ax=figure.axes, fraction=0.02, pad=0.01, label=label)
