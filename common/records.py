@@ -10,6 +10,7 @@ A record is args.json (arguments, versions, inputs with their SHA-256), log.json
 """
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
 import logging
@@ -175,18 +176,48 @@ def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=(), comple
     Raises
     ------
     UserError
-        an input is missing or has been damaged, or the folder holds results of other settings or inputs
+        an input is missing or has been damaged, the folder holds results of other settings or inputs, or another process works in it
     """
     record = Record(folder, args, inputs, outputs, facts)
     if complete and record.is_done():
         yield None
         return
     record.check_same()
-    if args.overwrite:
-        for path in map(Path, clear):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    remove_partial(record.folder)
-    yield record.start()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_locked(record.folder))
+        if args.overwrite:
+            for path in map(Path, clear):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            if not record.folder.exists():
+                stack.enter_context(_locked(record.folder))
+        remove_partial(record.folder)
+        yield record.start()
+
+
+def _rank():
+    """Number of this process among those that one launcher has started."""
+    from torch import distributed
+
+    started = distributed.is_available() and distributed.is_initialized()
+    return distributed.get_rank() if started else int(os.environ.get("RANK", 0))
+
+
+@contextlib.contextmanager
+def _locked(folder):
+    """Hold a folder against other processes; those that one launcher has started (accelerate, torchrun) share it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        if _rank() == 0:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another process is at work in {folder}; wait for its end, stop it, or choose another folder") from None
+            except OSError as error:  # a file system without locks
+                log.warning("%s cannot be locked (%s): do not run the same command twice at once", folder, error.strerror)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _plain(value):

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import re
 import signal
@@ -769,3 +770,25 @@ def test_shipped_synonyms():
     assert "auto" in table["car"] and "canine" not in table.get("the", [])
     found = augment.eda("a small dog on the large road", np.random.default_rng(0))
     assert len(found) == 13 and all(candidate.split().count("the") == 1 for candidate in found[1:4])
+
+
+@pytest.mark.parametrize("rank, refused", [(None, True), ("0", True), ("1", False)])
+def test_one_process_works_in_a_folder(tmp_path, monkeypatch, rank, refused):
+    """But for those of one launcher, of which the first holds it."""
+    monkeypatch.delenv("RANK", raising=False)
+    with working(tmp_path / "work", make_args()) as record, multiprocessing.get_context("fork").Pool(1) as pool:
+        if rank:
+            monkeypatch.setenv("RANK", rank)
+        assert record is not None
+        says = pool.apply(_work, (tmp_path / "work", rank))
+    assert ("another process is at work in" in says) == refused
+    assert _work(tmp_path / "work", None) == "worked"
+
+
+def _work(folder, rank):
+    os.environ.update({"RANK": rank} if rank else {})
+    try:
+        with working(folder, make_args("--overwrite"), clear=[folder]):
+            return "worked"
+    except UserError as error:
+        return str(error)
