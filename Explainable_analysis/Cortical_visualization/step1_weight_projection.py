@@ -5,7 +5,7 @@ Reads    checkpoints/sub{ID}/{arm}/{semantic,structure,CMG}/, fMRI_in_fslr/sub{I
 Writes   explain/sub{ID}/Cortical_visualization/{decoder}/importance.npy       (59412,) 0...1, 0 outside the mask
                                                          /importance.dscalar.nii, .dtseries.nii, .L.func.gii, .R.func.gii
                                                          /areas.csv    mean importance of the 360 MMP areas, metrics.json
-         {decoder}_rms, _gradients and _control for what is not the default
+         {decoder}_rms, _gradients, _control, _full_roi_V1 for what is not the default
 
     python Explainable_analysis/Cortical_visualization/step1_weight_projection.py --dataset phantom --decoder CMG
     python Explainable_analysis/Cortical_visualization/step1_weight_projection.py --dataset phantom --decoder CMG --control
@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 
 from common import cli
-from common.arms import load_fmri
+from common.arms import add_area_flags, load_fmri, named_arm
 from common.cortex import N_CORTEX
 from common.datasets import get_dataset
 from common.files import UserError, load_mask, save_array, sha256
@@ -56,13 +56,14 @@ def get_parser():
     group.add_argument("--decoder", choices=DECODERS, required=True, help="decoder that is looked at")
     group.add_argument("--map", choices=[*MAPS, "gradients"], default="released", help="importance of a vertex, see above")
     group.add_argument("--control", action="store_true", help="decoder that was trained on permuted clips, to see what of a map is signal")
+    add_area_flags(group)
     group.add_argument("--ckpt", metavar="{N,best,last}", help="epoch of the checkpoint (default: the data set's)")
     group.add_argument("--no_gradients", action="store_true", help="no comparison with gradients, which need the test fMRI")
     return parser
 
 
 def main(args):
-    dataset, layout, arm = get_dataset(args.dataset), Layout.of(args), "control" if args.control else "full"
+    dataset, layout, arm = get_dataset(args.dataset), Layout.of(args), named_arm(args, "control" if args.control else "full")
     epoch = str(args.ckpt or dataset.epochs[args.decoder])
     stem = f"epoch_{epoch}" if epoch.isdecimal() else epoch
     path = layout.checkpoints(args.subj_ID, arm_name(arm, args.seed), args.decoder) / f"{stem}.safetensors"
@@ -77,7 +78,7 @@ def main(args):
             return
         rows = None
         if args.map == "gradients" or not args.no_gradients:
-            fmri = load_fmri(layout, dataset, args.subj_ID, "test", arm, args.data_root, args.seed)
+            fmri = load_fmri(layout, dataset, args.subj_ID, "test", "full", args.data_root, args.seed)
             rows = torch.from_numpy(np.array(fmri[np.linspace(0, len(fmri) - 1, min(CLIPS, len(fmri))).astype(int)]))
         maps = make_maps(model, rows)
         importance = onto_cortex(maps[args.map], mask)
