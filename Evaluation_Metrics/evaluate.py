@@ -44,6 +44,7 @@ from Evaluation_Metrics.metric_script import (
 from Evaluation_Metrics.per_clip import score_pairs, split_truth
 from Evaluation_Metrics.protocols import PROTOCOLS, VERSION, protocol_form, protocol_metrics, split_by_needs
 from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, intervals, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
+from Evaluation_Metrics.samples import mean_over_samples, open_samples, print_spread
 from Evaluation_Metrics.tables import Row, Table, to_markdown
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, source_at_hand
 
@@ -166,6 +167,10 @@ def get_parser():
     group.add_argument(
         "--protocol", choices=list(PROTOCOLS), default="paper", help="definitions of the metrics, see docs and protocols.json"
     )
+    group.add_argument(
+        "--n_samples", type=cli.one_or_more, default=1, changes_result=False,
+        help="samples of video_recons.py --n_samples, over which every metric is averaged; never the best of them",
+    )  # fmt: skip
     group.add_argument("--baselines", choices=["all", "none"], default="all", help="free baselines beside the method")
     group.add_argument(
         "--cache",
@@ -181,11 +186,12 @@ def main(args):
     form, method = protocol_form(args.protocol, dataset), method_name(args.name, args.recons_dir, args.released_root)
     reads = clip_flags(args, **{key: form[key] for key in ("layout", "borders", "resize")})
     pairs = open_pairs(dataset, place, args.subj_ID, **reads, n_frames=form["n_frames"], size=form["size"])
+    samples = open_samples(pairs, args.n_samples, dataset, form, args.allow_missing)
     wanted = protocol_metrics(args.protocol, dataset)
     metrics, unable = split_by_needs(wanted, towers, len(pairs))
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
-    identity = what_decides(pairs, metrics, towers)
+    identity = "".join(what_decides(each, metrics, towers) for each in (pairs, *samples))
     with working(out, args, outputs=[out / name for name in FILES], complete=is_current(out, identity)) as record:
         if record is None:
             return
@@ -196,6 +202,7 @@ def main(args):
         score = partial(score_pairs, metrics=metrics, towers=towers, **how)
         values, lost = score(pairs, desc=method)
         own, of_truth = split_truth(values)
+        own, spread = mean_over_samples([own, *(split_truth(score(each, desc=each.pred.path.name)[0])[0] for each in samples)])
         scored = [number for number in pairs.wanted if number not in set(lost)]
         free, made_of, absent = {}, {}, {}
         if args.baselines == "all":
@@ -205,7 +212,6 @@ def main(args):
                 device=cli.choose_device(args.device),
             )  # fmt: skip
             free = {name: split_truth(values)[0] for name, values in baselines.items()}
-
         columns = [column for metric in wanted for column in metric.shown]
         chance, still = ({c: level for metric in wanted for c, level in getattr(metric, kind).items()} for kind in ("chance", "still"))
         every = {method: own, **free} | ({TRUE: of_truth} if of_truth else {})
@@ -215,6 +221,7 @@ def main(args):
         undefined = note_gaps(pairs.wanted, own, lost)
         levels = levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
+        print_spread(spread)
         save_per_clip(out / "per_clip", pairs.wanted, own)
         for name, values in free.items():
             save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
@@ -226,7 +233,7 @@ def main(args):
         facts |= {"protocol": args.protocol, "protocol_version": VERSION}
         record.finish(
             identity=identity, title=title, **facts, **scored_facts(pairs, lost, towers, kinds_of(metrics)), columns=columns,
-            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined,
+            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,
             not_scored=unable, reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)

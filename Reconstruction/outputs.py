@@ -40,11 +40,13 @@ class Outputs:
         whether the decoding before stage 2 is written
     n_frames : int
         of a clip
+    n_samples : int
+        reconstructions of a clip, each from a noise of its own; the first is the one that is shown
     """
 
-    def __init__(self, recons, with_gt, *, split="test", formats=("gif", "npz"), save_stage1=False, n_frames=8):
+    def __init__(self, recons, with_gt, *, split="test", formats=("gif", "npz"), save_stage1=False, n_frames=8, n_samples=1):
         self.recons, self.with_gt, self.root = Path(recons), with_gt and Path(with_gt), Path(recons).parent
-        self.split, self.formats, self.save_stage1, self.n_frames = split, formats, save_stage1, n_frames
+        self.split, self.formats, self.save_stage1, self.n_frames, self.n_samples = split, formats, save_stage1, n_frames, n_samples
 
     def stem(self, clip):
         return f"{self.split}{clip}"
@@ -63,6 +65,10 @@ class Outputs:
     def stage1(self, clip):
         return self.root / "stage1" / f"{self.stem(clip)}.npz"
 
+    def samples(self, clip):
+        """Files of a clip's further samples, from the second on."""
+        return [self.root / "samples" / str(k) / f"{self.stem(clip)}.npz" for k in range(2, self.n_samples + 1)]
+
     def reconstruction(self, clip, form):
         """Files of one format: a folder of pictures, or one file."""
         if form == "png":
@@ -73,7 +79,13 @@ class Outputs:
         """All files of a clip."""
         pair = [self.pair(clip)] if self.with_gt else []
         stage1 = [self.stage1(clip)] if self.save_stage1 else []
-        return [*(path for form in self.formats for path in self.reconstruction(clip, form)), *pair, *stage1, self.strip(clip)]
+        return [
+            *(path for form in self.formats for path in self.reconstruction(clip, form)),
+            *pair,
+            *stage1,
+            *self.samples(clip),
+            self.strip(clip),
+        ]
 
     def summed(self, clip):
         """Files of a clip that get a checksum, {name of the folder: {path in it: Path}}."""
@@ -102,7 +114,12 @@ class Outputs:
         """Whatever may be there of these clips, in any format, and of the whole: what --overwrite deletes."""
         every = Outputs(self.recons, self.with_gt, split=self.split, formats=list(FORMATS), save_stage1=True, n_frames=self.n_frames)
         folders = [self.recons / self.stem(clip) for clip in clips]
-        return [path for clip in clips for path in every.files(clip)] + folders + self.sums() + [self.root / "manifest.json"]
+        return (
+            [path for clip in clips for path in every.files(clip)]
+            + folders
+            + self.sums()
+            + [self.root / "manifest.json", self.root / "samples"]
+        )
 
     def sums(self):
         return [folder / SUMS for folder in self.folders.values() if folder]
@@ -181,7 +198,7 @@ def write_strip(path, gt, frames):
         Image.fromarray(np.concatenate(strips)).save(temporary)
 
 
-def write_clip(outputs, clip, frames, gt=None, stage1=None):
+def write_clip(outputs, clip, frames, gt=None, stage1=None, samples=()):
     """Write all files of one clip.
 
     Parameters
@@ -193,7 +210,11 @@ def write_clip(outputs, clip, frames, gt=None, stage1=None):
         true frames; stretched to the size of `frames` if they have another
     stage1 : likewise, optional
         the decoding before stage 2
+    samples : sequence of arrays likewise
+        from other noises
     """
+    for path, sample in zip(outputs.samples(clip), samples, strict=True):
+        write_npz(path, sample)
     if gt is not None and gt.shape != frames.shape:
         gt = np.stack([cv2.resize(frame, frames.shape[2:0:-1], interpolation=cv2.INTER_AREA) for frame in gt])
     if stage1 is not None:

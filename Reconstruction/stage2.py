@@ -102,7 +102,7 @@ def load_pipeline(
     return pipe
 
 
-def clip_noise(seed, clip, shape, shared=False):
+def clip_noise(seed, clip, shape, shared=False, sample=1):
     """Noise of one clip, the same whichever other clips are made.
 
     Parameters
@@ -112,13 +112,16 @@ def clip_noise(seed, clip, shape, shared=False):
         (C, F, h, w)
     shared : bool
         one noise frame for all frames
+    sample : int
+        which of a clip's noises, from 1
 
     Returns
     -------
     torch.Tensor, shape (C, F or 1, h, w), float32
     """
     channels, n_frames, height, width = shape
-    return torch.randn(channels, 1 if shared else n_frames, height, width, generator=torch_generator(seed, "noise", clip))
+    which = (seed, "noise", clip) if sample == 1 else (seed, "noise", clip, sample)
+    return torch.randn(channels, 1 if shared else n_frames, height, width, generator=torch_generator(*which))
 
 
 def render_batches(batches, make, worked=False, debug=False):

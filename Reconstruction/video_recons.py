@@ -5,6 +5,7 @@ Reads    fMRI_in_fslr/sub{ID}/Test/masked{n}_test_data.npy, checkpoints/sub{ID}/
          a Stable Diffusion folder (--sd_path). Or all of it from the authors' folder (--released_root).
 Writes   recons/sub{ID}/{name}/results_recons/           test{i}.gif, test{i}.npz: frames (8, H, W, 3) uint8, lossless
                               /results_recons_with_gt/   test_and_gt{i}.gif, ground truth left
+                              /samples/{2..K}/           test{i}.npz, from other noises (--n_samples K)
                               /stage1/                   test{i}.npz, the VAE's decoding before stage 2 (--save_stage1)
                               /stage1_arrays/            latents.npy, tokens.npy, embedding.npy (--save_stage1_arrays)
                               /strips/                   movie strips of the gallery
@@ -121,7 +122,7 @@ def get_parser():
     group.add_argument(
         "--save_stage1_arrays", action="store_true", changes_result=False, help="latents, tokens and embeddings of all clips as well"
     )
-
+    group.add_argument("--n_samples", type=cli.one_or_more, default=1, changes_result=False, help="number of samples of a clip")
     add_model_flags(parser, "sd")
     add_decoder_flags(parser)
     add_stage2_flags(parser)
@@ -239,9 +240,8 @@ def make_outputs(args, dataset, layout, name, has_truth):
     recons = args.video_save_folder1 or (args.out or layout.recons(args.subj_ID, name)) / "results_recons"
     with_gt = args.video_save_folder2 or recons.with_name(f"{recons.name}_with_gt")
     n_frames = len(dataset.frame_indices)
-    return Outputs(
-        recons, with_gt if has_truth else None, split=args.split, formats=args.format, save_stage1=args.save_stage1, n_frames=n_frames
-    )
+    facts = {name: getattr(args, name) for name in ("split", "save_stage1", "n_samples")}
+    return Outputs(recons, with_gt if has_truth else None, formats=args.format, n_frames=n_frames, **facts)
 
 
 # ---------------------------------------------------------------------------------------------- stage 1
@@ -304,19 +304,21 @@ def reconstruct(args, plan, record, decoded, share, device):
         index = torch.tensor([row[clip] for clip in batch])
         latents = decoded.latents[index]  # b c f h w
         tokens = None if args.ablate == "semantic" else decoded.tokens[index]  # b l d
-        noise = torch.stack([clip_noise(args.seed, clip, latents.shape[1:], args.noise_shared) for clip in batch])
-        before = as_frames(pipe.decode(latents)) if args.save_stage1 else [None] * len(batch)
-        return list(zip(render(pipe, latents, tokens, noise, prompts, **render_options(args)), before, strict=True))
+        before, samples = as_frames(pipe.decode(latents)) if args.save_stage1 else [None] * len(batch), []
+        for k in range(1, args.n_samples + 1):
+            noise = torch.stack([clip_noise(args.seed, clip, latents.shape[1:], args.noise_shared, k) for clip in batch])
+            samples.append(render(pipe, latents, tokens, noise, prompts, **render_options(args)))
+        return list(zip(np.stack(samples, axis=1), before, strict=True))
 
     for seconds, made, failed in render_batches(batches, make, bool(finished), args.debug):
         for clip in sorted(made.keys() - finished):
-            frames, before = made[clip]
+            (frames, *others), before = made[clip]
             try:
                 gt = true_frames(clip) if true_frames else None
             except UserError as error:
                 failed[clip] = cli.one_line(error)
                 continue
-            write_clip(outputs, clip, to_uint8(frames), gt, None if before is None else to_uint8(before))
+            write_clip(outputs, clip, to_uint8(frames), gt, None if before is None else to_uint8(before), [*map(to_uint8, others)])
             words = describe(clip, None if decoded.embedding is None else decoded.embedding[row[clip]].cpu().numpy())
             facts = {"seconds": round(seconds, 3), "seed": seed_of(args.seed, "noise", clip), "size": frames.shape[1], **words}
             record.log(clip=clip, time=time.time(), **facts, sha256=outputs.sha256(clip))  # last: a clip in the log is whole

@@ -1,5 +1,6 @@
 """Reconstruction on a made data set with tiny random models of the real classes: six clips of 32 x 32 pixels."""
 
+import itertools
 import json
 import logging
 import math
@@ -13,18 +14,20 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from tiny import NOISE_SCHEDULE
+from tiny import NOISE_SCHEDULE, error_of, run_script
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from common import cli, datasets
 from common.captions import write_captions
 from common.cortex import N_CORTEX
-from common.files import UserError, save_array, sha256
+from common.files import UserError, read_json, save_array, sha256
 from common.fmri import scale, statistics
 from common.layout import Layout
 from common.randomness import torch_generator
 from common.released import ReleasedTree
 from common.video import write_mp4
+from Evaluation_Metrics import evaluate
+from Evaluation_Metrics.results import read_per_clip
 from models.checkpoints import TRAINING_STATE, save_checkpoint, statistics_path
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
@@ -317,6 +320,39 @@ def test_noise_depends_on_seed_and_clip_alone():
     assert all(abs(np.corrcoef(noise.flatten(), other.flatten())[0, 1]) < 0.1 for other in others)
     assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1) < 0.1
     assert video_recons.clip_noise(42, 3, shape, shared=True).shape == (4, 1, 8, 8)
+
+
+def test_samples_are_of_other_noises_and_scored_by_their_mean(world, full, tmp_path, capsys):
+    out = tmp_path / "several"
+    run(world, out, "--n_samples", "3", "--batch_size", "2", "--clips", "1-3")
+    frames = [np.load(out / of / "test1.npz")["frames"] for of in ("results_recons", "samples/2", "samples/3")]
+    np.testing.assert_array_equal(frames[0], np.load(full / "results_recons" / "test1.npz")["frames"])  # the first is what it was
+    assert all((a != b).any() for a, b in itertools.combinations(frames, 2))
+    given = [
+        "--dataset",
+        "phantom",
+        "--recons_dir",
+        out / "results_recons",
+        "--gt",
+        world / "out/phantom/features/test_groundtruth.npy",
+        "--baselines",
+        "none",
+        "--clips",
+        "1-3",
+    ]
+    scores = {}
+    for folder in ("results_recons", "samples/2", "samples/3"):
+        given[3] = out / folder
+        run_script(evaluate, *given, "--out", tmp_path / folder, "--cache", tmp_path / "cache")
+        scores[folder] = read_per_clip(tmp_path / folder / "per_clip.npz")[1]["SSIM"]
+    given[3] = out / "results_recons"
+    run_script(evaluate, *given, "--out", tmp_path / "mean", "--cache", tmp_path / "cache", "--n_samples", "3")
+    stack = np.stack(list(scores.values()))
+    np.testing.assert_allclose(read_per_clip(tmp_path / "mean" / "per_clip.npz")[1]["SSIM"], stack.mean(0))
+    spread = read_json(tmp_path / "mean" / "metrics.json")["samples"]["SSIM"]
+    assert spread["between_samples"] == pytest.approx(np.sqrt(stack.var(0, ddof=1).mean())) and spread["n_samples"] == 3
+    assert spread["between_clips"] == pytest.approx(stack.mean(0).std()) and "between the 3 samples of a clip" in capsys.readouterr().out
+    assert "samples/4; run Reconstruction" in error_of(capsys, evaluate, *given, "--out", tmp_path / "four", "--n_samples", "4")
 
 
 def test_schedulers():
