@@ -85,7 +85,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         subtitle=f"A: {names[0]}. B: {names[1]}.",
         note=note,
         pages=pages,
-        docs=("evaluation",),
+        docs=("evaluation", "beyond"),
         table=table,
         remarks=list(dict.fromkeys(row["note"] for row in table if row.get("note"))),
         lower_is_better=lower_is_better,

@@ -137,7 +137,7 @@ def build_gallery(folder, metrics_folder=None):
         subtitle=_subtitle(manifest, len(clips)),
         note=note_of(manifest),
         pages=subject_pages(folder.parent, folder.name),
-        docs=("reconstruction", "evaluation"),
+        docs=("reconstruction", "evaluation", "beyond"),
         remarks=about(manifest),
         metrics=[(name, row["mean"], row["se"], row["n"], facts.get("chance", {}).get(name)) for name, row in means.items() if row],
         protocol=facts.get("title", ""),
@@ -188,6 +188,7 @@ def subject_pages(recons, here=""):
 def result_files(folder, page):
     """Links to the files of an evaluation, (name, address)."""
     names = ("table.md", "per_clip.csv", "metrics.json", "distributions.png")
+    names += ("closeness/table.md", "closeness/closeness.png")
     compared = sorted(Path(folder).glob("compare_*/gallery.html"))
     links = [(name, relative(Path(folder) / name, page)) for name in names if (Path(folder) / name).is_file()]
     return links + [(f"against {other.parent.name.removeprefix('compare_')}", relative(other, page)) for other in compared]
