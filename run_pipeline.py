@@ -127,7 +127,7 @@ def main(args):
     check_flags(jobs, args)
     check_inputs(stages, args)
     needed = kinds_of(protocol_metrics("paper", dataset))
-    if "evaluate" in stages and (absent := [f"--{KINDS[kind][0]}" for kind in needed if kind not in Towers.of(args)]):
+    if "evaluate" in stages and (absent := [f"--{KINDS[kind][0]}" for kind in KINDS if kind in needed and kind not in Towers.of(args)]):
         print(f"metrics that need {', '.join(absent)} will be dashes")
     if args.dry_run:
         return print_plan(waves)

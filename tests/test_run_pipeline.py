@@ -167,7 +167,7 @@ def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
     (line,) = (" ".join(job.argv) for job in jobs)
     assert all(f"{flag} {tmp_path}/model" in line for flag in models)
     fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path, "--stages", "evaluate", *models[1:2], tmp_path)
-    assert "need --clip_path, --vifi_path, --clip_classifier, " in capsys.readouterr().out
+    assert "need --clip_path, --vifi_path, --clip_classifier will be dashes" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
