@@ -4,8 +4,6 @@ import gzip
 import os
 import re
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from tiny import ROOT, error_of, load_script, run_script
+from tiny import error_of, load_script, run_chain, run_script
 
 from common import cortex, datasets, video
 from common.arms import load_fmri
@@ -507,18 +505,7 @@ def chain(tmp_path_factory):
     if "MINDANIMATOR_PHANTOM_HCP_RUN" in os.environ:
         return Path(os.environ["MINDANIMATOR_PHANTOM_HCP_RUN"])
     folder = tmp_path_factory.mktemp("chain")
-    command = [
-        sys.executable,
-        "run_pipeline.py",
-        "--dataset",
-        "phantom-hcp",
-        "--data_root",
-        folder / "data",
-        "--out_root",
-        folder / "outputs",
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_chain("phantom-hcp", folder)
     return folder
 
 
@@ -539,10 +526,8 @@ def test_the_volume_four_seconds_later_answers(chain):
     runs = [nib.load(next((chain / "data/phantom-hcp/1").rglob(f"{run}_*.dtseries.nii"))).get_fdata() for run in entry.runs]
     for lag in (2, 3, 4, 5, 6):
         rows = np.concatenate([run[entry.clip_start_seconds(n) + lag][:, VISUAL] for n, run in enumerate(runs, 1)])
-        parts = {"train": slice(0, 324), "test": slice(324, 360)}
-        those = {split: scenes[part] for split, part in parts.items()}
-        standard = (rows - rows.mean(0)) / rows.std(0)
-        shares[lag] = decode_factors(standard[parts["train"]], standard[parts["test"]], scenes=those).mean()
+        standard, n = (rows - rows.mean(0)) / rows.std(0), entry.n_train
+        shares[lag] = decode_factors(standard[:n], standard[n:], scenes={"train": scenes[:n], "test": scenes[n:]}).mean()
     print(shares)
     assert max(shares, key=shares.get) == 4 and shares[4] > 0.2 + max(share for lag, share in shares.items() if lag != 4)
 
@@ -580,16 +565,5 @@ def test_frames_of_the_phantom_are_its_scenes(chain):
 def test_the_chain_again_changes_nothing(chain):
     names = [path for path in (chain / "outputs").rglob("*") if path.suffix in (".npy", ".safetensors", ".h5", ".mp4", ".jpg", ".npz")]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in names}
-    command = [
-        sys.executable,
-        "run_pipeline.py",
-        "--dataset",
-        "phantom-hcp",
-        "--data_root",
-        chain / "data",
-        "--out_root",
-        chain / "outputs",
-    ]
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert len(before) > 3000 and {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in names} == before
+    run_chain("phantom-hcp", chain)
+    assert len(before) > 9 * 276 and {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in names} == before

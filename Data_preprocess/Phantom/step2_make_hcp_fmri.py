@@ -41,7 +41,7 @@ def make_subject(args, dataset, subject, groups):
 
 
 def get_parser():
-    return get_fmri_parser(__doc__, PhantomHCP, reliability=0.5, hrf="narrow")
+    return get_fmri_parser(__doc__, PhantomHCP, reliability=0.7, hrf="narrow")
 
 
 def main(args):
