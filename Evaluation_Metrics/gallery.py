@@ -103,7 +103,12 @@ def note_of(facts):
 
 def about(manifest):
     """Sentences on what a reconstruction was made from."""
-    return [words for words in (ARMS.get(manifest.get("arm")), ABLATIONS.get(manifest.get("ablate"))) if words]
+    areas = [
+        f"The decoders were given {words} {' '.join(manifest['settings'][flag])}."
+        for flag, words in (("roi", "only the voxels of"), ("without_roi", "all voxels but those of"))
+        if isinstance(manifest["settings"].get(flag), list)
+    ]
+    return [words for words in (ARMS.get(manifest.get("arm")), *areas, ABLATIONS.get(manifest.get("ablate"))) if words]
 
 
 def build_gallery(folder, metrics_folder=None):
@@ -188,9 +193,9 @@ def subject_pages(recons, here=""):
 def result_files(folder, page):
     """Links to the files of an evaluation, (name, address)."""
     names = ("table.md", "per_clip.csv", "metrics.json", "distributions.png")
-    names += ("closeness/table.md", "closeness/closeness.png")
+    names += ("closeness/table.md", "closeness/closeness.png", "../brain_score/areas.csv")
     compared = sorted(Path(folder).glob("compare_*/gallery.html"))
-    links = [(name, relative(Path(folder) / name, page)) for name in names if (Path(folder) / name).is_file()]
+    links = [(name.removeprefix("../"), relative(Path(folder) / name, page)) for name in names if (Path(folder) / name).is_file()]
     return links + [(f"against {other.parent.name.removeprefix('compare_')}", relative(other, page)) for other in compared]
 
 
