@@ -136,6 +136,11 @@ def make_run(root, dataset, subject=1, arms=("full", "control")):
         make_reconstruction(layout.recons(subject, arm), dataset, arm, subject=subject)
         make_evaluation(layout.metrics(subject, arm), dataset, arm, ("mean frame",) if arm == arms[0] else ())
         picture(layout.root / f"checkpoints/sub{subject}/{arm}/figures/CMG_loss.png")
+    maps, searched = layout.explain(subject) / "Cortical_visualization/CMG", layout.retrieval(subject) / "small_set"
+    for path in (layout.explain(subject) / "shuffle_test/shuffle_test.png", maps / "cortex.png", searched / "top_k.png"):
+        picture(path)
+    for path in (maps / "cortex.html", searched / "gallery.html"):
+        path.write_text("a page")
     for check in dataset.checks:
         make_checks(layout.metrics(subject, Path(check).stem))
     facts = {"vertices": {"all": 59412, "selected": [4500]}, "inter_repetition_correlation": {"selected": {"mean": 0.336}}}
@@ -265,7 +270,9 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
     assert "Phantom." in page.text and "4500 of 59412 vertices selected; their repetitions correlate with r = 0.336" in page.text
     assert "1.0 core-minutes" in page.text and "step1 <a>" in page.text and "<a>" not in page.source
     assert all(parent == "a" for _, parent in page.images)
-    for address in ("recons/sub1/full/gallery.html", "metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "report.html"):
+    explained = ("explain/sub1/shuffle_test/shuffle_test.png", "explain/sub1/Cortical_visualization/CMG/cortex.html")
+    linked = ("recons/sub1/full/gallery.html", "metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "report.html")
+    for address in (*linked, *explained, "retrieval/sub1/small_set/gallery.html"):
         assert address in page.addresses
     assert {Path(address).name for address in page.addresses} >= {path.name for path in (ROOT / "docs").glob("*.md")}
     for name in ("full", "control"):
