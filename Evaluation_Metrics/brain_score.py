@@ -293,7 +293,7 @@ def write_results(args, record, dataset, out, measured, predictions, by_band, mo
         for band, p in zip(args.bands, model.penalties, strict=False)
     }
     record.finish(
-        phantom=dataset.simulated, subject=args.subj_ID, names=args.names, ridge=args.ridge, bands=args.bands, runs=runs, clips=format_clips(numbers),
+        phantom=dataset.simulated, subject=args.subj_ID, names=args.names, ridge=args.ridge, bands=args.bands, runs=runs, clip_numbers=format_clips(numbers),
         vertices=int(counted.sum()), scores=scores, differences=differences, share_at_edge=edge,
     )  # fmt: skip
     print(f"wrote {out}")

@@ -223,15 +223,16 @@ def draw(path, title, distances, values, lines):
 
 def to_table(title, method, rows):
     """The audit as Markdown."""
-    head = ["metric", method, *BASELINES, "share, decoded", "share, true", *(f"slope, {name}" for name in DISTANCES)]
+    head = ["metric", method, *BASELINES, f"{method} - decoded", "share, decoded", "share, true", *(f"slope, {name}" for name in DISTANCES)]
     lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for column, row in rows.items():
         means = [f"{mean:.3f}" if mean is not None else "–" for mean in row["means"].values()]
         shares = [f"{100 * share:.0f} %" if share is not None else "–" for share in row["shares"].values()]
         slopes = [f"{of['slope']:.3g} [{of['low']:.3g}, {of['high']:.3g}]" if of else "–" for of in row["lines"].values()]
-        lines.append("| " + " | ".join([column, *means, *shares, *slopes]) + " |")
+        beyond = "{difference:.3f} [{low:.3f}, {high:.3f}]".format(**row["beyond_decoded"])
+        lines.append("| " + " | ".join([column, *means, beyond, *shares, *slopes]) + " |")
     note = "Share: of the step from the clip-shuffled reconstructions to the method, what the nearest training clip has already; – without "
-    note += "a clear step. Slope: of the metric on the distance to the nearest training clip, 95 % bootstrap interval over clips."
+    note += "a clear step. Slopes: of the metric on the distance to the nearest training clip, 95 % bootstrap intervals over clips, of the difference, too."
     return "\n".join([*lines, "", note])
 
 
@@ -312,7 +313,7 @@ def main(args):
                 print(
                     f"{dataset.label}{column}: held-out combinations {of['held_out']:.3f}, others {of['others']:.3f}, difference {of['low']:.3f} to {of['high']:.3f}"
                 )
-        record.finish(phantom=dataset.simulated, title=title, method=facts["method"], rows=rows)
+        record.finish(phantom=dataset.simulated, title=title, method=facts["method"], audit=rows)
         print(f"wrote {out}")
 
 

@@ -23,6 +23,7 @@ from Evaluation_Metrics.brain_score import (
     fit_encoder,
     predict,
 )
+from Evaluation_Metrics.results import read_evaluation
 
 RNG = np.random.default_rng
 
@@ -188,7 +189,7 @@ def test_a_planted_brain_is_scored_by_area_and_band(house):
     layout, flags = house
     run_script(brain_score, *flags, "--names", "full", "control", "--bands", "latents", "clip", "--ridge", "banded")
     out = layout.metrics(1, "brain_score")
-    facts = read_json(out / "metrics.json")
+    facts = read_evaluation(out / "metrics.json")  # which the report reads with the evaluations
     scores, differences = facts["scores"], facts["differences"]
     assert facts["runs"] == ["seg1", "seg3", "seg5"] and facts["vertices"] == N_VERTICES - 1 and facts["phantom"]
     assert scores["true clips"] == scores["full"] and differences["true clips - full"]["high"] == 0  # it is the truth

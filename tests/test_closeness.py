@@ -12,6 +12,7 @@ from common import datasets
 from common.files import read_json, save_array, write_json
 from Evaluation_Metrics import closeness, evaluate
 from Evaluation_Metrics.closeness import compare_held_out, held_out, nearest, regress, share_of
+from Evaluation_Metrics.results import read_evaluation
 
 RNG = np.random.default_rng
 
@@ -82,12 +83,13 @@ def test_audit_of_reconstructions_that_copy(house, monkeypatch, capsys):  # noqa
     audit = [flag for i, flag in enumerate(flags) if flag != "--sd_path" and flags[i - 1] != "--sd_path"]
     run_script(closeness, *audit, "--workers", "1")
     out = layout.metrics(1, "full") / "closeness"
-    rows = read_json(out / "metrics.json")["rows"]
+    rows = read_json(out / "metrics.json")["audit"]
     with open(out / "closeness.csv", newline="") as handle:
         table = list(csv.DictReader(handle))
     assert [float(row["nearest training clip, decoded"]) for row in table] == [4] * 10 and len(table) == 10
     assert rows["SSIM"]["means"]["full"] == pytest.approx(1) and rows["SSIM"]["beyond_decoded"]["low"] > 0
     assert rows["SSIM"]["shares"]["nearest training clip, decoded"] < 0.6 and rows["SSIM"]["held_out"] is None
+    assert read_evaluation(out / "metrics.json")["method"] == "full"  # which the report reads beside other protocols
     assert (out / "closeness.png").exists() and "share, decoded" in (out / "table.md").read_text()
     save_array(layout.image_embeddings_clip("train"), np.zeros((24, 9), np.float32) + 1, rows="clips", units="none", made_by="test")
     assert "has 10 numbers" in error_of(capsys, closeness, *audit, "--overwrite")
