@@ -81,7 +81,7 @@ def pickle_paths(dataset, data_root, subject):
 
 
 def get_parser():
-    return get_fmri_parser(__doc__, PhantomAlgonauts, reliability=0.5)
+    return get_fmri_parser(__doc__, PhantomAlgonauts, reliability=0.8)
 
 
 def main(args):
