@@ -177,6 +177,7 @@ def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
         (("--arm", "full"), "--arm"),  # the pipeline sets it
         (("--stages", "extract", "--epoch", "3"), "--epoch"),
         (("stray",), "'stray'"),
+        (("--roi", "V1"), "give --stages train,reconstruct"),
         (("--epoch", "0"), "Feature_decoding/train_CMG.py --help"),
         (("--stages", "phantom"), "no stage 'phantom' for CC2017"),
         (("--dataset", "HCP"), "HCP has no subject 1; choose from 100610"),
