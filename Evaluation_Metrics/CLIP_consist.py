@@ -49,7 +49,10 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD, every_pair=False):
     if features.shape[1] < 2:
         raise ValueError(f"adjacent frames need two frames or more, got clips of {features.shape[1]}")
     unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
-    first, second = np.triu_indices(features.shape[1], 1) if every_pair else (np.arange(1, features.shape[1]), np.arange(features.shape[1] - 1))
+    first, second = np.triu_indices(features.shape[1], 1)
+    if not every_pair:
+        adjacent = second - first == 1
+        first, second = first[adjacent], second[adjacent]
     cosine = (unit[:, first] * unit[:, second]).sum(-1).mean(1)
     if threshold is None:
         return cosine
