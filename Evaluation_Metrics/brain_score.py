@@ -13,7 +13,7 @@ Writes   metrics/sub{ID}/brain_score/metrics.json   scores with intervals, diffe
     python Evaluation_Metrics/brain_score.py --dataset phantom --subj_ID 1 --names full control oracle
     python Evaluation_Metrics/brain_score.py --subj_ID 1 --clip_path ViT-B-32:openai --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
-On the phantom half a minute.
+On the phantom a minute on one core, the second time a third of it.
 """
 
 import logging
