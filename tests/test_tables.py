@@ -240,7 +240,7 @@ def test_an_evaluation_in_another_subjects_folder(tmp_path):
         run(paper_tables, "--results", tmp_path)
 
 
-@pytest.mark.parametrize("what, facts", [entry[:2] for entry in OTHER if entry[0] in ("version of the protocol", "image model")])
+@pytest.mark.parametrize("what, facts", [entry[:2] for entry in OTHER if entry[0] in ("ground truth", "image model")])
 def test_rows_of_a_table_say_what_differs(tmp_path, what, facts):
     made_evaluation(tmp_path / "sub1" / "full", "full")
     made_evaluation(tmp_path / "sub2" / "full", "full", subject=2, **facts)
