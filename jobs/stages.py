@@ -120,21 +120,22 @@ def explain_stage(dataset, args):
         Task("explain", f"{folder}/step3_roi_ranking.py"),
     ]
     waves = [[Task("explain", f"{folder}/step1_weight_projection.py", flags) for flags in maps], drawn]
-    if args.vifi_path or dataset.models.get("vifi"):  # the tests choose their clips by VIFI-score
+    compared = {None, "motion"} <= set(ablations(args))
+    if compared and (args.vifi_path or dataset.models.get("vifi")):  # the tests choose their clips by VIFI-score
         scripts = [f"Explainable_analysis/shuffle_test/{name}.py" for name in ("shuffle_for_EPE", "shuffle_for_CLIP_pcc", "draw_picture")]
         waves += [[Task("explain", script, alone=True)] for script in scripts]
     return waves
 
 
 def evaluate_stage(dataset, args):
-    """Scores of every arm, and of the ablations that were asked for by name; for the phantom also the metrics of other fields."""
+    """Scores of every arm, and of the ablations that were asked for by name; and the metrics of other fields that a data set's checks ask for."""
     names = [reconstruction_name(arm, seed=args.seed) for arm in args.arms if None in ablations(args)]
     if args.ablate and "full" in args.arms:
         names += [reconstruction_name("full", part, args.seed) for part in ablations(args) if part]
     baselines = ["all", *["none"] * (len(names) - 1)]
     script = "Evaluation_Metrics/evaluate.py"
     flags = [["--name", name, "--baselines", which] for name, which in zip(names, baselines, strict=False)]
-    if dataset.simulated and names:
+    if dataset.checks and names:
         flags.append(["--name", names[0], "--baselines", "none", "--protocol", "correct"])
     return [[Task("evaluate", script, given, alone=True) for given in flags]]
 

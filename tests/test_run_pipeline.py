@@ -131,6 +131,12 @@ def test_what_was_reconstructed_is_scored(seed, names):
     assert [job.task.flags[1] for job in jobs] == names
 
 
+def test_shuffle_tests_need_the_reconstructions_that_they_compare():
+    for given, runs in (((), True), (("none", "motion", "semantic"), True), (("none", "semantic"), False), (("motion",), False)):
+        flags = ["--ablate", *given] * bool(given)
+        assert any("shuffle_for" in job.name for job in plan_of("phantom", *flags)[1]) == runs
+
+
 def test_flags_go_to_the_scripts_that_know_them():
     flags = ("--epoch", "3", "--guidance=5", "--no_figures", "--workers", "7", "--n_voxels", "100", "200")
     args, jobs = plan_of("phantom", "--subj_ID", "2", "3", *flags)
