@@ -141,7 +141,9 @@ def check_flags(jobs, args):
     """Parse every script's command line before the first is called; a UserError for a flag that none of them takes."""
     for option, _ in given_flags(args.others):
         if option in ("--roi", "--without_roi") and {job.task.stage for job in jobs} & {"evaluate", "explain", "report"}:
-            raise UserError(f"{option} goes to trainings and reconstructions, give --stages train,reconstruct; score them with evaluate.py --name")
+            raise UserError(
+                f"{option} goes to trainings and reconstructions, give --stages train,reconstruct; score them with evaluate.py --name"
+            )
         if not any(job.task.profile and option in job.task.options and option not in job.task.flags for job in jobs):
             raise UserError(f"no script of these stages takes {option} from the pipeline; see --help of the scripts")
     for job in jobs:
