@@ -3,7 +3,9 @@
 import csv
 import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -304,6 +306,22 @@ def test_a_real_slurm_runs_the_plan(cluster_scripts):
     while not (out / "out/list.txt").exists() and time.time() < until:
         time.sleep(0.5)
     assert {folder: sorted(calls(out / "out", folder), key=str) for folder in CALLS} == CALLS
+
+
+@pytest.mark.parametrize("number, requeued", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
+def test_a_job_whose_time_is_up_queues_again(slurm, monkeypatch, number, requeued):
+    """It stops as at SIGTERM, which saves its state; one that a user cancels does not come back."""
+    (slurm / "bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued.txt\n')
+    (slurm / "bin/scontrol").chmod(0o755)
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); open('began', 'w'); time.sleep(60)"
+    facts = dict(name="job", log="log", notice=1, directives="", here=slurm, command=shlex.join([sys.executable, "-c", code]))
+    (slurm / "job.sbatch").write_text(cluster._SCRIPT.format(**facts))
+    job = subprocess.Popen(["bash", "job.sbatch"], env=os.environ | {"SLURM_JOB_ID": "7"})
+    while not (slurm / "began").exists():
+        time.sleep(0.05)
+    job.send_signal(number)
+    assert job.wait(20) == 143
+    assert (slurm / "requeued.txt").exists() == requeued
 
 
 def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
