@@ -31,7 +31,7 @@ from Evaluation_Metrics.sweep import gather_sweep
 from Evaluation_Metrics.towers import HELP, KINDS, Towers
 from jobs.cluster import make_batches, submit, write_script
 from jobs.local import run_here
-from jobs.plan import CLUSTER, Job, check_flags, check_inputs, make_plan, own_flags
+from jobs.plan import CLUSTER, Job, check_flags, check_inputs, check_sweep, make_plan, own_flags
 from jobs.stages import ABLATIONS, STAGES, Task, ablations, choose_stages
 
 
@@ -53,7 +53,7 @@ def get_parser():
         "--ablate", nargs="+", choices=["none", *ABLATIONS],
         help="parts that are left out of the arm full's reconstructions, one at a time (default: none and motion)",
     )  # fmt: skip
-    group.add_argument("--dry_run", action="store_true", changes_result=False, help="print of the plan, without running it")
+    group.add_argument("--dry_run", action="store_true", changes_result=False, help="plan alone, printed and not run")
     group = parser.add_argument_group("cluster")
     group.add_argument(
         "--cluster", choices=["slurm", "print"], changes_result=False,
@@ -63,7 +63,7 @@ def get_parser():
     group.add_argument("--gpus", type=cli.whole(0, 1024), default=1, changes_result=False, help="GPUs of a job that can use them; 0: none")
     group.add_argument("--time", metavar="HH:MM:SS", changes_result=False, help="time limit of a job; it saves its state and queues again")
     group.add_argument(
-        "--sbatch", metavar="FLAGS", changes_result=False, help="further flags of sbatch in one word, such as '--account=me --mem=64G'"
+        "--sbatch", metavar="FLAGS", changes_result=False, help="further flags of sbatch, quoted as one argument: '--account=me --mem=64G'"
     )
     group = parser.add_argument_group("models")
     group.add_argument("--sd_path", metavar="SOURCE", help="Stable Diffusion, hub id or folder; default: the data set's")
@@ -108,7 +108,7 @@ def write_pages(dataset, layout, args, timings):
     """Reports of every participant and seed, the table over seeds, the overview."""
     seeds, parts = args.seeds or [args.seed], ablations(args)
     for subject in args.subj_ID:
-        page = build_report(layout, dataset, subject, args.seed if args.seed in seeds else seeds[0], timings[subject])
+        page = build_report(layout, dataset, subject, seeds[0], timings[subject])
         print(f"report: {page}")
     if len(args.subj_ID) > 1 or args.seeds or args.ablate:
         variants = [(arm, None) for arm in args.arms if None in parts]
@@ -120,6 +120,7 @@ def write_pages(dataset, layout, args, timings):
 def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     args.arms = args.arms or list(dataset.arms)
+    check_sweep(args)
     stages = choose_stages(dataset, args.stages)
     planned = [stage for stage in stages if stage != "report"] if args.cluster else stages  # its job is this script again
     waves = make_plan(planned, dataset, args, get_parser()._actions)

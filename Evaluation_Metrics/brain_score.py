@@ -17,6 +17,7 @@ On the phantom a minute on one core, the second time a third of it.
 """
 
 import logging
+from pathlib import Path
 
 import numpy as np
 
@@ -126,17 +127,25 @@ def interval(value, draws):
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, subject=True)
-    add_model_flags(parser, "clip")
-    parser.add_argument(
+    add_model_flags(parser, "clip").add_argument(
         "--sd_path", help="Stable Diffusion, folder or hub id, whose VAE gives the latents; default: the data set's own, if any"
     )
     group = parser.add_argument_group("brain-side score")
     group.add_argument("--names", nargs="+", default=["full"], help="names of the subject's reconstructions, each compared with the next")
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: all that all have")
-    group.add_argument("--bands", nargs="+", choices=list(BANDS), default=list(BANDS), help="features")
+    group.add_argument(
+        "--bands",
+        nargs="+",
+        choices=list(BANDS),
+        default=list(BANDS),
+        help="features that predict the fMRI, beside each other and one by one",
+    )
     group.add_argument("--ridge", choices=["plain", "banded"], default="plain", help="one penalty a vertex, or one a vertex and band")
     group.add_argument("--half", choices=["odd", "even"], default="odd", help="training runs that the encoding model is fitted on")
     group.add_argument("--n_bootstraps", type=cli.whole(100), default=1000, help="number of resamples of the clips")
+    group.add_argument(
+        "--out", type=Path, changes_result=False, help="folder for the results; default: brain_score, beside the evaluations"
+    )
     return parser
 
 
@@ -238,7 +247,7 @@ def main(args):
     readers |= {name: open_clips(folder, "ours", names=dataset.clip_names("test"), resize=True, **form) for name, folder in folders.items()}
     numbers = common_numbers(args, readers)
     runs, rows, groups, fmri, mask, ceiling = load_measured(args, dataset, place)
-    out, device = place.metrics(args.subj_ID, "brain_score"), cli.choose_device(args.device)
+    out, device = args.out or place.metrics(args.subj_ID, "brain_score"), cli.choose_device(args.device)
     inputs = [place.masked_fmri(args.subj_ID, split, dataset.n_vertices) for split in fmri] + [place.ground_truth]
     inputs += [path for folder in folders.values() if (path := folder.parent / "manifest.json").exists()]
     with working(out, args, inputs=inputs, outputs=[out / "areas.csv"]) as record:

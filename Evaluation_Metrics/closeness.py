@@ -5,7 +5,7 @@ scored by every metric: chosen by the decoded embedding, which is what a retriev
 the best that copying could do.
 
 Reads    metrics/sub{ID}/{name}/ of evaluate.py, stimuli_frames/Train, test_groundtruth.npy, the CLIP embeddings of captions and
-         images, checkpoints/sub{ID}/{arm}/semantic; CLIP, and the models of the metrics
+         images, the semantic decoder that recons/sub{ID}/{name}/manifest.json names; CLIP, and the models of the metrics
 Writes   metrics/sub{ID}/{name}/closeness/closeness.csv   distances and nearest training clips of every test clip
                                          /table.md        every metric: method, both baselines, share, slopes
                                          /closeness.png   every metric against every distance
@@ -23,15 +23,16 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
-from common.arms import add_arm_flag, load_fmri
+from common.arms import load_fmri
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, load_array, missing, read_json, write_text
-from common.layout import Layout, arm_name
-from common.readers import open_clips
+from common.files import UserError, atomic_path, load_array, missing, read_json, sha256, write_text
+from common.layout import Layout
+from common.readers import format_clips, open_clips
 from common.records import working
 from Evaluation_Metrics.baselines import RenumberedClips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import paired_interval
 from Evaluation_Metrics.clip_features import ClipFeatures, training_clips
+from Evaluation_Metrics.gallery import read_manifest
 from Evaluation_Metrics.metric_script import frame_rate
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
@@ -128,18 +129,29 @@ def share_of(method, baseline, trivial):
 # ---------------------------------------------------------------------------------------------- what is read
 
 
+def find_decoder(args, place):
+    """The semantic decoder that made the reconstructions, and the arm whose fMRI it was given; path, str."""
+    folder = place.recons(args.subj_ID, args.name)
+    manifest = read_manifest(folder) if (folder / "manifest.json").is_file() else {}
+    made_by = manifest.get("checkpoints", {}).get("semantic", {})
+    path = args.semantic_model_path or made_by.get("file")
+    if not path:
+        raise UserError(f"{folder} does not say which semantic decoder made it; name one with --semantic_model_path")
+    if not Path(path).is_file():
+        raise missing(path, "train the semantic decoder, or check --semantic_model_path")
+    if not args.semantic_model_path and made_by.get("sha256") not in (None, sha256(path)):
+        raise UserError(f"{path} has changed since {folder} was reconstructed; reconstruct with --overwrite")
+    return Path(path), manifest.get("arm") or "full"
+
+
 def decoded_embedding(args, dataset, place):
     """CLIP embedding that the semantic decoder makes of the test fMRI, (N, D)."""
     import torch
 
     from models.checkpoints import load_checkpoint
 
-    epoch = dataset.epochs["semantic"]
-    stem = f"epoch_{epoch}" if isinstance(epoch, int) else epoch
-    path = args.semantic_model_path or place.checkpoints(args.subj_ID, arm_name(args.arm, args.seed), "semantic") / f"{stem}.safetensors"
-    if not Path(path).is_file():
-        raise missing(path, "train the semantic decoder, or check --semantic_model_path and --arm")
-    fmri = load_fmri(place, dataset, args.subj_ID, "test", args.arm, args.data_root, args.seed)
+    path, arm = find_decoder(args, place)
+    fmri = load_fmri(place, dataset, args.subj_ID, "test", arm, args.data_root, args.seed)
     model, _ = load_checkpoint(path)
     with torch.no_grad():
         return model.eval()(torch.from_numpy(np.ascontiguousarray(fmri)))[0].numpy()
@@ -192,8 +204,12 @@ def read_distances(args, dataset, place, truth, training, numbers):
     if embedding.shape[1] != images.shape[1]:
         raise UserError(f"the semantic decoder's embedding has {embedding.shape[1]} numbers, {place.image_embeddings_clip('train')} "
                         f"{images.shape[1]}; extract the targets that it was trained on")  # fmt: skip
-    nearby = dict(zip(BASELINES, (nearest(embedding, images)[0], found["clip"][0]), strict=True))
-    chosen = {name: {number: training.numbers[row] for number, row in zip(numbers, picked, strict=True)} for name, picked in nearby.items()}
+    nearby = (nearest(embedding, images)[0] + 1, np.array(training.numbers)[found["clip"][0]])  # embeddings are of all training clips
+    chosen = {name: dict(zip(numbers, map(int, picked), strict=True)) for name, picked in zip(BASELINES, nearby, strict=True)}
+    if absent := sorted({clip for of in chosen.values() for clip in of.values()} - set(training.numbers)):
+        raise UserError(
+            f"{place.root}: the frames of training clips {format_clips(absent)} are missing; run step 2 of the preprocessing again"
+        )
     return {name: distance for name, (_, distance) in found.items()}, chosen
 
 
@@ -221,8 +237,8 @@ def draw(path, title, distances, values, lines):
         fig.savefig(temporary, dpi=110)
 
 
-def to_table(title, method, rows):
-    """The audit as Markdown."""
+def to_table(title, method, rows, with_floor=True):
+    """The audit as Markdown; without a floor, the clip-shuffled reconstructions' scores, there are no shares."""
     head = ["metric", method, *BASELINES, f"{method} - decoded", "share, decoded", "share, true", *(f"slope, {name}" for name in DISTANCES)]
     lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for column, row in rows.items():
@@ -232,7 +248,10 @@ def to_table(title, method, rows):
         beyond = "{difference:.3f} [{low:.3f}, {high:.3f}]".format(**row["beyond_decoded"])
         lines.append("| " + " | ".join([column, *means, beyond, *shares, *slopes]) + " |")
     note = "Share: of the step from the clip-shuffled reconstructions to the method, what the nearest training clip has already; – without "
-    note += "a clear step. Slopes: of the metric on the distance to the nearest training clip, 95 % bootstrap intervals over clips, of the difference, too."
+    note += "a clear step. " if with_floor else "that baseline (evaluate.py --baselines all makes it). "
+    note += (
+        "Slopes: of the metric on the distance to the nearest training clip, 95 % bootstrap intervals over clips, of the difference, too."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -243,10 +262,18 @@ def get_parser():
     group = parser.add_argument_group("closeness")
     group.add_argument("--name", default="full", help="name of one of a subject's reconstructions, evaluated before")
     group.add_argument("--protocol", choices=list(PROTOCOLS), default="paper", help="protocol of that evaluation")
-    group.add_argument("--semantic_model_path", type=Path, help="semantic decoder; default: the one trained here")
+    group.add_argument("--semantic_model_path", type=Path, help="semantic decoder; default: the one that made the reconstructions")
     group.add_argument("--workers", type=cli.processes, changes_result=False, help="number of processes; default: one per core")
-    add_arm_flag(group)
+    group.add_argument("--out", type=Path, changes_result=False, help="folder for the results; default: closeness, in the evaluation's")
     return parser
+
+
+def onto_clips(numbers, clips, columns):
+    """Per-clip values in the order of other clips, NaN for those that have none, {column: (N,)}."""
+    rows = {int(clip): row for row, clip in enumerate(clips)}
+    return {
+        column: np.array([values[rows[number]] if number in rows else np.nan for number in numbers]) for column, values in columns.items()
+    }
 
 
 def audit(args, dataset, facts, numbers, own, trivial, distances, free):
@@ -283,8 +310,10 @@ def main(args):
     numbers = [int(number) for number in clips]
     if len(numbers) < 3:
         raise UserError(f"{folder} has {len(numbers)} clips, too few for a regression over clips; score more")
-    out = folder / "closeness"
-    with working(out, args, inputs=[folder / "per_clip.npz"], outputs=[out / "table.md"]) as record:
+    out = args.out or folder / "closeness"
+    embeddings = [place.image_embeddings_clip("train"), *map(place.text_embeddings_clip, ("train", "test"))]
+    inputs = [folder / "per_clip.npz", place.ground_truth, find_decoder(args, place)[0], *embeddings]
+    with working(out, args, inputs=inputs, outputs=[out / "table.md"]) as record:
         if record is None:
             return
         distances, chosen = read_distances(args, dataset, place, truth, training, numbers)
@@ -294,7 +323,7 @@ def main(args):
             pairs = Pairs(RenumberedClips(name, training, origin), truth, numbers)
             free[name], _ = score_pairs(pairs, metrics, towers, cache=place.root / "metrics" / "cache", workers=args.workers, desc=name)
         trivial = folder / "baselines" / "clip-shuffled.npz"
-        floor = read_per_clip(trivial)[1] if trivial.exists() else {}
+        floor = onto_clips(numbers, *read_per_clip(trivial)) if trivial.exists() else {}
         rows = audit(args, dataset, facts, numbers, columns, floor, distances, free)
         title = f"{facts['title']}: closeness to the training clips"
         write_csv(out / "closeness.csv", numbers, distances | {name: np.array(list(of.values()), float) for name, of in chosen.items()})
@@ -305,7 +334,7 @@ def main(args):
             {column: columns[column] for column in rows},
             {c: row["lines"] for c, row in rows.items()},
         )
-        text = to_table(title, facts["method"], rows)
+        text = to_table(title, facts["method"], rows, bool(floor))
         write_text(out / "table.md", text + "\n")
         print(text)
         for column, row in rows.items():

@@ -227,6 +227,11 @@ def major(version):
     return str(version).partition(".")[0]
 
 
+def count_samples(facts):
+    """Number of reconstructions of a clip that an evaluation is the mean over."""
+    return max((of["n_samples"] for of in (facts.get("samples") or {}).values()), default=1)
+
+
 def differing(a, b, ignore=()):
     """In what two results differ besides the method that was scored.
 
@@ -244,6 +249,7 @@ def differing(a, b, ignore=()):
     """
     a, b = ({**facts, "protocol_version": major(facts["protocol_version"])} if "protocol_version" in facts else facts for facts in (a, b))
     found = {words: (a.get(key), b.get(key)) for key, words in _COMPARED.items() if key not in ignore}
+    found["samples of a clip"] = tuple(map(count_samples, (a, b)))
     truths, models = [facts.get("truth") or {} for facts in (a, b)], [facts.get("models") or {} for facts in (a, b)]
     if "truth" not in ignore and truths[0].get("sha256") != truths[1].get("sha256"):
         found["ground truth"] = tuple(truth.get("path") for truth in truths)

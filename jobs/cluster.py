@@ -1,4 +1,4 @@
-"""The same plan for SLURM: a batch script a job, an array where jobs differ by one number, dependencies between waves."""
+"""The same plan for SLURM: a batch script a job, an array where jobs differ by one value, dependencies between waves."""
 
 import re
 import shlex
@@ -16,13 +16,13 @@ NOTICE = 120  # seconds before a time limit at which a job saves its state and q
 _SCRIPT = """\
 #!/bin/bash
 #SBATCH --job-name={name}
-#SBATCH --output={log}
+#SBATCH --output="{log}"
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@{notice}
 {directives}
 cd {here} || exit 1
-{command} &
+{values}{command} &
 job=$!
 trap 'again=1; kill -TERM $job' USR1  # the time is up: the script saves what it has
 trap 'kill -TERM $job' TERM
@@ -35,13 +35,13 @@ exit $status
 
 @dataclass
 class Batch:
-    """Jobs that are one batch script: one, or several that differ by one number, an array.
+    """Jobs that are one batch script: one, or several that differ by one value, an array.
 
     Attributes
     ----------
     jobs : list of Job
     option : str or None
-        --seed or --subj_ID, whose value is the array's index
+        --seed or --subj_ID, in which the jobs differ
     needs : list of int
         indices of the batches that it waits for
     """
@@ -51,22 +51,24 @@ class Batch:
     needs: list
 
     @property
-    def numbers(self):
-        return [int(_value(job.argv, self.option)) for job in self.jobs] if self.option else []
+    def values(self):
+        """Seeds or participants of an array, in the order of its indices, list of str."""
+        return [_value(job.argv, self.option) for job in self.jobs] if self.option else []
 
     @property
     def argv(self):
-        """Command line of the script, the array's index in place of the number."""
+        """Command line of the script, the array's value in place of the first."""
         words = [shlex.quote(word) for word in self.jobs[0].argv]
         if self.option:
-            words[self.jobs[0].argv.index(self.option) + 1] = "$SLURM_ARRAY_TASK_ID"
+            words[self.jobs[0].argv.index(self.option) + 1] = '"${values[$SLURM_ARRAY_TASK_ID]}"'
         return words
 
     @property
     def name(self):
         """Name of the batch script, of letters that every file system takes."""
         job = self.jobs[0]
-        numbers = f"{self.option.lstrip('-')}s {'_'.join(map(str, self.numbers))}" if self.option else ""
+        few = "_".join(self.values) if len(self.values) < 6 else str(len(self.values))
+        numbers = f"{self.option.lstrip('-')}s {few}" if self.option else ""
         subject = "" if job.shared[0] or self.option == "--subj_ID" else f"sub{job.subject}"
         of_task = job.task.name if self.option == "--seed" else job.name
         return re.sub(r"[^\w.-]+", "_", f"{of_task} {subject} {numbers}").strip("_")
@@ -77,15 +79,15 @@ def _value(argv, option):
 
 
 def _masked(job, option):
-    """What jobs of one array have in common: everything but the number behind `option`; None for a job that has no such number."""
-    if option not in job.argv or not _value(job.argv, option).isdecimal() or str(int(_value(job.argv, option))) != _value(job.argv, option):
+    """What jobs of one array have in common: everything but the value behind `option`; None for a job that has no such flag."""
+    if option not in job.argv:
         return None
     place = job.argv.index(option) + 1
     return (job.task.script, *job.argv[:place], *job.argv[place + 1 :])
 
 
 def make_batches(waves):
-    """Batches of a plan, in order; those of a wave that differ by a number are arrays, over seeds or participants, whichever are fewer."""
+    """Batches of a plan, in order; those of a wave that differ by one value are arrays, over seeds or participants, whichever are fewer."""
     batches, waited_for = [], []
     for wave in waves:
         groupings = []
@@ -122,11 +124,11 @@ def write_script(batch, folder, args):
     if gpus > 1:
         launcher += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(gpus)]
     directives = [
-        f"#SBATCH --array={','.join(map(str, batch.numbers))}" if batch.option else "",
+        f"#SBATCH --array=0-{len(batch.values) - 1}" if batch.option else "",
         f"#SBATCH --partition={args.partition}" if args.partition else "",
         f"#SBATCH --gpus={gpus}" if gpus else "",
         f"#SBATCH --time={args.time}" if args.time else "",
-        *(f"#SBATCH {word}" for word in shlex.split(args.sbatch or "")),
+        f"#SBATCH {args.sbatch}" if args.sbatch else "",
     ]
     path = folder / f"{batch.name}.sbatch"
     text = _SCRIPT.format(
@@ -135,6 +137,7 @@ def write_script(batch, folder, args):
         notice=NOTICE,
         directives="\n".join(filter(None, directives)),
         here=shlex.quote(str(Path.cwd())),
+        values=f"values=({' '.join(map(shlex.quote, batch.values))})\n" if batch.option else "",
         command=" ".join([*map(shlex.quote, [*launcher, str(PROJECT / task.script)]), *batch.argv]),
     )
     write_text(path, text)

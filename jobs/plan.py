@@ -140,10 +140,11 @@ def command_line(task, args, actions):
 def check_flags(jobs, args):
     """Parse every script's command line before the first is called; a UserError for a flag that none of them takes."""
     for option, _ in given_flags(args.others):
-        if option in ("--roi", "--without_roi") and {job.task.stage for job in jobs} & {"evaluate", "explain", "report"}:
-            raise UserError(
-                f"{option} goes to trainings and reconstructions, give --stages train,reconstruct; score them with evaluate.py --name"
-            )
+        if option in ("--roi", "--without_roi"):
+            if {job.task.stage for job in jobs} - {"train", "reconstruct", "retrieve"}:
+                raise UserError(f"{option} goes to decoders, give --stages train,reconstruct; score what they make with evaluate.py --name")
+            if "oracle" in args.arms:
+                raise UserError(f"{option} and the arm oracle, which has no areas: give --arms full control")
         if not any(job.task.profile and option in job.task.options and option not in job.task.flags for job in jobs):
             raise UserError(f"no script of these stages takes {option} from the pipeline; see --help of the scripts")
     for job in jobs:
@@ -156,13 +157,23 @@ def check_flags(jobs, args):
         cli.parse(get_script_parser, job.argv, job.task.script.removesuffix(".py"))
 
 
+def check_sweep(args):
+    """A UserError for ablations of an arm that is not there; what is named twice is taken once."""
+    for name in ("seeds", "ablate", "arms"):
+        if getattr(args, name):
+            setattr(args, name, list(dict.fromkeys(getattr(args, name))))
+    if args.ablate and "full" not in args.arms:
+        raise UserError(f"--ablate is of the arm full, and --arms has {', '.join(args.arms)} only; add full")
+
+
 def check_inputs(stages, args):
     """A UserError for a folder of raw data or a model that is not at its path, or a Stable Diffusion whose parts do not fit."""
     if "preprocess" in stages and "phantom" not in stages and not Path(args.data_root).is_dir():
         raise missing(args.data_root, "check --data_root, or leave out the stage preprocess")
     for flag in ("sd_path", *HELP):
-        source = getattr(args, flag, None) or ""
-        if source.startswith(("/", ".")) and not Path(source).exists():
+        source = (getattr(args, flag, None) or "").rpartition(":")[2]  # of open_clip's name:FILE, the file
+        is_path = source.startswith(("/", ".", "~")) or Path(source).suffix in (".pth", ".pt", ".bin", ".safetensors", ".ckpt")
+        if is_path and not Path(source).expanduser().exists():
             raise missing(source, f"check --{flag}")
     source = model_path(args, "sd")
     if source and Path(source).is_dir() and {"extract", "reconstruct"} & set(stages):

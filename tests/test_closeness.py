@@ -1,6 +1,7 @@
 """The closeness audit: neighbours and lines against numpy's, shares, combinations held out of the phantom's training."""
 
 import csv
+import hashlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +10,8 @@ from test_brain_score import house  # noqa: F401 -- fixture
 from tiny import error_of, run_script
 
 from common import datasets
-from common.files import read_json, save_array, write_json
+from common.files import UserError, read_json, save_array, write_json
+from common.layout import Layout
 from Evaluation_Metrics import closeness, evaluate
 from Evaluation_Metrics.closeness import compare_held_out, held_out, nearest, regress, share_of
 from Evaluation_Metrics.results import read_evaluation
@@ -69,6 +71,29 @@ def test_held_out_combinations_are_found_and_compared(tmp_path):
     assert (found["held_out"], found["others"], found["low"], found["high"], found["n"]) == (1, 3, -2, -2, 2)
 
 
+def test_the_decoder_is_the_one_that_made_the_reconstructions(tmp_path):
+    layout, args = Layout(tmp_path), SimpleNamespace(subj_ID=1, name="control_seed43", semantic_model_path=None)
+    path = tmp_path / "semantic.safetensors"
+    path.write_bytes(b"weights")
+    manifest = {"name": args.name, "clips": {}, "folders": {}, "settings": {}, "arm": "control"}
+    decoder = {"semantic": {"file": str(path), "sha256": hashlib.sha256(b"weights").hexdigest()}}
+    write_json(layout.recons(1, args.name) / "manifest.json", manifest | {"checkpoints": decoder})
+    assert closeness.find_decoder(args, layout) == (path, "control")
+    path.write_bytes(b"others")
+    with pytest.raises(UserError, match="has changed since .*control_seed43 was reconstructed"):
+        closeness.find_decoder(args, layout)
+    write_json(layout.recons(1, args.name) / "manifest.json", manifest)
+    with pytest.raises(UserError, match="does not say which semantic decoder made it"):
+        closeness.find_decoder(args, layout)
+    args.semantic_model_path = path
+    assert closeness.find_decoder(args, layout) == (path, "control")
+
+
+def test_scores_of_other_clips_are_put_in_place():
+    found = closeness.onto_clips([4, 2, 9], np.array([2, 4]), {"SSIM": np.array([0.2, 0.4])})
+    np.testing.assert_array_equal(found["SSIM"], [0.4, 0.2, np.nan])
+
+
 def test_audit_of_reconstructions_that_copy(house, monkeypatch, capsys):  # noqa: F811
     layout, flags = house
     flags = [flag for flag in flags if flag not in ("--n_bootstraps", "100")]
@@ -78,6 +103,7 @@ def test_audit_of_reconstructions_that_copy(house, monkeypatch, capsys):  # noqa
             save_array(path, rng.standard_normal((size, 10)).astype(np.float32), rows="clips", units="none", made_by="test")
     embedding = np.load(layout.image_embeddings_clip("train"))[[3] * 10]
     monkeypatch.setattr(closeness, "decoded_embedding", lambda *args: embedding)
+    monkeypatch.setattr(closeness, "find_decoder", lambda args, place: (layout.ground_truth, "full"))
     assert "run Evaluation_Metrics/evaluate.py first" in error_of(capsys, closeness, *flags[:4])
     run_script(evaluate, *flags, "--workers", "1")
     audit = [flag for i, flag in enumerate(flags) if flag != "--sd_path" and flags[i - 1] != "--sd_path"]

@@ -399,3 +399,19 @@ def test_colours_are_symmetric_where_both_signs_occur():
     assert drawing.choose_colours(np.array([-1.0, 3, np.nan]))["vmin"] == -3
     assert drawing.choose_colours(np.array([0.5, 3]))["vmin"] == 0 and len(VISUAL_AREAS) == 12
     assert json.dumps(drawing.choose_colours(np.array([-2.0, -1])))  # plain numbers
+
+
+@pytest.mark.parametrize(
+    "name, seed, with_cmg, without",
+    [
+        (None, 42, "full", "full_ablate_motion"), (None, 43, "full_seed43", "full_ablate_motion_seed43"),
+        ("full_seed43", 43, "full_seed43", "full_ablate_motion_seed43"), ("mine", 43, "mine", "mine_ablate_motion"),
+    ],
+)  # fmt: skip
+def test_what_a_shuffle_test_compares_is_of_one_seed(name, seed, with_cmg, without):
+    from types import SimpleNamespace
+
+    from Explainable_analysis.shuffle_test import shuffling
+
+    names = shuffling._names(SimpleNamespace(name=name, seed=seed))
+    assert (names[shuffling.WITH], names[shuffling.WITHOUT]) == (with_cmg, without)

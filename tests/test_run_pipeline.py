@@ -186,6 +186,10 @@ def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
         (("--stages", "extract", "--epoch", "3"), "--epoch"),
         (("stray",), "'stray'"),
         (("--roi", "V1"), "give --stages train,reconstruct"),
+        (("--roi", "V1", "--stages", "preprocess"), "give --stages train,reconstruct"),
+        (("--roi", "V1", "--stages", "train", "--arms", "full", "oracle"), "give --arms full control"),
+        (("--ablate", "motion", "--arms", "control"), "--arms has control only; add full"),
+        (("--vifi_path", "k400.pth", "--data_root", "."), "check --vifi_path"),
         (("--epoch", "0"), "Feature_decoding/train_CMG.py --help"),
         (("--stages", "phantom"), "no stage 'phantom' for CC2017"),
         (("--dataset", "HCP"), "HCP has no subject 1; choose from 100610"),
@@ -237,8 +241,8 @@ number = len(open("queue.txt").readlines()) + 1 if os.path.exists("queue.txt") e
 open("queue.txt", "a").write(json.dumps([os.path.basename(script), sys.argv[1:-1]]) + "\n")
 if "refused" in text and "list/" in text:
     sys.exit("sbatch: error: invalid partition specified: bad")
-for index in (re.findall("--array=(.*)", text) or ["0"])[0].split(","):
-    done = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": index})
+for index in range(int((re.findall("--array=0-(.*)", text) or ["0"])[0]) + 1):
+    done = subprocess.run(["bash", script], env=os.environ | {"SLURM_ARRAY_TASK_ID": str(index)})
     assert done.returncode == 0
 print(number)
 """  # runs a job at once: dependencies are in order
@@ -267,7 +271,7 @@ def cluster_scripts(scripts, monkeypatch):
     for folder in ("shared", "single", "list"):
         with open(out / folder / "step1_same.py", "a") as file:
             file.write('\nif __name__ == "__main__":\n    cli.run(main, get_parser)\n')
-    flags = ["--dataset", "CC2017", "--out_root", out / "out", "--data_root", out, "--subj_ID", "1", "3", "--single_flag", "4"]
+    flags = ["--dataset", "CC2017", "--out_root", out / "o ut", "--data_root", out, "--subj_ID", "1", "3", "--single_flag", "4"]
     return out, [*flags, "--cluster", "slurm", "--time", "1:00:00"]
 
 
@@ -284,11 +288,11 @@ def test_a_cluster_runs_the_plan(cluster_scripts, slurm, monkeypatch, capsys):
         ["--parsable", "--dependency=afterok:1", "--kill-on-invalid-dep=yes"],
         ["--parsable", "--dependency=afterok:2", "--kill-on-invalid-dep=yes"],
     ]
-    text = (out / "out/CC2017/jobs" / queue[1][0]).read_text()
-    for line in ("--array=1,3", "--partition=cpu", "--time=1:00:00", "--account=me", "--mem=9G", "--requeue"):
+    text = (out / "o ut/CC2017/jobs" / queue[1][0]).read_text()
+    for line in ("--array=0-1", "--partition=cpu", "--time=1:00:00", "--account=me --mem=9G", "--requeue"):
         assert f"#SBATCH {line}\n" in text
     assert "--gpus" not in text  # of a script that has no --device
-    assert {folder: calls(out / "out", folder) for folder in CALLS} == CALLS
+    assert {folder: calls(out / "o ut", folder) for folder in CALLS} == CALLS
     fails(pipeline, *flags, "--sbatch=--comment=refused")
     assert "nothing was submitted (sbatch: error: invalid partition specified: bad)" in capsys.readouterr().err
     assert (slurm / "cancelled.txt").read_text() == "4 5\n"
@@ -303,9 +307,9 @@ def test_a_real_slurm_runs_the_plan(cluster_scripts):
     out, flags = cluster_scripts
     run_script(pipeline, *flags, "--gpus", "0")
     until = time.time() + 120
-    while not (out / "out/list.txt").exists() and time.time() < until:
+    while not (out / "o ut/list.txt").exists() and time.time() < until:
         time.sleep(0.5)
-    assert {folder: sorted(calls(out / "out", folder), key=str) for folder in CALLS} == CALLS
+    assert {folder: sorted(calls(out / "o ut", folder), key=str) for folder in CALLS} == CALLS
 
 
 @pytest.mark.parametrize("number, requeued", [(signal.SIGUSR1, True), (signal.SIGTERM, False)])
@@ -314,7 +318,7 @@ def test_a_job_whose_time_is_up_queues_again(slurm, monkeypatch, number, requeue
     (slurm / "bin/scontrol").write_text('#!/bin/sh\necho "$@" > requeued.txt\n')
     (slurm / "bin/scontrol").chmod(0o755)
     code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); open('began', 'w'); time.sleep(60)"
-    facts = dict(name="job", log="log", notice=1, directives="", here=slurm, command=shlex.join([sys.executable, "-c", code]))
+    facts = dict(name="job", log="log", notice=1, directives="", values="", here=slurm, command=shlex.join([sys.executable, "-c", code]))
     (slurm / "job.sbatch").write_text(cluster._SCRIPT.format(**facts))
     job = subprocess.Popen(["bash", "job.sbatch"], env=os.environ | {"SLURM_JOB_ID": "7"})
     while not (slurm / "began").exists():
@@ -331,9 +335,9 @@ def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
     assert f"accelerate.commands.launch --multi_gpu --num_processes 2 {ROOT}/Feature_decoding/train_CMG.py" in printed
     folder = tmp_path / "phantom/jobs"
     scripts = {path.stem: path.read_text() for path in folder.glob("*.sbatch")}
-    arrays = {name for name, text in scripts.items() if "#SBATCH --array=43,44\n" in text}
+    arrays = {name for name, text in scripts.items() if "#SBATCH --array=0-1\n" in text}
     assert {"Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44", "Feature_decoding_train_CMG_arm_full_sub2_seeds_43_44"} <= arrays
-    assert "--seed $SLURM_ARRAY_TASK_ID" in scripts["Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44"]
+    assert "values=(43 44)\n" in scripts["Feature_decoding_train_CMG_arm_full_sub1_seeds_43_44"]
     assert all(
         "--name full_seed43" in text for name, text in scripts.items() if name.startswith("Evaluation_Metrics_evaluate_name_full_seed43")
     )
@@ -345,6 +349,13 @@ def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
         "sub2" not in need and "extraction" not in need for need in recons
     )
     assert next(iter(after.values())) == ["nothing"] and "run_pipeline_stages_report" in after
+
+
+def test_what_is_named_twice_is_taken_once():
+    args = cli.parse(pipeline.get_parser, ["--seeds", "42", "42", "43", "--ablate", "motion", "motion"], "run_pipeline")
+    args.arms = ["full", "full"]
+    plan.check_sweep(args)
+    assert (args.seeds, args.ablate, args.arms) == ([42, 43], ["motion"], ["full"])
 
 
 def test_the_table_over_seeds(tmp_path, capsys):

@@ -90,7 +90,7 @@ def get_shuffle_parser(doc, *kinds):
     group.add_argument("--recons_dir", type=Path, help="folder or zip of reconstructions; default: recons/sub{ID}/{name}/results_recons")
     group.add_argument("--without_cmg", type=Path, help="likewise of those with a repeated first frame; default: {name}_ablate_motion")
     group.add_argument("--gt", type=Path, help="true clips, .npy, folder or zip; default: test_groundtruth.npy")
-    group.add_argument("--name", default="full", help="name of one of a subject's reconstructions")
+    group.add_argument("--name", help="name of one of a subject's reconstructions; default: full, of --seed")
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clip numbers, or a text file of them; default: see above")
     group.add_argument(
         "--min_vifi", type=cli.real(-1, 1), default=0.6, help="VIFI-score above which a clip is tested, where it was evaluated"
@@ -114,7 +114,7 @@ def choose_clips(args, dataset, place):
         file = Path(args.clips[0])
         text = ",".join(file.read_text(encoding="utf-8").split()) if len(args.clips) == 1 and file.is_file() else ",".join(args.clips)
         return parse_clips(text), "given"
-    path = place.metrics(args.subj_ID, args.name) / "per_clip.npz"
+    path = place.metrics(args.subj_ID, _names(args)[WITH]) / "per_clip.npz"
     if (dataset.name, args.subj_ID) in PAPER_CLIPS:
         chosen = PAPER_CLIPS[dataset.name, args.subj_ID]
         return list(chosen), f"the paper's {len(chosen)}"
@@ -149,9 +149,10 @@ def open_tested(args, dataset, place, numbers):
 
 
 def _names(args):
+    full = reconstruction_name("full", seed=args.seed)
     return {
-        WITH: args.name,
-        WITHOUT: f"{args.name}_ablate_motion" if args.name != "full" else reconstruction_name("full", "motion", args.seed),
+        WITH: args.name or full,
+        WITHOUT: reconstruction_name("full", "motion", args.seed) if args.name in (None, full) else f"{args.name}_ablate_motion",
         CONTROL: reconstruction_name("control", seed=args.seed),
     }
 
@@ -166,7 +167,7 @@ def facts_of(args, numbers, how):
     """What stands beside every p."""
     dataset = get_dataset(args.dataset)
     return {
-        "dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "name": args.name, "clips": len(numbers),
+        "dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "name": _names(args)[WITH], "clips": len(numbers),
         "clip_numbers": numbers, "chosen": how, "n_permutations": args.n_permutations, "n_repeats": args.n_repeats, "seed": args.seed,
         "count": "r / K (released)" if args.released_p else "(r + 1) / (K + 1)",
     }  # fmt: skip
