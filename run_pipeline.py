@@ -45,7 +45,7 @@ def get_parser():
     )
     group.add_argument(
         "--workers", type=cli.processes, default=n_cores(), changes_result=False,
-        help="scripts that run at the same time, one core each; processes of a script that runs alone",
+        help="scripts that run at the same time, one core each; for a script that uses all cores, its processes",
     )  # fmt: skip
     group.add_argument("--arms", nargs="+", choices=list(ARMS), help="training arms (default: the data set's)")
     group.add_argument("--seeds", nargs="+", type=cli.whole(0, 2**32 - 1), metavar="SEED", help="training seeds (default: that of --seed)")

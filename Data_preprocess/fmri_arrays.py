@@ -21,9 +21,9 @@ def add_norm_flag(group):
 def add_run_flags(group, parser):
     """Add the flags of steps that read series of runs: --ignore_header_tr, --no_figures and --workers."""
     group.add_argument(
-        "--ignore_header_tr", action="store_true", changes_result=False, help="trust the registry's TR, not the CIFTI headers'"
+        "--ignore_header_tr", action="store_true", changes_result=False, help="TR of the registry, whatever the CIFTI headers say"
     )
-    group.add_argument("--no_figures", action="store_true", changes_result=False, help="leave the figures out")
+    group.add_argument("--no_figures", action="store_true", changes_result=False, help="work without figures")
     add_workers_flag(parser, "runs")
 
 

@@ -80,7 +80,7 @@ def metric(columns=("CLIP-pcc",), threshold=THRESHOLD, features="clip", every_pa
 
 def get_parser():
     parser = metric_script.metric_parser(__doc__, "clip", "vifi")
-    parser.add_argument("--no_threshold", action="store_true", help="every clip counts, also those whose meaning is lost")
+    parser.add_argument("--no_threshold", action="store_true", help="values of all clips, whatever their VIFI-score")
     return parser
 
 

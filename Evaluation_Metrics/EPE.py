@@ -141,7 +141,7 @@ def get_parser():
         "--channel_order",
         choices=list(CHANNEL_ORDERS),
         default="released",
-        help="how grey is taken: BGR weights on RGB as released, or RGB",
+        help="conversion to grey: BGR weights on RGB frames, as released, or RGB weights",
     )
     return parser
 

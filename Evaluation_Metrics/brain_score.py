@@ -132,7 +132,9 @@ def get_parser():
     )
     group = parser.add_argument_group("brain-side score")
     group.add_argument("--names", nargs="+", default=["full"], help="names of the subject's reconstructions, each compared with the next")
-    group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: all that all have")
+    group.add_argument(
+        "--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: those that all reconstructions have"
+    )
     group.add_argument(
         "--bands",
         nargs="+",

@@ -147,10 +147,14 @@ def get_parser():
     group = parser.add_argument_group("comparison")
     group.add_argument("results", nargs=2, type=Path, metavar="FOLDER", help="A and B: folders that evaluate.py wrote")
     group.add_argument("--out", type=Path, help="folder for the results; default: compare_{B} in A")
-    group.add_argument("--allow_differences", action="store_true", help="permission for other subjects, truths, models; every row says so")
+    group.add_argument(
+        "--allow_differences", action="store_true", help="comparison even of other subjects, truths or models, which every row then names"
+    )
     group.add_argument("--metrics", nargs="+", help="metrics in the gallery; default: all")
     group.add_argument("--n_clips", type=cli.one_or_more, default=4, help="clips per metric in the gallery")
-    group.add_argument("--blind_page", action="store_true", help="page for people who judge pairs without knowing whose they are as well")
+    group.add_argument(
+        "--blind_page", action="store_true", help="page on which people judge pairs without knowing whose they are, besides the tables"
+    )
     group.add_argument("--n_pairs", type=cli.one_or_more, default=40, help="clips on that page, at most")
     group.add_argument("--recons_dirs", nargs=2, type=Path, metavar=("A", "B"), help="folders of the clips, if they have moved")
     return parser

@@ -31,12 +31,12 @@ def add_clip_flags(parser):
     group.add_argument("--gt", type=Path, help="true clips, .npy, folder or zip; default: left halves of grids, else test_groundtruth.npy")
     group.add_argument("--released_root", type=Path, help="the authors' folder, for its result zip and test movies instead of ours")
     group.add_argument("--layout", choices=LAYOUTS, help="layout of --recons_dir; default: ours, or the protocol's")
-    group.add_argument("--released_borders", action="store_true", help="borders of released side-by-side grids count")
+    group.add_argument("--released_borders", action="store_true", help="frames with the borders of released side-by-side grids")
     group.add_argument("--out", type=Path, changes_result=False, help="folder for the results; default: metrics/sub{ID}/{name}")
     group.add_argument("--name", default="full", help="name of one of a subject's reconstructions")
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: all")
     group.add_argument("--allow_missing", action="store_true", help="permission to leave out clips that are missing or unreadable")
-    group.add_argument("--resize", action="store_true", help="frames of another size are stretched")
+    group.add_argument("--resize", action="store_true", help="resizing of frames of another size, which is an error otherwise")
     group.add_argument("--workers", type=cli.processes, changes_result=False, help="number of processes; default: one per core")
     return group
 

@@ -184,8 +184,15 @@ def get_parser():
     group = parser.add_argument_group("accuracy")
     group.add_argument("--n_way", type=cli.whole(2), nargs="+", default=[2, 50], help="numbers of classes that compete")
     group.add_argument("--top_k", type=cli.one_or_more, default=1, help="rank that passes")
-    group.add_argument("--sampled", action="store_true", help="random draws are counted instead of computing the probability")
-    group.add_argument("--n_trials", type=cli.one_or_more, nargs=2, default=[20, 100], metavar=("FRAME", "CLIP"), help="draws, as released")
+    group.add_argument("--sampled", action="store_true", help="share of random draws, in place of the exact probability")
+    group.add_argument(
+        "--n_trials",
+        type=cli.one_or_more,
+        nargs=2,
+        default=[20, 100],
+        metavar=("FRAME", "CLIP"),
+        help="numbers of random draws for --sampled",
+    )
     return parser
 
 

@@ -72,4 +72,11 @@ def _row(variant, subject, per_seed):
             if len(means) > 1:
                 spread[column] = means.mean(axis=1).std(ddof=1)
     method = f"{arm}, without {left_out}" if left_out else arm
-    return Row(f"{method} ({len(per_seed)} seed{'s' * (len(per_seed) > 1)})", str(subject), "/".join(map(str, sorted(n))), values, spread, ranked=False)
+    return Row(
+        f"{method} ({len(per_seed)} seed{'s' * (len(per_seed) > 1)})",
+        str(subject),
+        "/".join(map(str, sorted(n))),
+        values,
+        spread,
+        ranked=False,
+    )

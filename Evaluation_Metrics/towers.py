@@ -344,7 +344,7 @@ KINDS = {  # what a metric asks for: its flag, and its name among a data set's m
 }
 STAND_INS = {"vifi": "ViFi-CLIP", "clip_large": "CLIP ViT-L/14", "dino": "DINOv2"}  # what the CLIP of a data set may stand in for
 HELP = {
-    "clip_path": "CLIP for CLIP-pcc: open_clip folder or name:weights (ViT-B-32:openai in the paper)",
+    "clip_path": "CLIP: open_clip folder or name:weights (ViT-B-32:openai in the paper)",
     "vifi_path": "ViFi-CLIP checkpoint for the VIFI-score (k400_seed1_vifi_clip_base2novel.pth in the paper)",
     "image_classifier": "classifier of frames, folder or hub id (google/vit-base-patch16-224 in the paper)",
     "clip_classifier": "classifier of clips, folder or hub id (MCG-NJU/videomae-base-finetuned-kinetics in the paper)",

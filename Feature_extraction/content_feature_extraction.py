@@ -114,7 +114,7 @@ def get_parser():
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "sd")
     parser.add_argument("--batch_size", type=cli.one_or_more, default=2, changes_result=False, help="clips at a time, eight frames each")
-    parser.add_argument("--latents", choices=["sample", "mean"], default="sample", help="draw from the VAE's posterior, or its mode")
+    parser.add_argument("--latents", choices=["sample", "mean"], default="sample", help="sample of the VAE's posterior, or its mode")
     parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="type of the stored latents")
     return parser
 

@@ -42,7 +42,9 @@ def get_retrieval_parser(doc, target):
         "(default: the one trained here)",
     )  # fmt: skip
     group.add_argument("--ckpt", type=_epoch, metavar="{N,best,last}", help="epoch of the checkpoint (default: the data set's)")
-    group.add_argument("--allow_unfinished", action="store_true", changes_result=False, help="checkpoint of an unfinished training allowed")
+    group.add_argument(
+        "--allow_unfinished", action="store_true", changes_result=False, help="use of the checkpoint of an unfinished training"
+    )
     group = parser.add_argument_group("retrieval")
     group.add_argument("--target", choices=["text", "image"], default=target, help="CLIP features of the captions or of the middle frames")
     group.add_argument("--k", type=cli.one_or_more, nargs="+", default=list(KS), help="ranks up to which a clip counts as found")

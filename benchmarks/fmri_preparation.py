@@ -147,9 +147,7 @@ def get_parser():
     group.add_argument("--volumes", type=cli.whole(11), default=245, help="volumes of a series")
     group.add_argument("--space", choices=list(SPACES), default="cortex", help="59412 vertices or 91282 grayordinates")
     group.add_argument("--plain_vertices", type=cli.one_or_more, default=1500, help="vertices that the plain form is timed on")
-    group.add_argument(
-        "--workers", type=cli.processes, default=n_cores(), help="processes of step 4 when it is timed for the second time"
-    )
+    group.add_argument("--workers", type=cli.processes, default=n_cores(), help="processes of step 4 when it is timed for the second time")
     group.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder for temporary files")
     return parser
 

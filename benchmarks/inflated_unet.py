@@ -39,9 +39,7 @@ def build_unet(channels, device, dtype):
     torch.set_default_dtype(dtype)  # no float32 copy on the way
     try:
         with torch.device(device):
-            unet = UNet2DConditionModel(
-                sample_size=64, block_out_channels=channels, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8
-            )
+            unet = UNet2DConditionModel(sample_size=64, block_out_channels=channels, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8)
     finally:
         torch.set_default_dtype(default)
     return unet.eval().requires_grad_(False)

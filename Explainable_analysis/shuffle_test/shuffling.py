@@ -88,7 +88,9 @@ def get_shuffle_parser(doc, *kinds):
         add_model_flags(parser, *kinds)
     group = parser.add_argument_group("clips")
     group.add_argument("--recons_dir", type=Path, help="folder or zip of reconstructions; default: recons/sub{ID}/{name}/results_recons")
-    group.add_argument("--without_cmg", type=Path, help="likewise of those with a repeated first frame; default: {name}_ablate_motion")
+    group.add_argument(
+        "--without_cmg", type=Path, help="reconstructions with a repeated first frame, in the same form; default: {name}_ablate_motion"
+    )
     group.add_argument("--gt", type=Path, help="true clips, .npy, folder or zip; default: test_groundtruth.npy")
     group.add_argument("--name", help="name of one of a subject's reconstructions; default: full, of --seed")
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clip numbers, or a text file of them; default: see above")
