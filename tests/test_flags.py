@@ -11,10 +11,10 @@ from test_house import SCRIPTS, module_name, relative
 from tiny import ROOT
 
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "1_0", "x", "", "0x10", "٣", "1,5", "9" * 5000)
-BIG = {"--seed", "--train_seed"}  # which take numbers above a million
+BIG = {"--seed", "--seeds", "--train_seed"}  # which take numbers above a million
 NEGATIVE = {"--lag", "--min_vifi"}
 ZERO = {  # for which 0 is a number like others
-    "--seed", "--train_seed", "--lag", "--min_vifi", "--crf", "--jpg_quality", "--num_workers", "--save_every", "--n_blocks", "--k1", "--k2", "--w", "--k",
+    "--seed", "--seeds", "--gpus", "--train_seed", "--lag", "--min_vifi", "--crf", "--jpg_quality", "--num_workers", "--save_every", "--n_blocks", "--k1", "--k2", "--w", "--k",
     "--alpha", "--dropout", "--mask_ratio", "--digits", "--guidance", "--noise_timestep", "--trend_order", "--threshold",
 }  # fmt: skip
 REFUSED = {
