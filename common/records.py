@@ -39,7 +39,7 @@ def git_revision():
     """Commit of the project, with '+' when files have changed since; None outside a checkout."""
 
     def git(*words):
-        done = subprocess.run(["git", "-C", PROJECT, *words], capture_output=True, text=True)
+        done = subprocess.run(["git", "--no-optional-locks", "-C", PROJECT, *words], capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
