@@ -54,7 +54,7 @@ def gather_sweep(layout, subjects, seeds, variants):
         *(f"Not scored: {path}." for path in absent),
     ]
     label = "Phantom. " if first.get("phantom") else ""
-    title = f"{label}{first['dataset']}, protocol {first['protocol']}, {len(seeds)} training seeds"
+    title = f"{label}{first['dataset']}, protocol {first['protocol']}, {len(seeds)} training seed{'s' * (len(seeds) > 1)}"
     write_table(layout.root, Table("sweep", title, first["columns"], rows, notes))
     return layout.root / "sweep.md"
 
