@@ -204,8 +204,8 @@ def _check_call(classifier, flag, source, shape):
         ) from None
 
 
-class ImageClassifier:
-    """An image classifier of transformers (ViT) for frames.
+class _FrameModel:
+    """An image model of transformers with its processor, for frames.
 
     Parameters
     ----------
@@ -216,25 +216,38 @@ class ImageClassifier:
         frames per call
     """
 
+    kind, flag, what, output = "", "", "", ""  # class of transformers, flag, words for an error, entry of the model's output
+
     def __init__(self, source, device="cpu", batch_size=64):
         import torch
-        from transformers import AutoImageProcessor, AutoModelForImageClassification
+        import transformers
 
-        given = (source, "--image_classifier", "an image classifier of transformers, a folder or hub id")
-        self.processor = load_helper(AutoImageProcessor, *given)
-        self.model = load_model(AutoModelForImageClassification, *given).to(device)
+        given = (source, self.flag, self.what)
+        self.processor = load_helper(transformers.AutoImageProcessor, *given)
+        self.model = load_model(getattr(transformers, self.kind), *given).to(device)
+        self.check(source)
         self.torch, self.device, self.batch_size = torch, device, batch_size
-        _check_call(self, "--image_classifier", source, (1, 1, 64, 64, 3))
+        _check_call(self, self.flag, source, (1, 1, 64, 64, 3))
+
+    def check(self, source):
+        """Raise a UserError for a model of another kind."""
 
     def __call__(self, clips):
-        """Scores of every frame, (N, F, M) float32."""
-        frames = rearrange(clips, "n f h w c -> (n f) h w c")
-        scores = []
+        """Output of every frame, (N, F, D) float32."""
+        frames, found = rearrange(clips, "n f h w c -> (n f) h w c"), []
         with self.torch.inference_mode():
             for i in range(0, len(frames), self.batch_size):
                 inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
-                scores.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).logits.float().cpu().numpy())
-        return rearrange(np.concatenate(scores), "(n f) m -> n f m", n=len(clips))
+                made = self.model(pixel_values=inputs["pixel_values"].to(self.device))
+                found.append(made[self.output].float().cpu().numpy())
+        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+
+class ImageClassifier(_FrameModel):
+    """An image classifier of transformers (ViT): scores of every frame."""
+
+    kind, output = "AutoModelForImageClassification", "logits"
+    flag, what = "--image_classifier", "an image classifier of transformers, a folder or hub id"
 
 
 class ClipClassifier:
@@ -287,38 +300,15 @@ class ClipClassifier:
         return {"features": np.concatenate(scores), "token": np.concatenate(tokens)}
 
 
-class DinoTower:
-    """DINOv2 of transformers, for frames.
+class DinoTower(_FrameModel):
+    """DINOv2 of transformers: class token of every frame."""
 
-    Parameters
-    ----------
-    source : str
-        folder or hub id
-    device : torch.device
-    batch_size : int
-        frames per call
-    """
+    kind, output = "AutoModel", "pooler_output"
+    flag, what = "--dino_path", "DINOv2 of transformers, a folder or hub id"
 
-    def __init__(self, source, device="cpu", batch_size=64):
-        import torch
-        from transformers import AutoImageProcessor, AutoModel
-
-        given = (source, "--dino_path", "DINOv2 of transformers, a folder or hub id")
-        self.processor = load_helper(AutoImageProcessor, *given)
-        self.model = load_model(AutoModel, *given).to(device)
+    def check(self, source):
         if "dino" not in self.model.config.model_type:
-            raise UserError(f"--dino_path {source} is a model of the kind {self.model.config.model_type}; give {given[2]}")
-        self.torch, self.device, self.batch_size = torch, device, batch_size
-        _check_call(self, "--dino_path", source, (1, 1, 64, 64, 3))
-
-    def __call__(self, clips):
-        """Class token of every frame, (N, F, D) float32."""
-        frames, found = rearrange(clips, "n f h w c -> (n f) h w c"), []
-        with self.torch.inference_mode():
-            for i in range(0, len(frames), self.batch_size):
-                inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
-                found.append(self.model(pixel_values=inputs["pixel_values"].to(self.device)).pooler_output.float().cpu().numpy())
-        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+            raise UserError(f"{self.flag} {source} is a model of the kind {self.model.config.model_type}; give {self.what}")
 
 
 def load_dino(source, device="cpu", batch_size=64):
