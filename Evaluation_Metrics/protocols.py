@@ -3,51 +3,23 @@
 Its version is major.minor: values of another major version do not compare, a minor one adds columns.
 """
 
+import importlib
 import inspect
 import json
 from pathlib import Path
 
 from common.clip_frames import clip_times
-from Evaluation_Metrics import (
-    EPE,
-    PSNR,
-    SSIM,
-    CLIP_consist,
-    VIFI_score,
-    dynamic_degree,
-    feature_distance,
-    flow_direction,
-    hue_pcc,
-    identification,
-    lpips_distance,
-    motion_energy,
-    n_way,
-    pix_corr,
-    temporal_consistency,
-)  # fmt: skip
 from Evaluation_Metrics.metric_script import frame_rate
 from Evaluation_Metrics.towers import KINDS, why_absent
 
 PROTOCOLS = json.loads((Path(__file__).parent / "protocols.json").read_text(encoding="utf-8"))
 VERSION = PROTOCOLS.pop("version")
-METRICS = {  # what a protocol's row may call
-    "ssim": SSIM.metric,
-    "psnr": PSNR.metric,
-    "hue_pcc": hue_pcc.metric,
-    "epe": EPE.metric,
-    "clip_pcc": CLIP_consist.metric,
-    "vifi_score": VIFI_score.metric,
-    "n_way_frames": n_way.metric_of_frames,
-    "n_way_clips": n_way.metric_of_clips,
-    "identification": identification.metric,
-    "feature_distance": feature_distance.metric,
-    "pix_corr": pix_corr.metric,
-    "motion_energy": motion_energy.metric,
-    "flow_direction": flow_direction.metric,
-    "dynamic_degree": dynamic_degree.metric,
-    "temporal_consistency": temporal_consistency.metric,
-    "lpips": lpips_distance.metric,
-}
+
+
+def metric_maker(name):
+    """Function that makes the metric of a row: `metric` of that file here, or the one named after a dot."""
+    module, _, function = name.partition(".")
+    return getattr(importlib.import_module(f"Evaluation_Metrics.{module}"), function or "metric")
 
 
 def protocol_metrics(protocol, dataset):
@@ -55,7 +27,7 @@ def protocol_metrics(protocol, dataset):
     metrics = []
     for entry in PROTOCOLS[protocol]["metrics"]:
         options = {key: value for key, value in entry.items() if key != "metric"}
-        make = METRICS[entry["metric"]]
+        make = metric_maker(entry["metric"])
         if "fps" in inspect.signature(make).parameters:
             options["fps"] = frame_rate(dataset)
         metrics.append(make(**options))
