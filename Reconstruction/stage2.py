@@ -3,6 +3,7 @@
 The recipe itself is models.pipeline.render.
 """
 
+import argparse
 import logging
 import sys
 import time
@@ -21,16 +22,38 @@ from models.pipeline import InflatedSDPipeline, check_steps, make_scheduler
 log = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# of --preset: what differs from the paper's recipe, which the defaults are; benchmarks/sampling.py compares them
+PRESETS = {"paper": {}, "fast": {"scheduler": "dpmsolver++", "steps": 20, "inversion_steps": 10}}
+
+
+class _Preset(argparse.Action):
+    """Sets all flags of its group; a flag that comes later on the command line overrules it."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        for action in self.container._group_actions:
+            setattr(namespace, action.dest, PRESETS[value].get(action.dest, action.default))
+        setattr(namespace, self.dest, value)
 
 
 def add_stage2_flags(parser):
     """Add the flags of stage 2: what it computes, and how fast and in how much memory."""
     group = parser.add_argument_group("stage 2")
     group.add_argument(
+        "--preset", action=_Preset, choices=list(PRESETS), changes_result=False,
+        help="the paper's recipe or a fast one, in place of all flags of this group before it (default: what the flags say)",
+    )  # fmt: skip
+    group.add_argument(
         "--scheduler", choices=["ddim", "dpmsolver++"], default="ddim", help="solver of the denoising; the inversion is DDIM's"
     )
     group.add_argument("--steps", type=cli.whole(1, 999), default=50, help="steps of the whole grid, for inversion and denoising")
+    group.add_argument(
+        "--inversion_steps", type=cli.whole(1, 999), help="steps of the inversion, spread over those that are used (default: all of them)"
+    )
     group.add_argument("--guidance", type=cli.real(0, 1000), default=12.5, help="guidance scale")
+    group.add_argument(
+        "--guidance_interval", type=cli.whole(0, 999), nargs=2, metavar=("LOW", "HIGH"), help="steps with guidance (default: all)"
+    )
+    group.add_argument("--deep_every", type=cli.whole(1, 999), default=1, help="steps of which one computes the UNet's deep blocks")
     group.add_argument("--no_inversion", action="store_true", help="no inversion: noise added to the decoded latents themselves")
     group.add_argument("--noise_timestep", type=cli.whole(0, 999), default=200, help="level of the added noise, 0 to 999")
     group.add_argument(
@@ -55,7 +78,8 @@ def render_options(args):
     """Keyword arguments of models.pipeline.render that the flags stand for."""
     return {
         "n_steps": args.steps, "guidance": args.guidance, "noise_timestep": args.noise_timestep,
-        "start_timestep": args.start_timestep, "inversion": not args.no_inversion,
+        "start_timestep": args.start_timestep, "inversion": not args.no_inversion, "inversion_steps": args.inversion_steps,
+        "guidance_interval": args.guidance_interval, "deep_every": args.deep_every,
     }  # fmt: skip
 
 
@@ -69,7 +93,9 @@ def load_sd_config(sd_path, args):
     """Configuration of Stable Diffusion's UNet; a UserError for parts that do not fit each other or the flags."""
     configs = check_sd(sd_path)
     try:
-        check_steps(configs["scheduler"], args.steps, args.noise_timestep, args.start_timestep)
+        check_steps(
+            configs["scheduler"], args.steps, args.noise_timestep, args.start_timestep, args.inversion_steps, args.guidance_interval
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(f"--sd_path {sd_path}, scheduler: {error}") from None
     return configs["unet"]

@@ -27,15 +27,12 @@ from statistics import median
 import numpy as np
 import torch
 import yaml
-from einops import rearrange
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import PHANTOM
-from common.randomness import numpy_generator
-from models.encoders import N_TOKENS, encode_sd_text
+from models.encoders import N_TOKENS
 from models.pipeline import encode_prompts, render
-from phantom import world as phantom_world
+from phantom.perfect_decoding import decode_perfectly
 from Reconstruction.stage2 import add_stage2_flags, clip_noise, load_pipeline, pipeline_options, render_options
 
 SD = cli.PROJECT / "phantom" / "models" / "sd"
@@ -66,29 +63,6 @@ def recipe(name, **flags):
     return Namespace(**defaults | {key: value for key, value in profile.items() if key in defaults} | flags)
 
 
-@torch.no_grad()
-def make_clips(pipe, n, seed):
-    """What stage 1 would decode of n random scenes if it made no mistake.
-
-    Parameters
-    ----------
-    pipe : InflatedSDPipeline, float32
-
-    Returns
-    -------
-    latents : torch.Tensor, shape (n, 4, 8, h, w)
-    tokens : torch.Tensor, shape (n, 19, D)
-        captions without the start token
-    """
-    rng = numpy_generator(seed, "scenes")
-    scenes = [phantom_world.random_scene(rng) for _ in range(n)]
-    frames = torch.from_numpy(np.stack([phantom_world.render(scene, PHANTOM.frame_indices) for scene in scenes]))
-    pixels = rearrange(frames.float() / 127.5 - 1, "n f h w c -> (n f) c h w")
-    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
-    tokens = encode_sd_text(pipe.text_encoder, pipe.tokenizer, [scene.caption for scene in scenes], N_TOKENS)
-    return rearrange(latents, "(n f) c h w -> n c f h w", n=n), tokens[:, 1:]
-
-
 def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
     """Run a recipe with several settings of FLAGS.
 
@@ -115,7 +89,7 @@ def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
     if DOUBLE in pipes:
         pipes[DOUBLE].unet.double()
     prompts = {label: encode_prompts(pipe, N_TOKENS) for label, pipe in pipes.items()}
-    latents, tokens = make_clips(pipes[PLAIN], clips, seed)
+    _, latents, tokens = decode_perfectly(pipes[PLAIN], clips, seed)
     shared = settings[PLAIN].noise_shared
     noise = torch.stack([clip_noise(seed, clip, latents.shape[1:], shared) for clip in range(1, clips + 1)])
     made = {label: ([], []) for label in settings}

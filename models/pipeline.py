@@ -4,6 +4,7 @@
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, DPMSolverMultistepSchedu
 from diffusers.utils import BaseOutput
 from einops import rearrange
 
+from models.deep_features import ReusedDeepFeatures
 from models.encoders import encode_sd_text
 from models.inflated_sd import inflate_unet
 
@@ -54,7 +56,10 @@ def encode_prompts(pipe, n_tokens):
     return Prompts(inversion, encode("", n_tokens), encode(NEGATIVE_PROMPT, n_tokens))
 
 
-def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, noise_timestep=200, start_timestep=None, inversion=True):
+def render(
+    pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, noise_timestep=200, start_timestep=None, inversion=True,
+    inversion_steps=None, guidance_interval=None, deep_every=1,
+):  # fmt: skip
     """Make frames of decoded latents and tokens; the defaults are the released recipe.
 
     Parameters
@@ -63,8 +68,7 @@ def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, 
     latents : torch.Tensor, shape (B, C, F, h, w)
     tokens : torch.Tensor, shape (B, L, D), or None
         decoded prompt without its start token; None for the empty prompt
-    noise : torch.Tensor, shape (B, C, F or 1, h, w)
-        standard normal; one frame is shared by all frames of a clip
+    noise : torch.Tensor, shape (B, C, F, h, w), or (B, C, 1, h, w) for noise that all frames of a clip share
     prompts : Prompts
         those of n_tokens = L + 1
     n_steps : int
@@ -77,6 +81,12 @@ def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, 
         use only the steps of the grid that are at most this, both ways
     inversion : bool
         False adds the noise to the latents themselves
+    inversion_steps : int, optional
+        steps up, spread over the steps of the grid that are used; by default all of them
+    guidance_interval : (int, int), optional
+        lowest and highest timestep at which there is guidance; elsewhere the UNet runs on the prompt alone
+    deep_every : int
+        steps, up and down, of which one computes the deep blocks of the UNet (models.deep_features)
 
     Returns
     -------
@@ -89,11 +99,9 @@ def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, 
     """
     # 1. invert: up the grid without guidance, to the noise from which DDIM would draw these latents
     if inversion:
-        latents = pipe.invert(latents, prompts.inversion, n_steps, start_timestep)
-
+        latents = pipe.invert(latents, prompts.inversion, n_steps, start_timestep, inversion_steps, deep_every)
     # 2. noise: mixed in at one level, whatever level the inversion ended at
     latents = pipe.add_noise_at(latents, noise, noise_timestep)
-
     # 3. denoise: down the grid, guided by the decoded prompt. Its first token is the start token, whose embedding is
     #    the same in every prompt since the text encoder is causal.
     embeds = prompts.empty
@@ -101,9 +109,9 @@ def render(pipe, latents, tokens, noise, prompts, *, n_steps=50, guidance=12.5, 
         embeds = torch.cat([prompts.empty[:, :1].expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)  # b l+1 d
     latents = pipe(
         latents=latents, prompt_embeds=embeds, negative_prompt_embeds=prompts.negative, num_inference_steps=n_steps,
-        guidance_scale=guidance, start_timestep=start_timestep, output_type="latent",
+        guidance_scale=guidance, guidance_interval=guidance_interval, start_timestep=start_timestep, deep_every=deep_every,
+        output_type="latent",
     ).videos  # fmt: skip
-
     # 4. decode
     frames = as_frames(pipe.decode(latents))
     pipe.maybe_free_model_hooks()
@@ -190,7 +198,7 @@ def _as_ddim(scheduler):
     return DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
 
 
-def check_steps(config, n_steps, noise_timestep, start_timestep=None):
+def check_steps(config, n_steps, noise_timestep, start_timestep=None, inversion_steps=None, guidance_interval=None):
     """Raise a ValueError for steps that a scheduler's noise levels do not have; arguments as of `render`.
 
     Parameters
@@ -208,6 +216,12 @@ def check_steps(config, n_steps, noise_timestep, start_timestep=None):
     top = last if start_timestep is None else min(last, start_timestep)
     if DDIMScheduler(**schedule).alphas_cumprod[top] <= 0:
         raise ValueError(f"step {top} of {n_steps} steps is pure noise in this schedule; use fewer steps")
+    used = [t for t in range(1, last + 1, n_levels // n_steps) if t <= top]
+    if inversion_steps and inversion_steps > len(used):
+        raise ValueError(f"{inversion_steps} steps of inversion are more than the {len(used)} that are used; use at most {len(used)}")
+    if guidance_interval and not any(guidance_interval[0] <= t <= guidance_interval[1] for t in used):
+        low, high = guidance_interval
+        raise ValueError(f"none of the {len(used)} steps lies in the guidance interval from {low} to {high}; give a wider one")
 
 
 # ---------------------------------------------------------------------------------------------- samplers
@@ -244,7 +258,7 @@ def split_prediction(prediction, latents, alpha, kind):
     raise ValueError(f"prediction_type must be one of {', '.join(PREDICTIONS)}, not {kind}")
 
 
-def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter):
+def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter, inversion_steps=None):
     """Walk up the DDIM grid from clean latents: the noise that DDIM would turn into them.
 
     From level s to level t, the next of the grid: x0 and eps from model(x, t) and alpha_s, then
@@ -262,6 +276,8 @@ def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=N
         go up only to the last step of the grid that is at most this
     progress : function
         wraps the iteration, for a progress bar
+    inversion_steps : int, optional
+        use only so many of these steps, evenly spread, the last one among them
 
     Returns
     -------
@@ -275,9 +291,13 @@ def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=N
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(num_inference_steps)
     alphas = scheduler.alphas_cumprod.tolist()
-    spacing = scheduler.config.num_train_timesteps // num_inference_steps
-    for t in progress(grid_up_to(scheduler.timesteps, start_timestep).tolist()[::-1]):
-        s = min(t - spacing, scheduler.config.num_train_timesteps - 1)
+    n_levels = scheduler.config.num_train_timesteps
+    up = grid_up_to(scheduler.timesteps, start_timestep).tolist()[::-1]
+    bottom = up[0] - n_levels // num_inference_steps
+    if inversion_steps is not None:
+        up = [up[i] for i in np.linspace(len(up) - 1, 0, inversion_steps).round().astype(int)[::-1]]
+    for s, t in progress(list(zip([bottom, *up[:-1]], up, strict=True))):
+        s = min(s, n_levels - 1)
         alpha_s = alphas[s] if s >= 0 else float(scheduler.final_alpha_cumprod)
         clean, noise = split_prediction(model(latents, t), latents, alpha_s, scheduler.config.prediction_type)
         latents = alphas[t] ** 0.5 * clean + (1 - alphas[t]) ** 0.5 * noise
@@ -375,7 +395,7 @@ class InflatedSDPipeline(DiffusionPipeline):
         return self.text_encoder(ids.to(self._execution_device))[0]
 
     @torch.no_grad()
-    def invert(self, latents, prompt_embeds, num_inference_steps=50, start_timestep=None):
+    def invert(self, latents, prompt_embeds, num_inference_steps=50, start_timestep=None, inversion_steps=None, deep_every=1):
         """DDIM inversion without guidance.
 
         Parameters
@@ -388,6 +408,10 @@ class InflatedSDPipeline(DiffusionPipeline):
             steps of the whole grid
         start_timestep : int, optional
             invert only up to the last step of the grid that is at most this
+        inversion_steps : int, optional
+            number of steps, spread over these; by default all
+        deep_every : int
+            see models.deep_features
 
         Returns
         -------
@@ -400,7 +424,8 @@ class InflatedSDPipeline(DiffusionPipeline):
         def model(x, t):
             return self._predict(x, t, embeds)
 
-        return ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep, self.progress_bar)
+        with ReusedDeepFeatures(self.unet, deep_every):
+            return ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep, self.progress_bar, inversion_steps)
 
     def add_noise_at(self, latents, noise, timestep):
         """Mix in noise as the forward diffusion does: sqrt(alpha_t) latents + sqrt(1 - alpha_t) noise.
@@ -446,19 +471,9 @@ class InflatedSDPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def __call__(
-        self,
-        *,
-        latents,
-        prompt_embeds,
-        negative_prompt_embeds=None,
-        negative_prompt=None,
-        num_inference_steps=50,
-        guidance_scale=12.5,
-        start_timestep=None,
-        generator=None,
-        output_type="pt",
-        n_frames_batch=8,
-    ):
+        self, *, latents, prompt_embeds, negative_prompt_embeds=None, negative_prompt=None, num_inference_steps=50, guidance_scale=12.5,
+        guidance_interval=None, start_timestep=None, deep_every=1, generator=None, output_type="pt", n_frames_batch=8,
+    ):  # fmt: skip
         """Denoise with classifier-free guidance and decode.
 
         Parameters
@@ -472,6 +487,10 @@ class InflatedSDPipeline(DiffusionPipeline):
             as in `denoise`; DDIM runs with eta = 0
         guidance_scale : float
             1 is without guidance and runs the UNet on the prompt alone
+        guidance_interval : (int, int), optional
+            lowest and highest timestep with guidance
+        deep_every : int
+            see models.deep_features
         output_type : str
             "pt", "np" or "latent"
         n_frames_batch : int
@@ -484,23 +503,25 @@ class InflatedSDPipeline(DiffusionPipeline):
 
         References
         ----------
-        Ho and Salimans 2022, Classifier-Free Diffusion Guidance, equation 6.
+        Ho and Salimans 2022, Classifier-Free Diffusion Guidance, equation 6; Kynkäänniemi et al. 2024, Applying Guidance in a
+        Limited Interval.
         """
         if output_type not in ("pt", "np", "latent"):
             raise ValueError(f"output_type must be pt, np or latent, not {output_type}")
         latents = self._latents(latents)
         embeds = self._embeds("prompt_embeds", prompt_embeds, len(latents))
-        guided = guidance_scale != 1
-        if guided:
-            embeds = torch.cat([self._negative(negative_prompt_embeds, negative_prompt, embeds), embeds])  # (2 b) l d
+        low, high = guidance_interval or (-math.inf, math.inf)
+        if guidance_scale != 1:
+            both = torch.cat([self._negative(negative_prompt_embeds, negative_prompt, embeds), embeds])  # (2 b) l d
 
         def model(x, t):
-            if not guided:
+            if guidance_scale == 1 or not low <= t <= high:
                 return self._predict(x, t, embeds)
-            without, with_prompt = self._predict(torch.cat([x, x]), t, embeds).chunk(2)
+            without, with_prompt = self._predict(torch.cat([x, x]), t, both).chunk(2)
             return without + guidance_scale * (with_prompt - without)
 
-        latents = denoise(model, latents, self.scheduler, num_inference_steps, start_timestep, self.progress_bar, generator)
+        with ReusedDeepFeatures(self.unet, deep_every):
+            latents = denoise(model, latents, self.scheduler, num_inference_steps, start_timestep, self.progress_bar, generator)
         videos = latents if output_type == "latent" else self.decode(latents, n_frames_batch)
         self.maybe_free_model_hooks()
         return InflatedSDPipelineOutput(videos=videos.cpu().numpy() if output_type == "np" else videos)

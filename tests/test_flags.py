@@ -15,7 +15,7 @@ BIG = {"--seed", "--seeds", "--train_seed"}  # which take numbers above a millio
 NEGATIVE = {"--lag", "--min_vifi"}
 ZERO = {  # for which 0 is a number like others
     "--seed", "--seeds", "--gpus", "--train_seed", "--lag", "--min_vifi", "--crf", "--jpg_quality", "--num_workers", "--save_every", "--n_blocks", "--k1", "--k2", "--w", "--k",
-    "--alpha", "--dropout", "--mask_ratio", "--digits", "--guidance", "--noise_timestep", "--trend_order", "--threshold",
+    "--alpha", "--dropout", "--mask_ratio", "--digits", "--guidance", "--guidance_interval", "--noise_timestep", "--trend_order", "--threshold",
 }  # fmt: skip
 REFUSED = {
     "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "2000"), "--n_blocks": ("101",),

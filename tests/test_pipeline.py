@@ -12,7 +12,8 @@ from diffusers import AutoencoderKL, DDIMInverseScheduler, DDIMScheduler, DPMSol
 from tiny import NOISE_SCHEDULE, UNET
 from torch import nn
 
-from models.inflated_sd import InflatedUNet2DConditionModel
+from models.deep_features import ReusedDeepFeatures
+from models.inflated_sd import InflatedUNet2DConditionModel, inflate_unet
 from models.pipeline import NEGATIVE_PROMPT, InflatedSDPipeline, ddim_invert
 
 SD = NOISE_SCHEDULE | {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
@@ -60,23 +61,27 @@ def model_of(kind):
 # ---------------------------------------------------------------------------------------------- inversion
 
 
-@pytest.mark.parametrize(("steps", "start", "levels"), [(10, None, 10), (10, 400, 4), (7, 500, 4), (10, 1, 1)])
-def test_inversion_follows_the_formula(steps, start, levels):
+@pytest.mark.parametrize(
+    ("steps", "start", "only", "levels"),
+    [
+        (10, None, None, [1, 101, 201, 301, 401, 501, 601, 701, 801, 901]),
+        (10, 400, None, [1, 101, 201, 301]),
+        (7, 500, None, [1, 143, 285, 427]),
+        (10, 1, None, [1]),
+        (10, None, 4, [1, 301, 601, 901]),
+        (10, 400, 2, [1, 301]),
+        (10, None, 1, [901]),
+    ],
+)
+def test_inversion_follows_the_formula(steps, start, only, levels):
     pipeline = make_pipeline()
     latents, embeds, empty = make_inputs()
-    x, count = latents.double(), 0
-    for i in range(steps):
-        t = i * (1000 // steps) + 1
-        if start is not None and t > start:
-            break
-        s = min(t - 1000 // steps, 999)
-        alpha_t, alpha_s = ALPHAS[t], ALPHAS[s] if s >= 0 else ALPHAS[0]
+    x, s = latents.double(), 0
+    for t in levels:
         noise = predict(pipeline, x, t, empty)
-        x0 = (x - math.sqrt(1 - alpha_s) * noise) / math.sqrt(alpha_s)
-        x = math.sqrt(alpha_t) * x0 + math.sqrt(1 - alpha_t) * noise
-        count += 1
-    assert count == levels
-    out = pipeline.invert(latents, empty, steps, start)
+        x0 = (x - math.sqrt(1 - ALPHAS[s]) * noise) / math.sqrt(ALPHAS[s])
+        x, s = math.sqrt(ALPHAS[t]) * x0 + math.sqrt(1 - ALPHAS[t]) * noise, t
+    out = pipeline.invert(latents, empty, steps, start, only)
     assert out.dtype == torch.float32
     assert relative_error(out.double(), x) < 1e-5
 
@@ -153,8 +158,8 @@ def test_noise_follows_the_formula():
 # ---------------------------------------------------------------------------------------------- denoising
 
 
-@pytest.mark.parametrize(("steps", "start"), [(10, None), (10, 400)])
-def test_guided_ddim_follows_the_formula(steps, start):
+@pytest.mark.parametrize(("steps", "start", "interval"), [(10, None, None), (10, 400, None), (10, None, (201, 600))])
+def test_guided_ddim_follows_the_formula(steps, start, interval):
     pipeline = make_pipeline()
     latents, embeds, negative = make_inputs()
     x = latents.double()
@@ -163,14 +168,46 @@ def test_guided_ddim_follows_the_formula(steps, start):
         if start is not None and t > start:
             continue
         without, with_prompt = predict(pipeline, x, t, negative), predict(pipeline, x, t, embeds)
-        noise = without + 3.5 * (with_prompt - without)
+        guided = interval is None or interval[0] <= t <= interval[1]
+        noise = without + 3.5 * (with_prompt - without) if guided else with_prompt
         s = t - 1000 // steps
         alpha_t, alpha_s = ALPHAS[t], ALPHAS[s] if s >= 0 else ALPHAS[0]
         x0 = (x - math.sqrt(1 - alpha_t) * noise) / math.sqrt(alpha_t)
         x = math.sqrt(alpha_s) * x0 + math.sqrt(1 - alpha_s) * noise
     options = {"num_inference_steps": steps, "guidance_scale": 3.5, "start_timestep": start, "output_type": "latent"}
+    options["guidance_interval"] = interval
     out = pipeline(latents=latents, prompt_embeds=embeds, negative_prompt_embeds=negative, **options).videos
     assert relative_error(out.double(), x) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_deep_features_of_an_earlier_call(levels):
+    """In between, the first and the last level of this call around what entered the last up block in the last whole call."""
+    torch.manual_seed(0)
+    blocks = {"block_out_channels": (8, 16, 16)[:levels], "down_block_types": ("CrossAttnDownBlock2D",) * levels}
+    unet = inflate_unet(UNet2DConditionModel(sample_size=8, **UNET | blocks | {"up_block_types": ("CrossAttnUpBlock2D",) * levels})).eval()
+    latents, text, _ = make_inputs(frames=2)
+    latents = latents[..., :4]  # 8 x 4, which three levels halve
+    inputs, entered = [(latents * (1 + 0.1 * i), 900 - 100 * i, text) for i in range(5)], []
+    hook = unet.up_blocks[-1].register_forward_pre_hook(
+        lambda module, args, kwargs: entered.append(kwargs["hidden_states"]), with_kwargs=True
+    )
+    whole = [unet(*given).sample for given in inputs]
+    hook.remove()
+    with ReusedDeepFeatures(unet, 2):
+        made = [unet(*given).sample for given in inputs[:4]]
+        half = unet(*(given[:1] for given in inputs[4][:1]), 500, text[:1]).sample  # another batch: whole
+        again = unet(inputs[4][0][:1], 500, text[:1]).sample
+    for i in (1, 3):
+        replace = unet.up_blocks[-1].register_forward_pre_hook(
+            lambda module, args, kwargs, kept=entered[i - 1]: (args, kwargs | {"hidden_states": kept}), with_kwargs=True
+        )
+        expected = unet(*inputs[i]).sample
+        replace.remove()
+        assert torch.equal(made[i - 1], whole[i - 1]) and torch.equal(made[i], expected) and not torch.equal(made[i], whole[i])
+    assert (half - whole[4][:1]).abs().max() < 1e-5 and torch.equal(half, again)
+    assert torch.equal(unet(*inputs[1]).sample, whole[1])  # as it was
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])

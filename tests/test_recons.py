@@ -38,7 +38,7 @@ from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 from Reconstruction import outputs as reconstructions
 from Reconstruction import video_recons
-from Reconstruction.stage2 import render_batches
+from Reconstruction.stage2 import PRESETS, render_batches
 
 VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
 LATENT, SIZE, FRAMES = (4, 8, 8), 32, 8
@@ -138,7 +138,9 @@ def greedy_frames(cmg, fmri, first, visibility):
 
 
 @torch.no_grad()
-def recipe(world, clip, *, invert=True, start=999, shared=False, visibility="released", ablate=None, n_steps=3, guidance=2, seed=42):
+def recipe(
+    world, clip, *, invert=True, start=999, shared=False, visibility="released", ablate=None, n_steps=3, guidance=2, seed=42, up=None, guided=(),
+):  # fmt: skip
     """Frames of one clip before and after stage 2, by the formulas, (F, H, W, 3) in 0...255."""
     sd, decoders = world / "sd", make_decoders()
     unet = inflate_unet(UNet2DConditionModel.from_pretrained(sd / "unet")).eval()
@@ -169,16 +171,16 @@ def recipe(world, clip, *, invert=True, start=999, shared=False, visibility="rel
     spacing = 1000 // n_steps
     grid = [t for t in (k * spacing + 1 for k in range(n_steps)) if t <= start]
     alpha = {t: ALPHAS[t] for t in grid} | {t - spacing: ALPHAS[max(t - spacing, 0)] for t in grid}
-    if invert:
-        for t in grid:
-            noise = unet(x.float(), t, encode("", 77)).sample
-            clean = (x - (1 - alpha[t - spacing]) ** 0.5 * noise) / alpha[t - spacing] ** 0.5
-            x = alpha[t] ** 0.5 * clean + (1 - alpha[t]) ** 0.5 * noise
+    below = ALPHAS[0]
+    for t in (up or grid) if invert else ():
+        noise = unet(x.float(), t, encode("", 77)).sample
+        clean = (x - (1 - below) ** 0.5 * noise) / below**0.5
+        x, below = alpha[t] ** 0.5 * clean + (1 - alpha[t]) ** 0.5 * noise, alpha[t]
     added = torch.randn(4, 1 if shared else FRAMES, 8, 8, generator=torch_generator(seed, "noise", clip))
     x = ALPHAS[200] ** 0.5 * x + (1 - ALPHAS[200]) ** 0.5 * added
     for t in grid[::-1]:
         without, with_prompt = unet(x.float(), t, negative).sample, unet(x.float(), t, prompt).sample
-        noise = without + guidance * (with_prompt - without)
+        noise = without + guidance * (with_prompt - without) if t in (guided or grid) else with_prompt
         clean = (x - (1 - alpha[t]) ** 0.5 * noise) / alpha[t] ** 0.5
         x = alpha[t - spacing] ** 0.5 * clean + (1 - alpha[t - spacing]) ** 0.5 * noise
     return before, decode(x.float())
@@ -190,6 +192,7 @@ def recipe(world, clip, *, invert=True, start=999, shared=False, visibility="rel
         ([], {}),
         (["--no_inversion", "--noise_shared", "--seed", "7", "--train_seed", "42"], {"invert": False, "shared": True, "seed": 7}),
         (["--start_timestep", "400", "--visibility", "causal"], {"start": 400, "visibility": "causal"}),
+        (["--inversion_steps", "2", "--guidance_interval", "300", "500"], {"up": [1, 667], "guided": [334]}),
         (["--ablate", "semantic"], {"ablate": "semantic"}),
         (["--ablate", "structure"], {"ablate": "structure"}),
         (["--ablate", "motion"], {"ablate": "motion"}),
@@ -291,6 +294,32 @@ def test_batch_size_and_choice_of_clips_change_nothing(world, full, tmp_path):
 def test_memory_flags_change_nothing(world, full, tmp_path):
     run(world, tmp_path, "--clips", "1-2", "--channels_last", "--vae_slicing", "--attention_slicing")
     assert np.abs(all_frames(tmp_path, (1, 2)) - all_frames(full, (1, 2))).max() <= 1
+
+
+def test_a_preset_sets_its_group_and_what_comes_later_overrules_it(world, tmp_path):
+    names = ("scheduler", "steps", "inversion_steps", "guidance_interval", "deep_every", "guidance", "no_inversion")
+    paper = dict(zip(names, ("ddim", 50, None, None, 1, 12.5, False), strict=True))
+    given = ("--preset", "paper", "--guidance", "3"), ("--no_inversion", "--guidance", "3", "--preset", "fast", "--steps", "30"), ()
+    found = [{name: getattr(parse(*flags), name) for name in names} for flags in given]
+    assert found[0] == paper | {"guidance": 3} and found[2] == paper
+    assert found[1] == paper | PRESETS["fast"] | {"steps": 30}
+    run(world, tmp_path, "--clips", "1", steps=("--preset", "fast", "--steps", "3", "--inversion_steps", "2", "--deep_every", "2"))
+    settings = json.loads((tmp_path / "manifest.json").read_text())["settings"]
+    assert settings["inversion_steps"] == 2 and settings["deep_every"] == 2 and "preset" not in settings
+    with pytest.raises(UserError, match="other settings .*deep_every 2 -> 3"):
+        run(world, tmp_path, "--clips", "1", steps=("--preset", "fast", "--steps", "3", "--inversion_steps", "2", "--deep_every", "3"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--inversion_steps", "4"], "4 steps of inversion are more than the 3 that are used; use at most 3"),
+        (["--guidance_interval", "400", "500"], "none of the 3 steps lies in the guidance interval from 400 to 500"),
+    ],
+)
+def test_steps_that_the_grid_does_not_have(world, tmp_path, flags, words):
+    with pytest.raises(UserError, match=words):
+        run(world, tmp_path, *flags)
 
 
 def share_of_two(world, out):
