@@ -22,8 +22,7 @@ from common.frames import read_clip
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
 from common.randomness import torch_generator
-from common.records import working
-from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
+from Feature_extraction.extraction import ROWS, extracting, fill_arrays, frame_sums, join_processes, record_folder
 from models.loading import load_sd_part, model_files
 
 SCRIPT = "content_feature_extraction"
@@ -68,7 +67,7 @@ def latent_shape(vae, n_frames, size):
     return vae.config.latent_channels, n_frames, size // factor, size // factor
 
 
-def extract(layout, dataset, split, paths, source, record, *, latents, dtype, seed, device, batch_size):
+def extract(layout, dataset, split, paths, source, record, *, latents, dtype, seed, state, batch_size):
     """Fill the arrays of one split.
 
     Parameters
@@ -86,13 +85,13 @@ def extract(layout, dataset, split, paths, source, record, *, latents, dtype, se
     dtype : str
         of the stored latents
     seed : int
-    device : str
+    state : accelerate.PartialState
     batch_size : int
         clips at a time
     """
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     size, indices = dataset.frame_size, dataset.frame_indices
-    vae = load_sd_part(source, "vae").to(cli.choose_device(device), memory_format=torch.channels_last)
+    vae = load_sd_part(source, "vae").to(state.device, memory_format=torch.channels_last)
     shape = channels, n_frames, *hw = latent_shape(vae, len(indices), size)
 
     def compute(rows):
@@ -106,7 +105,7 @@ def extract(layout, dataset, split, paths, source, record, *, latents, dtype, se
     units = (f"VAE latent x {vae.config.scaling_factor}", "RGB, 0 to 255")
     kinds = ((shape, dtype), ((n_frames, size, size, 3), "uint8"))
     arrays = [(path, *kind, {**card, "units": unit}) for path, kind, unit in zip(paths, kinds, units, strict=False)]
-    fill_arrays(arrays, compute, len(folders), batch_size, record, f"{split} clips")
+    fill_arrays(state, arrays, compute, len(folders), batch_size, record, f"{split} clips")
 
 
 def get_parser():
@@ -121,17 +120,17 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
+    state = join_processes(args.device)
     for split in args.split:
         inputs = [*frame_sums(layout, dataset, split), *model_files(source, "vae")]
         paths = [layout.contents(split)] + ([layout.ground_truth] if split == "test" else [])
-        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
+        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
             if record is None:
                 continue
             extract(
                 layout, dataset, split, paths, source, record, latents=args.latents, dtype=args.dtype, seed=args.seed,
-                device=args.device, batch_size=args.batch_size,
+                state=state, batch_size=args.batch_size,
             )  # fmt: skip
-            record.finish(clips=dataset.n_clips(split))
 
 
 if __name__ == "__main__":

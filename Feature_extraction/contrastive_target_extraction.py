@@ -21,15 +21,14 @@ from common.datasets import get_dataset
 from common.frames import read_frame
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
-from common.records import working
-from Feature_extraction.extraction import ROWS, fill_arrays, frame_sums, record_folder
+from Feature_extraction.extraction import ROWS, extracting, fill_arrays, frame_sums, join_processes, record_folder
 from models.encoders import encode_clip_images, encode_clip_text
 from models.loading import load_clip, model_files
 
 SCRIPT = "contrastive_target_extraction"
 
 
-def extract(layout, dataset, split, paths, source, record, *, device, batch_size):
+def extract(layout, dataset, split, paths, source, record, *, state, batch_size):
     """Fill the two arrays of one split.
 
     Parameters
@@ -42,14 +41,14 @@ def extract(layout, dataset, split, paths, source, record, *, device, batch_size
     source : str
         of CLIP
     record : common.records.Record
-    device : str
+    state : accelerate.PartialState
     batch_size : int
         captions or frames at a time
     """
     captions = read_captions(layout.captions(split), dataset.n_clips(split))
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     model, preprocess, tokenizer = load_clip(source)
-    model = model.to(cli.choose_device(device))
+    model = model.to(state.device)
 
     def compute(rows):
         frames = [read_frame(folders[i], dataset.middle_frame, dataset.frame_size) for i in rows]
@@ -60,7 +59,7 @@ def extract(layout, dataset, split, paths, source, record, *, device, batch_size
     card = {"rows": ROWS, "made_by": SCRIPT, "model": source}
     units = ("CLIP feature of the caption", f"CLIP feature of frame {dataset.middle_frame}")
     arrays = [(path, (model.visual.output_dim,), "float32", {**card, "units": unit}) for path, unit in zip(paths, units, strict=True)]
-    fill_arrays(arrays, compute, len(captions), batch_size, record, f"{split} captions and frames")
+    fill_arrays(state, arrays, compute, len(captions), batch_size, record, f"{split} captions and frames")
 
 
 def get_parser():
@@ -73,14 +72,14 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "clip")
+    state = join_processes(args.device)
     for split in args.split:
         inputs = [layout.captions(split), *frame_sums(layout, dataset, split), *model_files(source)]
         paths = [layout.text_embeddings_clip(split), layout.image_embeddings_clip(split)]
-        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
+        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
             if record is None:
                 continue
-            extract(layout, dataset, split, paths, source, record, device=args.device, batch_size=args.batch_size)
-            record.finish(clips=dataset.n_clips(split))
+            extract(layout, dataset, split, paths, source, record, state=state, batch_size=args.batch_size)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,14 @@ from common.captions import read_captions
 from common.datasets import get_dataset
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
-from common.records import working
-from Feature_extraction.extraction import ROWS, fill_arrays, record_folder
+from Feature_extraction.extraction import ROWS, extracting, fill_arrays, join_processes, record_folder
 from models.encoders import N_TOKENS, encode_sd_text
 from models.loading import load_sd_text, model_files
 
 SCRIPT = "semantic_feature_extraction"
 
 
-def extract(captions, path, source, record, *, device, batch_size, what):
+def extract(captions, path, source, record, *, state, batch_size, what):
     """Fill the array of one split.
 
     Parameters
@@ -34,14 +33,14 @@ def extract(captions, path, source, record, *, device, batch_size, what):
     source : str
         folder or hub id of Stable Diffusion
     record : common.records.Record
-    device : str
+    state : accelerate.PartialState
     batch_size : int
         captions at a time
     what : str
         for the progress bar
     """
     tokenizer, text_encoder = load_sd_text(source)
-    text_encoder.to(cli.choose_device(device))
+    text_encoder.to(state.device)
 
     def compute(rows):
         tokens = encode_sd_text(text_encoder, tokenizer, captions[rows.start : rows.stop])  # (B, 20, 768)
@@ -49,7 +48,7 @@ def extract(captions, path, source, record, *, device, batch_size, what):
 
     card = {"rows": ROWS, "units": "hidden state of Stable Diffusion's text encoder", "made_by": SCRIPT, "model": source}
     arrays = [(path, (N_TOKENS, text_encoder.config.hidden_size), "float32", card)]
-    fill_arrays(arrays, compute, len(captions), batch_size, record, what)
+    fill_arrays(state, arrays, compute, len(captions), batch_size, record, what)
 
 
 def get_parser():
@@ -62,15 +61,15 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
+    state = join_processes(args.device)
     for split in args.split:
         inputs = [layout.captions(split), *model_files(source, "text_encoder", "tokenizer")]
         path = layout.text_embeddings_sd(split)
-        with working(record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=[path]) as record:
+        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=[path]) as record:
             if record is None:
                 continue
             captions = read_captions(layout.captions(split), dataset.n_clips(split))
-            extract(captions, path, source, record, device=args.device, batch_size=args.batch_size, what=f"{split} captions")
-            record.finish(clips=len(captions))
+            extract(captions, path, source, record, state=state, batch_size=args.batch_size, what=f"{split} captions")
 
 
 if __name__ == "__main__":

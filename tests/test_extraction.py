@@ -1,10 +1,12 @@
 """The three extraction scripts, through their mains, against the libraries' own calls clip by clip."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
 from PIL import Image
 from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, prompt_ids, run_script
 
@@ -168,6 +170,41 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_bytes(world, models, monkeypa
     assert reads == ["test1_1", "test1_2", "test2_1", "test2_1", "test2_2"]
     assert [digest(layout.contents("test")), digest(layout.ground_truth)] == expected
     assert not list(layout.features.glob(".partial*"))
+
+
+def in_process(commands):
+    """What one of two processes does."""
+    PartialState._reset_state()  # the parent's, which the fork took along
+    torch.set_num_threads(1)
+    for script, command in commands:
+        run_script(script, *command)
+    layout = Layout(Path(commands[0][1][3]) / "phantom")
+    (layout.root / f"rank{PartialState().process_index}").write_text(str(PartialState().num_processes))
+
+
+def test_two_processes_give_the_bytes_of_one(world, models, tmp_path):
+    layout, _, flags = world
+    sd = ["--sd_path", models[0], "--split", "test"]
+    commands = [
+        (semantic, [*flags, *sd, "--batch_size", 2]),
+        (contrastive, [*flags, "--clip_path", models[1], "--split", "test", "--batch_size", 3]),
+        (content, [*flags, *sd, "--batch_size", 1]),
+    ]
+    paths = [layout.text_embeddings_sd("test"), layout.text_embeddings_clip("test"), layout.image_embeddings_clip("test")]
+    paths += [layout.contents("test"), layout.ground_truth]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for script, command in commands:
+        run_script(script, *command)
+    torch.set_num_threads(threads)
+    expected = [digest(path) for path in paths]
+    for path in paths:
+        path.unlink()
+    debug_launcher(in_process, ([(script, [*command, "--overwrite"]) for script, command in commands],), num_processes=2)
+    assert [(layout.root / f"rank{rank}").read_text() for rank in (0, 1)] == ["2", "2"]
+    assert [digest(path) for path in paths] == expected
+    records = sorted((layout.features / "records").glob("*_Test/metrics.json"))
+    assert [read_json(path)["clips"] for path in records] == [N_TEST] * 3 and not list(layout.features.glob(".partial*"))
 
 
 @pytest.mark.parametrize("change", ["--overwrite", "captions"])
