@@ -17,6 +17,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -196,9 +197,8 @@ def working(folder, args, *, inputs=(), outputs=(), facts=None, clear=(), comple
 
 def _rank():
     """Number of this process among those that one launcher has started."""
-    from torch import distributed
-
-    started = distributed.is_available() and distributed.is_initialized()
+    distributed = sys.modules.get("torch.distributed")  # a script without torch need not wait for it
+    started = distributed and distributed.is_available() and distributed.is_initialized()
     return distributed.get_rank() if started else int(os.environ.get("RANK", 0))
 
 
