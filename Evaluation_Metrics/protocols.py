@@ -5,15 +5,11 @@ Its version is major.minor: values of another major version do not compare, a mi
 
 import importlib
 import inspect
-import json
-from pathlib import Path
 
 from common.clip_frames import clip_times
 from Evaluation_Metrics.metric_script import frame_rate
+from Evaluation_Metrics.results import PROTOCOLS, VERSION  # noqa: F401
 from Evaluation_Metrics.towers import KINDS, why_absent
-
-PROTOCOLS = json.loads((Path(__file__).parent / "protocols.json").read_text(encoding="utf-8"))
-VERSION = PROTOCOLS.pop("version")
 
 
 def metric_maker(name):
@@ -26,7 +22,7 @@ def protocol_metrics(protocol, dataset):
     """Metrics of a protocol for clips of a data set, list of Metric."""
     metrics = []
     for entry in PROTOCOLS[protocol]["metrics"]:
-        options = {key: value for key, value in entry.items() if key != "metric"}
+        options = {key: value for key, value in entry.items() if key not in ("metric", "better")}
         make = metric_maker(entry["metric"])
         if "fps" in inspect.signature(make).parameters:
             options["fps"] = frame_rate(dataset)

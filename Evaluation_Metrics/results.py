@@ -1,6 +1,7 @@
 """What an evaluation leaves on disk, and whether two of them may stand side by side."""
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -10,8 +11,17 @@ from common.cli import one_line
 from common.files import UserError, atomic_path, missing, read_json
 from common.readers import format_clips
 
-LOWER_IS_BETTER = {"EPE", "angular-error", "EffNet-distance", "SwAV-distance", "LPIPS"}
-UNRANKED = {"dynamic-degree", "dynamic-degree-gap", "DINO-consistency"}  # of which neither more nor less is better
+PROTOCOLS = json.loads((Path(__file__).parent / "protocols.json").read_text(encoding="utf-8"))
+VERSION = PROTOCOLS.pop("version")
+
+
+def _columns(better):
+    """Columns of the metrics whose row says so of more and less, set; of most, more is better, and the row says nothing."""
+    rows = [row for protocol in PROTOCOLS.values() for row in protocol["metrics"]]
+    return {column for row in rows if row.get("better") == better for column in row["columns"]}
+
+
+LOWER_IS_BETTER, UNRANKED = _columns("lower"), _columns("neither")
 _AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
 _NUMBER, _NONE = (float, int), type(None)
 _EVALUATION = {  # of what kind the entries of metrics.json are, of those that are read again
