@@ -18,7 +18,9 @@ from common.clip_frames import BORDER, check_sequence, choose_frames, read_gif, 
 from common.files import UserError, card_path, check_card, check_sum, load_array, missing, one_line, read_json, sha256
 from common.video import check_size, read_movie
 
-LAYOUTS = ("ours", "gif", "side_by_side", "mindvideo", "mp4")
+LAYOUTS = {  # and what a clip's file is called
+    "ours": "test1.npz or test1/0.png", "gif": "test1.gif", "side_by_side": "test_and_gt1.gif", "mindvideo": "test1.gif", "mp4": "1.mp4",
+}  # fmt: skip
 PAIRED = ("side_by_side", "mindvideo")  # hold the ground truth as well
 IMAGES = (".png", ".jpg", ".jpeg")
 AGAIN = "write it again, or leave it out with --allow_missing"
@@ -253,8 +255,10 @@ class FolderClips(_Clips):
             above = {PurePosixPath("."), *(parent for folder in folders for parent in folder.parents)}
             found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items() if folder not in above]
         if not found:
+            example = f", such as {files[0][0]}" if files else ""
             raise NoClips(
-                f"{self.path} has no clip of layout {self.layout} among its {len(files)} files; choose --layout from {', '.join(LAYOUTS)}"
+                f"{self.path} has no clip of layout {self.layout} (called {LAYOUTS[self.layout]}) among its {len(files)} files{example}; "
+                f"rename them or choose --layout from {', '.join(LAYOUTS)}"
             )
         return found
 
@@ -344,6 +348,8 @@ class FolderClips(_Clips):
         where = self._where(number)
         try:
             frames, durations = self._decode(number)
+        except MemoryError:  # no fault of the file, whose size has been looked at
+            raise
         except Exception as error:  # decoders raise whatever they like on broken files
             reason = one_line(error).rpartition("; ")[0] if isinstance(error, UserError) else one_line(error)
             raise UserError(f"{where} is broken ({reason}); {AGAIN}") from None

@@ -467,7 +467,10 @@ def test_arrays_that_hold_no_clips(tmp_path):
 
 
 def test_folders_that_hold_no_clips(tmp_path):
-    with pytest.raises(UserError, match="no clip of layout gif among its 0 files"):
+    with pytest.raises(UserError, match=r"no clip of layout gif \(called test1.gif\) among its 0 files; rename them"):
+        FolderClips(tmp_path, "gif")
+    (tmp_path / "clip_1.gif").write_bytes(b"")
+    with pytest.raises(UserError, match="among its 1 files, such as clip_1.gif; rename"):
         FolderClips(tmp_path, "gif")
     (tmp_path / "a.zip").write_bytes(b"no zip")
     for read in (open_clips, lambda path: FolderClips(path, "gif")):
