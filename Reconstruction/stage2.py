@@ -184,6 +184,8 @@ def render_batches(batches, make, worked=False, debug=False):
         try:
             return dict(zip(batch, make(batch), strict=True)), {}
         except Exception as error:  # whatever it is, the other clips go on
+            if cli.lacks_memory(error):  # which they would meet as well
+                raise
             if debug:
                 log.exception("clips %s", format_clips(batch))
             if len(batch) == 1:

@@ -59,7 +59,8 @@ def _serve():
     module, name, path = sys.argv[1:]
     function = getattr(importlib.import_module(module), name)
     for limit, most in ((resource.RLIMIT_AS, _BYTES), (resource.RLIMIT_CPU, _SECONDS), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (most, most))
+        allowed = resource.getrlimit(limit)[1]  # by a cluster, say, or ulimit
+        resource.setrlimit(limit, (most if allowed == resource.RLIM_INFINITY else min(most, allowed),) * 2)
     try:
         content = io.BytesIO()
         np.savez(content, **function(path))

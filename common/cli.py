@@ -344,9 +344,26 @@ def _terminate(number, frame):
     raise Terminated
 
 
+_NO_MEMORY = re.compile("out of memory|allocate memory|not enough memory|ALLOC_FAILED|DataLoader worker .* (killed|exited)", re.IGNORECASE)
+
+
+def lacks_memory(error):
+    """Whether an exception, or one in whose handling it was raised, is for want of memory."""
+    return error is not None and (isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error))) or lacks_memory(error.__context__))
+
+
+def _less_memory(given):
+    """Flags, with the values to try, that make a script of these arguments (dict) need less memory."""
+    fewer = {name: given.get(name) or 0 for name in ("batch_size", "workers", "num_workers")}
+    flags = [f"--{name} {n // 2}" for name, n in fewer.items() if n > (name != "num_workers")]
+    flags += ["--precision bf16"] * (given.get("precision") == "fp32")
+    flags += [f"--{name}" for name in ("vae_slicing", "attention_slicing") if given.get(name) is False]
+    return f"use {' or '.join(flags[:2]) or 'a machine with more memory'}"
+
+
 @contextlib.contextmanager
 def one_line_errors(debug=False):
-    """Turn a user's mistake into one line on stderr and the matching exit status."""
+    """Turn a user's mistake into one line on stderr and the matching exit status; yields a dict for the parsed arguments."""
 
     def stop(error):
         for bar in list(tqdm._instances):  # or the line would be appended to a bar
@@ -354,28 +371,25 @@ def one_line_errors(debug=False):
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
+    given = {}
     try:
-        yield
+        yield given
     except UserError as error:
         if debug:
             raise
-        stop(error)
+        stop(f"{error}; if it is whole, there is not enough memory: {_less_memory(given)}" if lacks_memory(error.__context__) else error)
     except Exception as error:
         full, forbidden = full_disk(error), getattr(error, "errno", None) in _FORBIDDEN
-        if not debug and (isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error))):
-            stop(f"not enough memory ({one_line(error)[:200]}); use a smaller --batch_size, fewer --workers or a smaller model")
+        if not debug and lacks_memory(error):
+            stop(f"not enough memory ({one_line(error)[:200]}); {_less_memory(given)}")
         if debug or not (full or forbidden):
             raise
-        where = getattr(error, "filename", None) or "the output folder"
-        stop(
-            f"cannot write {where}: {os.strerror(full or error.errno)}; free space or choose another --out_root, then run the same command again"
-        )
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
-    except Terminated:
-        print("terminated; run the same command again to continue", file=sys.stderr)
-        sys.exit(143)
+        where, why = getattr(error, "filename", None) or "the output folder", os.strerror(full or error.errno)
+        stop(f"cannot write {where}: {why}; free space or choose another --out_root, then run the same command again")
+    except (KeyboardInterrupt, Terminated) as error:
+        word, status = ("stopped", 130) if isinstance(error, KeyboardInterrupt) else ("terminated", 143)
+        print(f"{word}; run the same command again to continue", file=sys.stderr)
+        sys.exit(status)
 
 
 def script_name(main):
@@ -402,8 +416,9 @@ def run(main, get_parser, argv=None):
     tqdm.__init__ = _draw_bar if sys.stderr.isatty() else _log_bar
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file-size limit then shows as an OSError
-    with one_line_errors("--debug" in argv):
-        main(parse(get_parser, argv, script_name(main)))
+    with one_line_errors("--debug" in argv) as given:
+        given.update(vars(args := parse(get_parser, argv, script_name(main))))
+        main(args)
 
 
 def choose_device(name):

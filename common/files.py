@@ -32,8 +32,9 @@ def missing(path, do="run the script that writes it, or check the path"):
 
 
 def one_line(error):
-    """An error's message on one line; the name of its class where it has none."""
-    return re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+    """An error's message on one line, without control characters; the name of its class where it has none."""
+    text = re.sub(r"\s*\n\s*", " ", str(error).strip()) or type(error).__name__
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 # ---------------------------------------------------------------------------------------------- a full disk

@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import psutil
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -108,7 +109,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise UserError(f"one of {workers} worker processes was killed, probably for lack of memory; use a smaller --workers") from None
+        raise UserError(f"one of {workers} workers was killed, probably for lack of memory; use --workers {workers // 2}") from None
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
@@ -144,15 +145,5 @@ def remove_partial(folder):
     """Delete what processes that are gone left half-written below a folder."""
     for leftover in Path(folder).rglob(".partial-*"):
         owner = re.match(r"\.partial-(\d+)-", leftover.name)
-        if owner and not _is_alive(int(owner[1])):
+        if owner and (int(owner[1]) == os.getpid() or not psutil.pid_exists(int(owner[1]))):  # a number that this process has again
             shutil.rmtree(leftover, ignore_errors=True) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-
-
-def _is_alive(process):
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return process != os.getpid()  # a number that this process has again

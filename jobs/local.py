@@ -69,7 +69,7 @@ def failure(job, code, log_path):
     lines = said_lines(log_path) or ["it said nothing"]
     words = next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), lines[-1])
     if code < 0:
-        words = f"the process was ended by {signal.Signals(-code).name}"
+        words = f"the process was ended by {signal.Signals(-code).name}{', probably for lack of memory' * (-code == signal.SIGKILL)}"
     return UserError(f"{Path(job.task.script).stem} failed: {words} (log: {log_path})")
 
 

@@ -4,7 +4,7 @@ import pytest
 from tiny import make_clip, make_sd
 
 FIRST = (  # longest first
-    "test_phantom.py", "test_full_disk.py", "test_preprocess.py", "test_recons.py", "test_own_data.py", "test_evaluate.py", "test_training.py",
+    "test_phantom.py", "test_faults.py", "test_preprocess.py", "test_recons.py", "test_own_data.py", "test_evaluate.py", "test_training.py",
 )  # fmt: skip
 
 

@@ -330,15 +330,14 @@ def fail_with(error):
     "error, status, says",
     [
         (LibraryError("No space left on device"), 2, "free space"),
-        (UserError("a.npy is\n  broken; make it again"), 2, "error: a.npy is broken; make it again\n"),
+        (UserError("a.npy is\n  broken (\x1b[2J); make it again"), 2, "error: a.npy is broken (\\x1b[2J); make it again\n"),
         (
             OSError(errno.ENOSPC, "No space left on device", "out/a.npy"),
             2,
             "error: cannot write out/a.npy: No space left on device; free space",
         ),
         (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "Permission denied"),
-        (MemoryError("Unable to allocate 9 TiB"), 2, "not enough memory (Unable to allocate 9 TiB); use a smaller --batch_size"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "not enough memory"),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "not enough memory (Unable to allocate 9 TiB); use a machine with more memory"),
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
         (signal.SIGTERM, 143, "terminated; run the same command again"),
     ],
@@ -351,6 +350,45 @@ def test_exit_status(error, status, says, capsys, handlers):
         cli.run(main, lambda: cli.make_parser("doc"), [])
     shown = capsys.readouterr().err
     assert stopped.value.code == status and says in shown and shown.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags, advice",
+    [
+        ({"batch_size": 9, "workers": 1, "num_workers": 2}, "use --batch_size 4 or --num_workers 1"),
+        ({"batch_size": 1, "workers": 5, "precision": "fp32"}, "use --workers 2 or --precision bf16"),
+        ({"batch_size": 1, "precision": "bf16", "vae_slicing": False, "num_workers": 0}, "use --vae_slicing"),
+        ({"batch_size": 1, "precision": None}, "use a machine with more memory"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error, wrapped",
+    [
+        (MemoryError(), False),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB"), False),
+        (MemoryError(), True),
+    ],
+)
+def test_want_of_memory_names_the_flag_that_helps(error, wrapped, flags, advice, capsys, handlers):
+    def get_parser():
+        parser = cli.make_parser("doc")
+        for flag, value in flags.items():
+            parser.add_argument(f"--{flag}", default=value)
+        return parser
+
+    def main(args):
+        try:
+            raise error
+        except Exception:
+            if wrapped:
+                raise UserError("a.npy is unreadable; make it again") from None
+            raise
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, get_parser, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert stopped.value.code == 2 and line.endswith(advice) and "not enough memory" in line and ("a.npy" in line) == wrapped
 
 
 def test_other_errors_and_debug_keep_the_traceback(handlers):
@@ -584,7 +622,7 @@ def test_a_job_that_fails_or_dies_stops_the_others():
 
     with pytest.raises(ValueError, match="-1 is negative"):
         workers.run_jobs(square, [1, -1, 2], 2, "squares")
-    with pytest.raises(UserError, match="lack of memory; use a smaller --workers"):
+    with pytest.raises(UserError, match="lack of memory; use --workers 1"):
         workers.run_jobs(square, [1, 99, 2], 2, "squares")
     assert multiprocessing.active_children() == []
 
