@@ -18,6 +18,7 @@ Writes   per_clip.csv, per_clip.npz     values of every clip
 Without models about 2 s per clip of 8 frames of 512 x 512 and method on one core; half a minute in all on the phantom.
 """
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from Evaluation_Metrics.metric_script import (
     what_decides,
 )
 from Evaluation_Metrics.per_clip import score_pairs, split_truth
+from Evaluation_Metrics.processes import first_before_others
 from Evaluation_Metrics.protocols import PROTOCOLS, VERSION, protocol_form, protocol_metrics, split_by_needs
 from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, intervals, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
 from Evaluation_Metrics.samples import mean_over_samples, open_samples, print_spread
@@ -152,6 +154,21 @@ def write_table(path, title, columns, subject, rows, levels, notes):
     write_text(path, text + "\n")
 
 
+def summarise_all(every, seed):
+    """Summaries of the values {method: {column: values}}; those of the first method with confidence intervals."""
+    rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in every.items()}
+    method = next(iter(every))
+    for column, interval in intervals(every[method], np.random.default_rng(seed)).items():
+        rows[method][column] |= interval
+    return rows
+
+
+def show_values(recons, pairs, out):
+    """Build the gallery of a reconstruction again, with each clip's values, where it is what was scored."""
+    if (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
+        build_gallery(recons, out)
+
+
 # ---------------------------------------------------------------------------------------------- script
 
 
@@ -192,12 +209,16 @@ def main(args):
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
     identity = "".join(what_decides(each, metrics, towers) for each in (pairs, *samples))
-    with working(out, args, outputs=[out / name for name in FILES], complete=is_current(out, identity)) as record:
-        if record is None:
-            return
-        (out / "metrics.json").unlink(missing_ok=True)  # its values are about to be replaced
+    with contextlib.ExitStack() as stack:
+        with first_before_others() as first:
+            files = [out / name for name in FILES]
+            record = stack.enter_context(working(out, args, outputs=files, complete=is_current(out, identity)))
+            if record is None:
+                return
+            (out / "metrics.json").unlink(missing_ok=True)  # its values are about to be replaced
         title = f"{dataset.name} subject {args.subj_ID}, {method}, protocol {args.protocol}"
-        print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
+        if first:
+            print(f"{title}: {len(pairs)} clips; {PROTOCOLS[args.protocol]['about']}")
         how = {"cache": cache, "workers": args.workers, "allow_missing": args.allow_missing}
         score = partial(score_pairs, metrics=metrics, towers=towers, **how)
         values, lost = score(pairs, desc=method)
@@ -212,12 +233,12 @@ def main(args):
                 device=cli.choose_device(args.device),
             )  # fmt: skip
             free = {name: split_truth(values)[0] for name, values in baselines.items()}
+        if not first:  # who has what the others have, and writes nothing
+            return
         columns = [column for metric in wanted for column in metric.shown]
         chance, still = ({c: level for metric in wanted for c, level in getattr(metric, kind).items()} for kind in ("chance", "still"))
         every = {method: own, **free} | ({TRUE: of_truth} if of_truth else {})
-        rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in every.items()}
-        for column, interval in intervals(own, np.random.default_rng(args.seed)).items():
-            rows[method][column] |= interval
+        rows = summarise_all(every, args.seed)
         undefined = note_gaps(pairs.wanted, own, lost)
         levels = levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
@@ -237,9 +258,8 @@ def main(args):
             not_scored=unable, reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)
-        recons = place.recons(args.subj_ID, args.name)
-        if args.out is None and args.protocol == "paper" and (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
-            build_gallery(recons, out)  # now with each clip's values
+        if args.out is None and args.protocol == "paper":
+            show_values(place.recons(args.subj_ID, args.name), pairs, out)
         print(f"wrote {out}")
 
 

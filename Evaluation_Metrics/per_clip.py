@@ -1,6 +1,10 @@
-"""One pass over the clips: each is decoded once, frames are scored by a pool of processes, models see them in batches."""
+"""One pass over the clips: each is decoded once, frames are scored by a pool of processes, models see them in batches.
+
+Processes that a launcher has started take the blocks of clips in turn, and all have all values in the end.
+"""
 
 import logging
+import os
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -10,6 +14,7 @@ from tqdm import tqdm
 from common.files import UserError, atomic_path, fingerprint
 from common.readers import ArrayClips
 from common.workers import n_cores, pool_map
+from Evaluation_Metrics.processes import join_processes
 from Evaluation_Metrics.results import load_npz
 
 log = logging.getLogger(__name__)
@@ -145,7 +150,7 @@ def _score(item):
 
 def pool_limits(workers):
     """Number of processes, one per core where `workers` is None, and of clips that they and their queue may hold."""
-    workers = min(workers or n_cores(), IN_FLIGHT)
+    workers = min(workers or max(1, n_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))), IN_FLIGHT)
     return workers, min(2 * workers, IN_FLIGHT)
 
 
@@ -227,7 +232,9 @@ class _Pass:
 
     def work(self, workers, desc):
         """Score the blocks that are not all there."""
-        todo = [i for i, parts in enumerate(self.found) if any(content is None for content in parts.values())]
+        state = join_processes()
+        own = range(len(self.blocks))[state.process_index :: state.num_processes] if state else range(len(self.blocks))
+        todo = [i for i in own if any(content is None for content in self.found[i].values())]
         numbers = [number for i in todo for number in self.blocks[i]]
         # frames are handed over only where a model has yet to see them
         keep_frames = any(content is None for i in todo for (kind, _), content in self.found[i].items() if kind != "pixels")
@@ -242,6 +249,13 @@ class _Pass:
         for i in todo:
             self._fill(i, [next(results) for _ in self.blocks[i]])
         next(results, None)  # there is none: the processes and the bar end
+        if state:
+            from accelerate.utils import gather_object
+
+            for found, lost in gather_object([({i: self.found[i] for i in own}, self.lost)]):
+                self.lost |= lost
+                for i, parts in found.items():
+                    self.found[i] = parts
 
     def _fill(self, i, results):
         """Take a block's results in and show its clips to the models."""

@@ -14,6 +14,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
 from PIL import Image
 from tiny import make_classifiers
 
@@ -485,6 +486,31 @@ def test_training_frames_make_baselines(house):
 
 
 # ---------------------------------------------------------------------------------------------- memory
+
+
+def in_process(argv):
+    """What one of two processes does."""
+    PartialState._reset_state()  # the parent's, which the fork took along
+    torch.set_num_threads(1)
+    run(evaluate, *argv)
+
+
+def test_two_processes_give_the_values_of_one(house, capsys):
+    """Three blocks of clips, a broken clip in one process's share, baselines."""
+    (house / "recons/sub1/full/results_recons" / "test9.npz").write_bytes(b"broken")
+    options = ("--allow_missing", "--out", house / "one")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    run(evaluate, *options)
+    torch.set_num_threads(threads)
+    debug_launcher(in_process, ((*options[:-1], house / "two"),), num_processes=2)
+    for name in ("per_clip.npz", "baselines/mean_frame.npz", "baselines/clip-shuffled.npz"):
+        one, two = np.load(house / "one" / name), np.load(house / "two" / name)
+        assert one.files == two.files and len(one.files) > 8
+        for column in one.files:
+            np.testing.assert_array_equal(one[column], two[column])
+    one, two = (read_json(house / name / "metrics.json") for name in ("one", "two"))
+    assert one["rows"] == two["rows"] and one["clips"] == two["clips"] and two["clips"]["missing"] == [9]
 
 
 def _identity(item):
