@@ -36,13 +36,18 @@ def add_workers_flag(parser, what):
     )
 
 
+def end_with_parent(number):
+    """Have a signal sent to this process when the one that forked it ends, which Linux alone can."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, number)
+
+
 def _start_worker(setup, arguments):
     """First thing in a worker: Ctrl-C and kill are the parent's to answer, and the worker ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     threadpool_limits(1)
     if "cv2" in sys.modules and sys.modules["cv2"].getNumThreads() > 1:  # where processes are spawned instead of forked
         sys.modules["cv2"].setNumThreads(1)
@@ -82,11 +87,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
 
     Yields
     ------
-    results in the order of the items
-
-    Raises
-    ------
-    what a call raises; the processes are killed then
+    results in the order of the items; the processes are killed when a call raises
     """
     workers = workers or n_cores()
     if workers == 1:
@@ -96,8 +97,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
             yield from map(function, items)
         return
     others = set(multiprocessing.active_children())
-    # forked: a worker starts at once, with all that is imported here
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"  # a forked worker has what is imported here
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (setup, arguments))
     waiting, in_flight = deque(), in_flight or 2 * workers
     try:
@@ -119,7 +119,7 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
 
 
 def run_jobs(function, jobs, workers, what, unit="job"):
-    """Call a function with every job, several at a time, each on one thread.
+    """Call a function with every job, several at a time, each on one thread; results in the order of the jobs, list.
 
     Parameters
     ----------
@@ -127,14 +127,8 @@ def run_jobs(function, jobs, workers, what, unit="job"):
     jobs : list
     workers : int
         processes; 1 works in this process
-    what : str
-        for the progress bar
-    unit : str
-        what the progress bar counts
-
-    Returns
-    -------
-    list of results in the order of `jobs`
+    what, unit : str
+        of the progress bar, and what it counts
     """
     jobs = list(jobs)
     results = pool_map(function, jobs, min(workers, max(1, len(jobs))))

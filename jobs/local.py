@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from common import cli
 from common.files import UserError, full_disk, read_json, write_json
+from common.workers import end_with_parent
 
 FULL_DISK = 28  # exit status of a script whose log the disk has no room for
 _TIMINGS = {...: {"stage": str, "seconds": (float, int)}}
@@ -30,6 +31,7 @@ def start(job, log_path, one_thread):
         return pid
     status = 1
     try:
+        end_with_parent(signal.SIGTERM)
         handle = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
