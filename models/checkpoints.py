@@ -213,7 +213,7 @@ def read_released(path, mmap=False):
     except Exception as error:  # torch.load raises almost any kind for a broken file
         if "Unsupported global" in str(error):  # not the message itself: it advises to unpickle everything
             raise UserError(f"{path} holds Python objects, which are not unpickled; {_WEIGHTS_ALONE}") from None
-        why = "" if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error) else f" ({one_line(error)})"
+        why = "" if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error) else f" ({one_line(error)[:200]})"
         raise UserError(f"{path} is broken or not a PyTorch file{why}; download it again") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} holds a {type(state).__name__}, not a state dict; {_WEIGHTS_ALONE}")
