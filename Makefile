@@ -1,11 +1,12 @@
 # make demo   set up, run the whole chain on the phantom, end with a report to look at
 # make test   set up, lint, run all tests
+# make docs   set up, build the documentation site into site/
 PYTHON ?= python3.11
 BIN = .venv/bin
 OUT ?= outputs
 DATA ?= data
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/ready
 	$(BIN)/python run_pipeline.py --dataset phantom --data_root $(DATA) --out_root $(OUT)
@@ -33,5 +34,14 @@ lint: .venv/ready
 	$(BIN)/pip install --quiet --no-deps --requirement $@.txt
 	@mv $@.txt $@
 
+docs: .venv/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Look at site/index.html."
+
+.venv/docs: .venv/ready
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
+	$(BIN)/pip install --quiet --constraint requirements.lock --requirement $@.txt
+	@mv $@.txt $@
+
 clean:
-	rm -rf .venv .tests outputs data
+	rm -rf .venv .tests outputs data site
