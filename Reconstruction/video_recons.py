@@ -8,7 +8,7 @@ Writes   recons/sub{ID}/{name}/results_recons/           test{i}.gif, test{i}.np
                               /samples/{2..K}/           test{i}.npz, from other noises (--n_samples K)
                               /stage1/                   test{i}.npz, the VAE's decoding before stage 2 (--save_stage1)
                               /stage1_arrays/            latents.npy, tokens.npy, embedding.npy (--save_stage1_arrays)
-                              /strips/                   movie strips of the gallery
+                              /strips/, strips_stage1/   film strips that the gallery plays
                               /gallery.html, manifest.json, args.json, log.jsonl, metrics.json; SHA256SUMS in the folders
          {name} is the arm, with _ablate_{what} and _seed{n} where these are not the defaults; --name gives another.
 
@@ -26,7 +26,7 @@ Rows of any recording with the vertices of the decoders, without a data set; and
 The same command again goes on at the first missing clip. Several processes share the clips among them; on CPUs start
 them with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`.
 
-Phantom: about 1.5 s per clip on one core (its profile). An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
+Phantom: under a second per clip on one core (its profile). An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
 """
 
 import contextlib
