@@ -1,8 +1,9 @@
 /* Material's search runs in a Worker, which browsers refuse to pages opened from disk: there, the same script runs in a hidden iframe. */
 if (location.protocol === "file:") {
-  window.Worker = class extends EventTarget {
+  window.Worker = window.IFrameWorker = class extends EventTarget { // by the second name, Material finds its folder
     constructor(url) {
       super();
+      const place = new URL(url, document.baseURI);
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
       document.body.appendChild(this.frame);
@@ -12,7 +13,7 @@ if (location.protocol === "file:") {
       inner.document.close();
       const load = (address) => new Promise((done, fail) => {
         const script = inner.document.createElement("script");
-        script.src = new URL(address, url);
+        script.src = new URL(address, place);
         script.onload = done;
         script.onerror = () => fail(new Error(`could not load ${address}`));
         inner.document.body.appendChild(script);
@@ -23,7 +24,7 @@ if (location.protocol === "file:") {
         this.dispatchEvent(event);
         if (this.onmessage) this.onmessage(event);
       };
-      this.loaded = inner.importScripts(url);
+      this.loaded = inner.importScripts(place);
     }
     postMessage(data) {
       this.loaded.then(() => this.frame.contentWindow.dispatchEvent(new this.frame.contentWindow.MessageEvent("message", { data })));
