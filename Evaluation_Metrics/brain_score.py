@@ -2,15 +2,16 @@
 
 A ridge regression learns from true training clips to training fMRI, on half of the training runs. It then predicts the test
 fMRI from the true test clips (the upper line), from reconstructions, from these in another order and from the mean
-clip (the lower lines). Scores are Pearson r with the measured test fMRI, divided by the root of the noise ceiling.
+clip (the lower lines). Scores are Pearson r with the measured test fMRI, divided by the root of the noise ceiling; and,
+"of the clip alone", r of what neither the run's slow trend nor the volumes before and after tell (docs/beyond.md).
 
 Reads    fMRI_in_fslr/sub{ID}/ (masked fMRI of both splits, mask, noise ceiling), stimuli_frames/Train, test_groundtruth.npy,
          recons/sub{ID}/{name}/results_recons; CLIP and Stable Diffusion's VAE
 Writes   metrics/sub{ID}/brain_score/metrics.json   scores with intervals, differences, runs, penalties
-                                    /areas.csv      per MMP area and condition, and per band from the true clips
+                                    /areas.csv      per MMP area and condition, of the clip alone, and per band from the true clips
                                     /maps/*.npy     (59412,) of each condition, for plot_cortex.py
 
-    python Evaluation_Metrics/brain_score.py --dataset phantom --subj_ID 1 --names full control oracle
+    python Evaluation_Metrics/brain_score.py --dataset phantom --subj_ID 1 --names oracle full control
     python Evaluation_Metrics/brain_score.py --subj_ID 1 --clip_path ViT-B-32:openai --sd_path stable-diffusion-v1-5/stable-diffusion-v1-5
 
 On the phantom a minute on one core, the second time a third of it.
@@ -25,12 +26,12 @@ from common import cli
 from common.cortex import N_CORTEX, area_labels
 from common.datasets import get_dataset
 from common.files import UserError, load_array, load_mask, save_array
-from common.layout import Layout
+from common.layout import Layout, arm_name
 from common.readers import format_clips, open_clips, parse_clips
 from common.records import working
 from Evaluation_Metrics.baselines import shuffled
 from Evaluation_Metrics.clip_features import BANDS, ClipFeatures, training_clips
-from Evaluation_Metrics.encoding import PENALTIES, fit_encoder, predict
+from Evaluation_Metrics.encoding import PENALTIES, fit_encoder, neighbours_and_trend, partial_out, predict
 from Evaluation_Metrics.metric_script import frame_rate
 from Evaluation_Metrics.protocols import protocol_form
 from Evaluation_Metrics.results import write_dicts
@@ -39,6 +40,7 @@ from Evaluation_Metrics.towers import Towers, add_model_flags
 log = logging.getLogger(__name__)
 
 LEAST_CEILING = 0.05  # explainable share of one repetition's variance up to which a vertex does not count
+LEAST_SHARE = 3  # clips for each number that is fitted in scores of the clip alone
 
 # ---------------------------------------------------------------------------------------------- the score
 
@@ -249,7 +251,7 @@ def main(args):
     readers |= {name: open_clips(folder, "ours", names=dataset.clip_names("test"), resize=True, **form) for name, folder in folders.items()}
     numbers = common_numbers(args, readers)
     runs, rows, groups, fmri, mask, ceiling = load_measured(args, dataset, place)
-    out, device = args.out or place.metrics(args.subj_ID, "brain_score"), cli.choose_device(args.device)
+    out, device = args.out or place.metrics(args.subj_ID, arm_name("brain_score", args.seed)), cli.choose_device(args.device)
     inputs = [place.masked_fmri(args.subj_ID, split, dataset.n_vertices) for split in fmri] + [place.ground_truth]
     inputs += [path for folder in folders.values() if (path := folder.parent / "manifest.json").exists()]
     with working(out, args, inputs=inputs, outputs=[out / "areas.csv"]) as record:
@@ -258,34 +260,56 @@ def main(args):
         extract = ClipFeatures.of(args, args.bands, towers, device, place.root / "metrics" / "cache", frame_rate(dataset))
         features = {"train": extract(training_clips(place, dataset, form), [int(row) + 1 for row in rows], "training clips")}
         features |= {name: extract(reader, numbers, name) for name, reader in readers.items()}
-        measured = fmri["test"][[number - 1 for number in numbers]]
         predictions, by_band, model = predict_all(args, features, fmri, groups, numbers)
-        counted = (ceiling > LEAST_CEILING) & (np.ptp(measured, axis=0) > 0)
+        counted = (ceiling > LEAST_CEILING) & (np.ptp(fmri["test"][np.array(numbers) - 1], axis=0) > 0)
         if not counted.any():
             raise UserError(f"no vertex has a noise ceiling above {LEAST_CEILING}; check {place.mask(args.subj_ID).parent}")
-        write_results(args, record, dataset, out, measured, predictions, by_band, model, mask, ceiling, counted, runs, numbers)
+        write_results(args, record, dataset, out, fmri["test"], predictions, by_band, model, mask, ceiling, counted, runs, numbers)
 
 
-def write_results(args, record, dataset, out, measured, predictions, by_band, model, mask, ceiling, counted, runs, numbers):
-    """Score, write and print; the arguments are those of `main`."""
-    labels, n = area_labels()[mask], getattr(dataset, "test_repetitions", 1)
-    root = np.sqrt(ceiling_of_average(np.where(counted, ceiling, 1), n))
-    shares, areas = area_shares(labels, counted)
-    every = predictions | {f"band {band}": values for band, values in by_band.items()}
-    r = {name: np.where(counted, correlate(measured, values) / root, np.nan) for name, values in every.items()}
-    value = {name: np.nan_to_num(values) @ shares for name, values in r.items()}
-    draws = bootstrap_scores(measured, every, root, shares, n_bootstraps=args.n_bootstraps, rng=np.random.default_rng(args.seed))
-    scores = {name: interval(value[name][0], draws[name][:, 0]) for name in every}
-    pairs = [
-        ("true clips", args.names[0]),
-        *zip(args.names, args.names[1:], strict=False),
-        *((name, f"{name}, clip-shuffled") for name in args.names),
-    ]
-    differences = {f"{a} - {b}": interval(value[a][0] - value[b][0], draws[a][:, 0] - draws[b][:, 0]) for a, b in pairs}
-    rows = [
-        {"area": area} | {name: float(value[name][i]) for name in every} | {"vertices": int((shares[:, i] > 0).sum())}
+def resample(args, measured, predictions, root, shares):
+    """Means over areas of r / root, {name: (areas,)}, and the same in resamples of the clips, {name: (resamples, areas)}."""
+    value = {name: np.nan_to_num(correlate(measured, values) / root) @ shares for name, values in predictions.items()}
+    rng = np.random.default_rng(args.seed)
+    return value, bootstrap_scores(measured, predictions, root, shares, n_bootstraps=args.n_bootstraps, rng=rng)
+
+
+def compare(names, value, draws):
+    """Scores over all vertices of every condition, and paired differences of the true clips, the named reconstructions and their shuffles."""
+    scores = {name: interval(value[name][0], draws[name][:, 0]) for name in value}
+    pairs = [("true clips", names[0]), *zip(names, names[1:], strict=False), *((name, f"{name}, clip-shuffled") for name in names)]
+    return scores, {f"{a} - {b}": interval(value[a][0] - value[b][0], draws[a][:, 0] - draws[b][:, 0]) for a, b in pairs}
+
+
+def resample_alone(args, dataset, fmri, rows, predictions, shares):
+    """As `resample`, of what the clips alone tell; two empty dicts where they are too few.
+
+    Parameters
+    ----------
+    fmri : array, shape (T, V)
+        of all test clips
+    rows : array of int
+        of those that are scored
+    """
+    runs = np.repeat(np.arange(len(dataset.runs("test"))), dataset.clips_per_run("test"))
+    trend, near = neighbours_and_trend(np.asarray(fmri, np.float64), runs, rows)
+    if len(rows) < (least := LEAST_SHARE * (trend.shape[1] + len(near))):
+        log.warning("%d clips are too few for scores of the clip alone, which need %d", len(rows), least)
+        return {}, {}
+    kept = {name: partial_out(values, trend, near) for name, values in predictions.items() if name != "mean clip"}
+    return resample(args, partial_out(fmri[rows], trend, near), kept, np.ones(fmri.shape[1]), shares)
+
+
+def compare_bands(bands, areas, value, draws):
+    """How much better a band predicts an area than another, {area: {"clip - motion": interval}}."""
+    pairs = [(a, b) for a in bands for b in bands if a != b]
+    return {
+        area: {f"{a} - {b}": interval(value[a][i] - value[b][i], draws[a][:, i] - draws[b][:, i]) for a, b in pairs}
         for i, area in enumerate(areas)
-    ]
+    }
+
+
+def write_maps(out, mask, r):
     for name, values in r.items():
         on_cortex = np.full(N_CORTEX, np.nan)
         on_cortex[mask] = values
@@ -293,9 +317,30 @@ def write_results(args, record, dataset, out, measured, predictions, by_band, mo
         save_array(
             path, on_cortex, rows="cortical vertices, NaN outside the mask", units="r / sqrt(noise ceiling)", made_by="brain_score.py"
         )
-    write_dicts(out / "areas.csv", rows)
-    for name, of in (scores | differences).items():
-        print(f"{dataset.label}{name}: {of['value']:.4f}, 95 % interval {of['low']:.4f} to {of['high']:.4f} (se {of['se']:.4f})")
+
+
+def write_results(args, record, dataset, out, fmri, predictions, by_band, model, mask, ceiling, counted, runs, numbers):
+    """Score, write and print; the arguments are those of `main`."""
+    rows, root = np.array(numbers) - 1, np.sqrt(ceiling_of_average(np.where(counted, ceiling, 1), getattr(dataset, "test_repetitions", 1)))
+    measured, (shares, areas) = fmri[rows], area_shares(area_labels()[mask], counted)
+    value, draws = resample(args, measured, predictions, root, shares)
+    of_bands, band_draws = resample(args, measured, by_band, root, shares)
+    alone, alone_draws = resample_alone(args, dataset, fmri, rows, predictions, shares)
+    scores, differences = compare(args.names, value, draws)
+    alone_scores, alone_differences = compare(args.names, alone, alone_draws) if alone else ({}, {})
+    tables = value | {f"{name}, alone": of for name, of in alone.items()} | {f"band {band}": of for band, of in of_bands.items()}
+    write_dicts(
+        out / "areas.csv",
+        [
+            {"area": area} | {name: float(of[i]) for name, of in tables.items()} | {"vertices": int((shares[:, i] > 0).sum())}
+            for i, area in enumerate(areas)
+        ],
+    )
+    every = predictions | {f"band {band}": values for band, values in by_band.items()}
+    write_maps(out, mask, {name: np.where(counted, correlate(measured, values) / root, np.nan) for name, values in every.items()})
+    for words, of_words in (("", scores | differences), (", of the clip alone", alone_scores | alone_differences)):
+        for name, of in of_words.items():
+            print(f"{dataset.label}{name}{words}: {of['value']:.4f}, 95 % interval {of['low']:.4f} to {of['high']:.4f} (se {of['se']:.4f})")
     print(
         f"{dataset.label}{int(counted.sum())} of {len(counted)} vertices, noise ceiling above {LEAST_CEILING}; fitted on {', '.join(runs)}"
     )
@@ -304,8 +349,10 @@ def write_results(args, record, dataset, out, measured, predictions, by_band, mo
         for band, p in zip(args.bands, model.penalties, strict=False)
     }
     record.finish(
-        phantom=dataset.simulated, subject=args.subj_ID, names=args.names, ridge=args.ridge, bands=args.bands, runs=runs, clip_numbers=format_clips(numbers),
-        vertices=int(counted.sum()), scores=scores, differences=differences, share_at_edge=edge,
+        phantom=dataset.simulated, subject=args.subj_ID, names=args.names, ridge=args.ridge, bands=args.bands, runs=runs, clips=len(numbers), clip_numbers=format_clips(numbers),
+        vertices=int(counted.sum()), scores=scores, differences=differences, alone={"scores": alone_scores, "differences": alone_differences},
+        of_bands={area: {band: float(of[i]) for band, of in of_bands.items()} for i, area in enumerate(areas)},
+        band_differences=compare_bands(list(by_band), areas, of_bands, band_draws), share_at_edge=edge,
     )  # fmt: skip
     print(f"wrote {out}")
 

@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from common.files import UserError
 from common.readers import FolderClips
-from Evaluation_Metrics.motion_energy import motion_energy
+from Evaluation_Metrics.motion_energy import motion_energies
 from Evaluation_Metrics.per_clip import BLOCK, BlockCache
 from Evaluation_Metrics.towers import source_at_hand, source_sha256
 from models.loading import load_sd_part
@@ -79,16 +79,16 @@ class ClipFeatures:
     def identity(self, band):
         """What tells a band from the same band by another model."""
         if band == "clip":
-            return [band, *self.towers.identity("clip")]
+            return self.towers.identity("clip")
         if band == "latents":
             return [band, source_sha256(Path(self.sd_path) / "vae") or self.sd_path]
         return [band, self.fps]
 
     def _compute(self, band, clips):
         if band == "clip":
-            return self.towers["clip"](clips).mean(1)
+            return self.towers["clip"](clips)
         if band == "motion":
-            return np.stack([np.concatenate([part.mean(0) for part in motion_energy(clip, self.fps)]) for clip in clips])
+            return np.stack([np.concatenate([part.mean(0) for part in of_clip]) for of_clip in motion_energies(clips, self.fps)])
         self._vae = self._vae or load_sd_part(self.sd_path, "vae").to(self.device)
         return encode_latents(self._vae, clips[:, 0])
 
@@ -108,12 +108,14 @@ class ClipFeatures:
         for block in tqdm(blocks, desc=desc, unit="block", leave=False):
             who, clips = reader.identity(block), None
             for band in self.bands:
-                known = self.cache.load(f"bands_{band}", [models[band], who])
+                # CLIP's features of the frames are those that the evaluation keeps
+                kind = "clip" if band == "clip" else f"bands_{band}"
+                known = self.cache.load(kind, [models[band], who])
                 if known is None:
                     clips = _read(reader, block) if clips is None else clips
                     known = {"features": self._compute(band, clips)}
-                    self.cache.save(f"bands_{band}", [models[band], who], known)
-                found[band].append(known["features"])
+                    self.cache.save(kind, [models[band], who], known)
+                found[band].append(known["features"].mean(1) if band == "clip" else known["features"])
         features = {band: np.concatenate(parts).astype(np.float64) for band, parts in found.items()}
         for band, values in features.items():
             if bad := [numbers[i] for i in np.flatnonzero(~np.isfinite(values).all(1))]:

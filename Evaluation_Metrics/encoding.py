@@ -1,4 +1,7 @@
-"""Ridge regression from features of clips to vertices, with a penalty for each vertex chosen by cross-validation over runs."""
+"""Ridge regression from features of clips to vertices, with a penalty for each vertex chosen by cross-validation over runs.
+
+And what a volume tells of its clip alone, beyond the run's slow trend and the volumes before and after.
+"""
 
 from dataclasses import dataclass
 
@@ -6,9 +9,12 @@ import numpy as np
 from himalaya.kernel_ridge import generate_dirichlet_samples
 from sklearn.model_selection import GroupKFold
 
+from common.fmri import TREND_ORDER, polynomial_basis
+
 PENALTIES = np.logspace(0, 6, 7)
 FOLDS = 5  # of whole runs, at most
 MIXTURES = 20  # of penalties between bands that banded ridge tries
+NEAR = 2  # volumes on either side that are partialled out
 
 
 @dataclass(frozen=True)
@@ -138,3 +144,44 @@ def predict(model, features):
     if not np.isfinite(features).all():
         raise ValueError("NaN or infinite values in the features")
     return features @ model.weights + model.intercept
+
+
+def neighbours_and_trend(measured, runs, rows):
+    """What tells of a clip's volume without the clip: the trends of all runs, and each vertex's volumes before and after.
+
+    Parameters
+    ----------
+    measured : array, shape (T, V)
+        all clips in order
+    runs : array, shape (T,)
+        run of each
+    rows : array of int, shape (N,)
+        clips that are asked for
+
+    Returns
+    -------
+    trend : array, shape (N, P)
+        orthonormal columns
+    near : array, shape (2 NEAR, N, V)
+        less the trend; beyond a run's ends 0, its mean
+    """
+    basis, near = np.zeros((len(measured), 0)), np.zeros((2 * NEAR, *measured.shape))
+    for run in np.unique(runs):
+        (of_run,) = np.nonzero(runs == run)
+        polynomials = np.zeros((len(measured), min(TREND_ORDER + 1, len(of_run))))
+        polynomials[of_run] = polynomial_basis(len(of_run), polynomials.shape[1] - 1).T
+        basis = np.concatenate([basis, polynomials], axis=1)
+        for place, lag in zip(near, (lag for lag in range(-NEAR, NEAR + 1) if lag), strict=True):
+            there = of_run[(of_run + lag >= of_run[0]) & (of_run + lag <= of_run[-1])]
+            place[there] = measured[there + lag]
+    u, s, _ = np.linalg.svd(basis[rows], full_matrices=False)
+    trend = u[:, s > 1e-9]
+    return trend, near[:, rows] - trend @ (trend.T @ near[:, rows])
+
+
+def partial_out(values, trend, near):
+    """Rest of (N, V) values after least squares on the trend and, vertex by vertex, on `near`, as `neighbours_and_trend` gives them."""
+    values = values - trend @ (trend.T @ values)
+    gram = np.einsum("knv,lnv->vkl", near, near)
+    weights = np.linalg.pinv(gram, hermitian=True) @ np.einsum("knv,nv->vk", near, values)[..., None]
+    return values - np.einsum("knv,vk->nv", near, weights[..., 0])

@@ -105,16 +105,45 @@ def motion_energy(clip, fps=3.75):
     ----------
     Nishimoto et al. 2011, Reconstructing visual experiences from brain activity evoked by natural movies; pymoten.
     """
-    return log_energies(answers(clip), fps)
+    return motion_energies([clip], fps)[0]
+
+
+def motion_energies(clips, fps=3.75):
+    """`motion_energy` of several clips of one size, list of (static, moving)."""
+    return [log_energies(of_clip, fps) for of_clip in np.split(answers(np.concatenate(clips)), len(clips), axis=1)]
+
+
+def normalise(energies):
+    """Energies (..., filters) less their mean and of length 1, so that products are correlations; 0 where there is no spread."""
+    centred = energies - energies.mean(-1, keepdims=True)
+    flat = np.abs(centred).max(-1, keepdims=True) < NO_SPREAD
+    return np.where(flat, 0, centred) / np.where(flat, 1, np.linalg.norm(centred, axis=-1, keepdims=True))
 
 
 def frame_correlations(pred, true):
     """Pearson correlation over the filters, (F,): 0 where only `pred` has no spread, NaN where `true` has none."""
-    x, y = pred - pred.mean(1, keepdims=True), true - true.mean(1, keepdims=True)
-    flat_x, flat_y = (np.abs(values).max(1) < NO_SPREAD for values in (x, y))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r = (x * y).sum(1) / (np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1))
-    return np.where(flat_y, np.nan, np.where(flat_x, 0, r))
+    x, y = normalise(pred), normalise(true)
+    return np.where(y.any(1), (x * y).sum(1), np.nan)
+
+
+def moving_correlations(pred, true, fps=3.75):
+    """Correlation of opponent energies of every reconstruction with every truth, mean over frames; the diagonal is the metric.
+
+    Off it are wrong pairs: their mean is the level of chance of these very clips.
+
+    Parameters
+    ----------
+    pred, true : sequences of N and M arrays (F, H, W, 3), uint8
+
+    Returns
+    -------
+    array, shape (N, M), float64
+        as `frame_correlations` treats what has no spread
+    """
+    blocks = ([clips[i : i + per_clip.BLOCK] for i in range(0, len(clips), per_clip.BLOCK)] for clips in (pred, true))
+    x, y = (normalise(np.stack([moving for block in of for _, moving in motion_energies(block, fps)])) for of in blocks)
+    r = np.einsum("nfd,mfd->nm", x, y) / x.shape[1]
+    return np.where(y.any(-1).all(-1), r, np.nan)
 
 
 def motion_energy_correlation(pred, gt, fps=3.75):
@@ -147,8 +176,7 @@ def motion_energy_correlation(pred, gt, fps=3.75):
         raise ValueError(f"motion energy needs two frames or more, got clips of {pred.shape[1]}")
     values = np.empty((2, len(pred)))
     for clip, (p, g) in enumerate(zip(pred, gt, strict=True)):
-        both = np.split(answers(np.concatenate([p, g])), 2, axis=1)
-        pairs = zip(*(log_energies(side, fps) for side in both), strict=True)
+        pairs = zip(*motion_energies((p, g), fps), strict=True)
         values[:, clip] = [frame_correlations(*pair).mean() for pair in pairs]
     return {"static": values[0], "moving": values[1]}
 

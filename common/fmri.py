@@ -9,6 +9,7 @@ import numpy as np
 
 from common.files import load_array
 
+TREND_ORDER = 4  # paper, data preprocessing
 BLOCK = 256  # vertices whose series are worked on together, so that they stay in a core's cache
 
 
@@ -50,7 +51,7 @@ def check_run(run, order):
     return run
 
 
-def detrend(run, order=4):
+def detrend(run, order=TREND_ORDER):
     """Remove a polynomial trend over time from every vertex.
 
     Parameters

@@ -137,7 +137,11 @@ def evaluate_stage(dataset, args):
     flags = [["--name", name, "--baselines", which] for name, which in zip(names, baselines, strict=False)]
     if dataset.checks and names:
         flags.append(["--name", names[0], "--baselines", "none", "--protocol", "correct"])
-    return [[Task("evaluate", script, given, alone=True) for given in flags]]
+    tasks = [Task("evaluate", script, given, alone=True) for given in flags]
+    if dataset.checks and set(args.arms) >= {"oracle", "full", "control"}:  # in this order, each is compared with the next
+        scored = [reconstruction_name(arm, seed=args.seed) for arm in ("oracle", "full", "control")]
+        tasks.append(Task("evaluate", "Evaluation_Metrics/brain_score.py", ["--names", *scored], alone=True))
+    return [tasks]
 
 
 def report_stage(dataset, args):

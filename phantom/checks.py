@@ -12,6 +12,7 @@ all clips are right (Agresti & Coull 1998); the share itself stays k / n.
 import numpy as np
 
 from Evaluation_Metrics.n_way import chance_level
+from phantom.features import AREAS
 from phantom.world import DIRECTIONS, IMAGE_FACTORS
 
 ARMS = ("full", "control", "oracle")
@@ -39,7 +40,13 @@ NOTES = {
     "any smooth clip does. That motion comes from the brain shows in the direction, above. Without CMG all frames are nearly equal.",
     "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
-    "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0.",
+    "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
+    "Chance is what the control's clips score with the true clips of others. The control's decoder is an arbitrary map, the same for all "
+    "clips of one motion: its error is over the directions and speeds, not over the clips, which would be too small.",
+    "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
+    "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
+    "step exceeds the oracle's and in V1-V4 the true clips. Errors are over clips, of 1000 resamples.",
+    "bands": "Each band of the encoding model's features alone, from the true test clips; the area of the smallest margin is shown.",
     "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
     "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published; the phantom's own profile replaces it above, since "
     "on this small generator it makes motion worse.",
@@ -406,7 +413,31 @@ def ordered_row(statement, values, claim="ceiling", **more):
     )  # fmt: skip
 
 
-def neighbours(identified, moving):
+def cluster_error(values, groups):
+    """Standard error of a mean over clips that depend on each other within groups.
+
+    Parameters
+    ----------
+    values, groups : arrays, (N,)
+    """
+    values, names = np.asarray(values, float), np.unique(groups)
+    sums = np.array([(values - values.mean())[groups == name].sum() for name in names])
+    return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(values))
+
+
+def at_chance(claim, name, values, chance, se):
+    """Row of the control's scores, whose mean must lie within three errors of chance.
+
+    1.96 errors would leave a control that is at chance outside in one run of twenty.
+    """
+    mean = float(np.mean(values))
+    return row(
+        claim, f"{name}: the control at chance", abs(mean - chance) <= 3 * se, value=mean, control=chance, compared_with="chance", chance=chance,
+        bar="chance within 3 SE", n=len(values), se=se, margin=in_errors((3 * se - abs(mean - chance), se)),
+    )  # fmt: skip
+
+
+def neighbours(identified, moving, wrong, motions):
     """Metrics of neighbouring fields put the arms in order, and the control at chance.
 
     Parameters
@@ -415,21 +446,78 @@ def neighbours(identified, moving):
         arm -> (N,) 2-way identification by CLIP
     moving : dict
         arm -> (N,) correlation of opponent motion energies
+    wrong : array, (N,)
+        the control's mean correlation with the other clips' truths
+    motions : array, (N,)
+        direction and speed of each clip
     """
     if any(arm not in identified for arm in ARMS):
         return []
-    control = {"claim": "neighbours", "compared_with": "chance", "n": len(moving["control"])}
-    (name, level), (other, zero) = ("2-way identification by CLIP", 0.5), ("opponent motion energy", 0.0)
-    mean, se = float(np.mean(identified["control"])), standard_error(identified["control"])
-    off = float(np.mean(moving["control"])), standard_error(moving["control"])
+    (name, level), (other, zero) = ("2-way identification by CLIP", 0.5), ("opponent motion energy", float(np.mean(wrong)))
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
-        # of 1.96 standard errors, a control that is at chance would be outside in one run of twenty
-        row(statement=f"{name}: the control at chance", held=abs(mean - level) <= 3 * se, value=mean, control=level, chance=level,
-            bar="chance within 3 SE", se=se, margin=in_errors((3 * se - abs(mean - level), se)), **control),
-        row(statement=f"{other}: the control beside chance", held=None, value=off[0], control=zero, chance=zero, bar="none", se=off[1], **control),
-    ]  # fmt: skip
+        at_chance("neighbours", name, identified["control"], level, standard_error(identified["control"])),
+        at_chance("neighbours", other, moving["control"], zero, cluster_error(moving["control"] - wrong, motions)),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------- the brain's side
+
+BAND_OF = {"structure": "latents", "motion": "motion", "semantics": "clip"}  # group of planted features -> band that must predict it best
+
+
+def brain_side(facts, names):
+    """The arms' reconstructions drive the encoding model in order, and each band predicts the areas that it was planted in.
+
+    Parameters
+    ----------
+    facts : dict
+        metrics.json of brain_score.py
+    names : dict
+        arm -> name of its reconstruction
+    """
+    rows, n = [], facts["clips"]
+    for words, of in (("", facts), (" of the clip alone", facts["alone"])):
+        steps = [of["differences"].get(f"{names[a]} - {names[b]}") for a, b in (("oracle", "full"), ("full", "control"))]
+        if None in steps:
+            continue
+        arms = {arm: of["scores"][name]["value"] for arm, name in names.items()} | {"truth": of["scores"]["true clips"]["value"]}
+        steps, bar = [(step["value"], step["se"]) for step in steps], 3 if words else None
+        held = all(gain > 3 * se for gain, se in steps) if bar else None
+        statement = f"brain-side score{words}: oracle above decoded above control" if bar else "brain-side score: oracle beside decoded"
+        rows.append(
+            row(
+                "brain-side score", statement, held, value=arms["oracle"], control=arms["full"], compared_with="the full arm", n=n, se=steps[0][1],
+                bar="oracle > full > control, each by > 3 SE" if bar else "none: decoded fMRI holds its neighbours' responses",
+                margin=in_errors(*((gain - 3 * se, se) for gain, se in steps)) if bar else None, chance=0.0, arms=arms,
+            )
+        )  # fmt: skip
+    return rows + bands(facts["of_bands"], facts["band_differences"], n)
+
+
+def bands(scores, differences, n):
+    """Each band predicts best what was planted for it; by area, scores {band: r} and differences {"clip - motion": interval}."""
+    rows = []
+    for group, areas in AREAS.items():
+        band = BAND_OF[group]
+        found = [
+            (of["value"] / of["se"], area, pair.partition(" - ")[2], of)
+            for area in areas
+            for pair, of in differences.get(area, {}).items()
+            if pair.startswith(f"{band} - ") and of["se"] > 0
+        ]
+        if not found:
+            continue
+        smallest, area, other, of = min(found, key=lambda entry: entry[0])
+        rows.append(
+            row(
+                "bands", f"{', '.join(areas)} are predicted best by the band '{band}'; {area} shown", smallest > 3, value=scores[area][band],
+                control=scores[area][other], compared_with=f"the band '{other}'", bar="difference > 3 SE in every area", n=n, se=of["se"],
+                margin=smallest - 3,
+            )
+        )  # fmt: skip
+    return rows
 
 
 def ceiling(ranks, psnr, before):

@@ -1,7 +1,8 @@
 """Check what the chain decoded from the phantom against what was put in, each claim with its control.
 
 Reads    {data_root}/phantom/phantom_truth.json, phantom_vertices_sub{ID}.json and the CIFTI series; mask, features,
-         semantic checkpoints and reconstructions of the arms; retrieval/sub{ID}/small_set* and explain/sub{ID}, where they are
+         semantic checkpoints and reconstructions of the arms; metrics/sub{ID}/brain_score, retrieval/sub{ID}/small_set* and
+         explain/sub{ID}, where they are
 Writes   metrics/sub{ID}/phantom_checks/metrics.json   all checks; `held` is false where a bar is missed
                                        /{claim}.png     one figure a claim
          with _seed{n} after the folder's name where that is not the default
@@ -206,7 +207,7 @@ def score_first_frames(stage1, truth, mean_frame):
 def score_as_neighbours(dataset, layout, subject, names, numbers):
     """Identification by CLIP and opponent motion energy of arms' reconstructions, as evaluate.py scores them: two dicts by arm.
 
-    CLIP's features are those of the evaluation, where it was run.
+    CLIP's features are those of the evaluation, where it was run. And the control's mean motion energy with other clips' truths, (N,).
 
     Parameters
     ----------
@@ -222,7 +223,11 @@ def score_as_neighbours(dataset, layout, subject, names, numbers):
         arm: score_pairs(open_pairs(dataset, layout, subject, name=name, **form), metrics, towers, cache=cache, workers=1, desc=arm)[0]
         for arm, name in names.items()
     }
-    return tuple({arm: columns[name] for arm, columns in found.items()} for name in ("id-CLIP", "motion-moving"))
+    identified, moving = ({arm: columns[name] for arm, columns in found.items()} for name in ("id-CLIP", "motion-moving"))
+    truth = load_array(layout.ground_truth, mmap=True)[[number - 1 for number in numbers]]
+    control = read_all(layout.recons(subject, names["control"]) / "results_recons", numbers)
+    pairs = motion_energy.moving_correlations(control, truth, frame_rate(dataset))
+    return identified, moving, (pairs.sum(1) - np.diag(pairs)) / (len(pairs) - 1)
 
 
 def measure(dataset, layout, scenes, folders, embeddings):
@@ -310,6 +315,7 @@ def main(args):
     dataset, layout = get_dataset(args.dataset, Phantom), Layout.of(args)
     folders, searches = reconstruction_folders(layout, args.subj_ID, args.seed), retrieval_results(layout, args.subj_ID, args.seed)
     maps, tested = explanations(layout, args.subj_ID)
+    scored = layout.metrics(args.subj_ID, arm_name("brain_score", args.seed)) / "metrics.json"
     folder = layout.metrics(args.subj_ID, arm_name("phantom_checks", args.seed))
     inputs = [
         layout.mask(args.subj_ID),
@@ -318,6 +324,7 @@ def main(args):
         *(path / "ranks.csv" for path in searches.values()),
         *(path for arms in maps.values() for path in arms.values()),
         *tested,
+        *([scored] if scored.exists() else []),
     ]
     identity = fingerprint([path.exists() and sha256(path) for path in inputs])
     args.overwrite |= not is_current(folder, identity)  # made again with every reconstruction that comes or changes
@@ -334,7 +341,10 @@ def main(args):
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
             if all(arm in folders for arm in ARMS):
                 names, numbers = {arm: folders[arm].name for arm in ARMS}, open_clips(folders["full"] / "results_recons", "ours").numbers
-                rows += checks.neighbours(*score_as_neighbours(dataset, layout, args.subj_ID, names, numbers))
+                shown = (scenes["test"][number - 1] for number in numbers)
+                motions = np.array([f"{scene.direction} {scene.speed}" for scene in shown])
+                rows += checks.neighbours(*score_as_neighbours(dataset, layout, args.subj_ID, names, numbers), motions)
+                rows += checks.brain_side(read_json(scored), names) if scored.exists() else []
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
         rows += checks.retrieval(found) + check_explanations(maps, tested, selected, planted)

@@ -493,10 +493,41 @@ def test_claims_of_the_phantom_can_miss():
     level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
     identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
     moving = {arm: values - 0.5 for arm, values in identified.items()}
-    assert [row["held"] for row in checks.neighbours(identified, moving)] == [True, True, True, None]
+    wrong, motions = moving["control"] - noise[1], np.arange(100) % 8
+    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions)] == [True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
-    assert [row["held"] for row in checks.neighbours(swapped, moving)] == [False, True, False, None]
-    row = checks.neighbours(identified, moving)[0]
+    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions)] == [False, True, False, False]
+    row = checks.neighbours(identified, moving, wrong, motions)[0]
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
-    assert checks.neighbours({"full": noise[0]}, moving) == []
+    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions) == []
+    # as if each motion were one clip, where its clips are alike
+    eight = np.random.default_rng(2).normal(size=8)
+    assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))
+
+
+def test_claims_of_the_brains_side_can_miss():
+    names = {"full": "full_seed1", "control": "control_seed1", "oracle": "oracle_seed1"}
+
+    def of(step):
+        steps = {"oracle_seed1 - full_seed1": step, "full_seed1 - control_seed1": 0.3}
+        scores = dict.fromkeys((*names.values(), "true clips"), {"value": 0.5})
+        return {"scores": scores, "differences": {name: {"value": value, "se": 0.01} for name, value in steps.items()}}
+
+    def lead(values):
+        return {f"{a} - {b}": {"value": values[a] - values[b], "se": 0.1} for a in values for b in values if a != b}
+
+    areas = {
+        "V1": {"clip": 0.1, "motion": 0.2, "latents": 0.7},
+        "V2": {"clip": 0.1, "motion": 0.4, "latents": 0.6},
+        "MT": {"clip": 0, "motion": 0.9},
+    }
+    facts = {"clips": 120, "alone": of(0.04), "of_bands": areas, "band_differences": {area: lead(values) for area, values in areas.items()}}
+    rows = checks.brain_side(facts | of(-0.04), names)
+    assert [(row["claim"], row["held"]) for row in rows] == [
+        ("brain-side score", None), ("brain-side score", True), ("bands", False), ("bands", True),
+    ]  # fmt: skip
+    assert rows[1]["margin"] == pytest.approx(1) and (rows[2]["value"], rows[2]["control"], rows[2]["margin"]) == pytest.approx(
+        (0.6, 0.4, -1)
+    )
+    assert not checks.brain_side(facts | of(0.04) | {"alone": of(0.029)}, names)[1]["held"]

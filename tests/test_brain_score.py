@@ -23,6 +23,7 @@ from Evaluation_Metrics.brain_score import (
     fit_encoder,
     predict,
 )
+from Evaluation_Metrics.encoding import neighbours_and_trend, partial_out
 from Evaluation_Metrics.results import read_evaluation
 
 RNG = np.random.default_rng
@@ -132,6 +133,37 @@ def test_the_ceiling_is_that_of_the_average():
     assert ceiling_of_average(share, 1) == share
 
 
+def test_what_the_clip_alone_tells_is_the_rest_of_a_regression():
+    rng, rows = RNG(3), np.r_[2:40, 45:60]
+    measured, predicted, runs = rng.standard_normal((60, 3)), rng.standard_normal((len(rows), 3)), np.arange(60) // 30
+    trend, near = neighbours_and_trend(measured, runs, rows)
+    assert trend.shape == (len(rows), 10) and near.shape == (4, len(rows), 3)
+    time = np.tile(np.linspace(-1, 1, 30), 2)
+    powers = np.concatenate([np.where(runs[:, None] == run, time[:, None] ** np.arange(5), 0) for run in (0, 1)], axis=1)
+    for vertex in range(3):
+        lagged = np.zeros((60, 4))
+        for t in range(60):
+            for column, other in enumerate((t - 2, t - 1, t + 1, t + 2)):
+                lagged[t, column] = measured[other, vertex] if 0 <= other < 60 and runs[other] == runs[t] else 0
+        x = np.concatenate([powers, lagged], axis=1)[rows]
+        expected = predicted[:, vertex] - x @ np.linalg.lstsq(x, predicted[:, vertex], rcond=None)[0]
+        np.testing.assert_allclose(partial_out(predicted, trend, near)[:, vertex], expected, atol=1e-9)
+
+
+def test_a_reconstruction_gains_nothing_from_the_neighbours_that_its_fmri_holds():
+    rng, runs = RNG(4), np.arange(240) // 120
+    alone = rng.standard_normal((240, 30))
+    signal = 0.8 * alone + 0.4 * np.roll(alone, 1, axis=0)
+    measured, oracle, decoded = (
+        source + by * rng.standard_normal((240, 30)) for source, by in ((signal, 0.2), (alone, 0.4), (signal, 0.4))
+    )
+    assert correlate(measured, decoded).mean() > correlate(measured, oracle).mean() + 0.05
+    trend, near = neighbours_and_trend(measured, runs, np.arange(240))
+    rest, *others = (partial_out(values, trend, near) for values in (measured, decoded, oracle))
+    decoded, oracle = (correlate(rest, other).mean() for other in others)
+    assert oracle > decoded + 0.01
+
+
 # ---------------------------------------------------------------------------------------------- script
 DATA = replace(SMALL, n_train=24, n_train_runs=6, clips_per_train_run=4, n_test=10, clips_per_test_run=5)
 
@@ -191,6 +223,9 @@ def test_a_planted_brain_is_scored_by_area_and_band(house):
     out = layout.metrics(1, "brain_score")
     facts = read_evaluation(out / "metrics.json")  # which the report reads with the evaluations
     scores, differences = facts["scores"], facts["differences"]
+    assert facts["alone"] == {"scores": {}, "differences": {}} and facts["band_differences"]["V1"]["latents - clip"][
+        "value"
+    ] == pytest.approx(facts["of_bands"]["V1"]["latents"] - facts["of_bands"]["V1"]["clip"])
     assert facts["runs"] == ["seg1", "seg3", "seg5"] and facts["vertices"] == N_VERTICES - 1 and facts["phantom"]
     assert scores["true clips"] == scores["full"] and differences["true clips - full"]["high"] == 0  # it is the truth
     assert (

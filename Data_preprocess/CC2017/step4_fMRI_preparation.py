@@ -30,6 +30,7 @@ from common import cli, cortex, fmri
 from common.cortex import VISUAL_AREAS
 from common.datasets import CC2017Like, get_dataset
 from common.files import UserError, card_path, load_array, read_json, save_array, sha256, write_json
+from common.fmri import TREND_ORDER
 from common.layout import Layout
 from common.records import working
 from common.workers import run_jobs
@@ -37,7 +38,6 @@ from Data_preprocess import fmri_arrays, fmri_runs
 from Data_preprocess.cifti import SPACES, find_series, open_series
 from Data_preprocess.vertex_figures import by_area, draw_figures, write_areas
 
-TREND_ORDER = 4  # paper, data preprocessing
 MADE_BY = "Data_preprocess/CC2017/step4_fMRI_preparation.py"
 BEST = "smallest p of the t-test on the repetitions' correlation over training runs"
 MAPS = {  # vertex maps that are kept, with their units
