@@ -175,7 +175,7 @@ class ContrastiveTask(Task):
     def targets(self, batch):
         """What the model should give: text, image and, if wanted, tokens."""
         if "pixels" in batch:
-            batch["image"] = encode_clip_images(self.clip, batch["pixels"])
+            batch["image"] = encode_clip_images(self.clip, batch.pop("pixels"))
         return {name: batch[name] for name in self.stored if name in batch}
 
 

@@ -56,6 +56,11 @@ def get_training_parser(doc, *, epoch, lr, models=()):
     if lr is not None:
         group.add_argument("--lr", type=cli.real(above=0), default=lr, help="learning rate, multiplied by 0.999 after every epoch")
     group.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="precision of the forward pass; weights stay fp32")
+    group.add_argument("--tf32", action="store_true", help="TensorFloat-32 in products of float32, on a GPU: faster, less precise")
+    group.add_argument(
+        "--accumulate", type=cli.one_or_more, default=1, changes_result=False,
+        help="parts in which a batch is computed, one after another: less memory, the same gradients",
+    )  # fmt: skip
     group = parser.add_argument_group("output")
     where = "checkpoints/sub{ID}/{arm}"
     group.add_argument("--model_dir", type=Path, changes_result=False, help=f"folder for the checkpoints (default: {where}/{{decoder}})")
@@ -92,6 +97,8 @@ class Plan:
     save_every: int  # every so many epochs a checkpoint stays too; 0 for none
     device: str  # auto, cpu, cuda
     precision: str  # fp32, bf16
+    tf32: bool  # products of float32 in TensorFloat-32, on a GPU
+    accumulate: int  # parts in which a batch is computed
     num_workers: int  # processes that load batches ahead
     tensorboard: bool
     fmri_files: list  # paths, for the record
@@ -160,7 +167,7 @@ def make_plan(args, decoder, further_epochs=(), name=None):
         title=f"{args.dataset}, subject {args.subj_ID}, {named_arm(args)}: {name or decoder} decoder",
         train_clips=train_clips, val_clips=val_clips, epochs=args.epoch, batch_size=args.batch_size, seed=args.seed,
         kept_epochs=(dataset.epochs[decoder], *further_epochs), save_every=args.save_every,
-        device=args.device, precision=args.precision, num_workers=args.num_workers, tensorboard=args.tensorboard,
+        device=args.device, precision=args.precision, tf32=args.tf32, accumulate=args.accumulate, num_workers=args.num_workers, tensorboard=args.tensorboard,
         fmri_files=fmri_files(layout, dataset, args.subj_ID, "train", args.arm, args.data_root),
         statistics=statistics if args.arm != "oracle" and statistics.exists() else None, given=given_columns(args, layout),
         facts={

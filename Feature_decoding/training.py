@@ -5,6 +5,7 @@ keyed by seed, epoch and clip (common.randomness), so that resuming has no state
 Dropout alone is keyed by epoch and process: with dropout, two processes draw other units than one.
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -24,6 +25,7 @@ from Feature_decoding.loss_figure import draw_losses, open_tensorboard, write_sc
 from Feature_decoding.training_state import cut_log, load_state, read_log, save_state, set_finished
 from models.checkpoints import save_checkpoint
 from models.layers import blind
+from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,13 @@ def _to(batch, device):
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
+def _split(batch, n):
+    """A batch, dict of tensors with rows, in at most n parts, list of such dicts."""
+    rows = -(-len(next(iter(batch.values()))) // n)
+    parts = [tensor.split(rows) for tensor in batch.values()]
+    return [dict(zip(batch, part, strict=True)) for part in zip(*parts, strict=True)]
+
+
 class _Gather(torch.autograd.Function):
     """Rows of all processes, one under the other.
 
@@ -164,6 +173,7 @@ class Trainer:
     def __init__(self, plan, record, model, task, optimizer, learning_rate):
         self.plan, self.record, self.task, self.optimizer, self.learning_rate = plan, record, task, optimizer, learning_rate
         self.accelerator = Accelerator(cpu=cli.choose_device(plan.device).type == "cpu", mixed_precision="no")
+        allow_tf32(plan.tf32)
         self.device = self.accelerator.device
         if plan.given is not None:  # what is blind to the other voxels can be given any fMRI of these vertices
             blind(model, ~plan.given)
@@ -186,6 +196,47 @@ class Trainer:
         if self.accelerator.num_processes == 1:
             return {name: tensor.float() for name, tensor in tensors.items()}
         return {name: _Gather.apply(tensor.float(), self.accelerator, sizes) for name, tensor in tensors.items()}
+
+    def forward(self, parts, key):
+        """Outputs and targets of a batch that is given in parts.
+
+        Of several parts they are computed without what a backward pass needs, which `backward` computes part by part. `key`
+        seeds dropout, for it to be the same both times.
+        """
+        if len(parts) == 1:
+            with self.autocast():
+                return self.task.forward(self.parallel, parts[0])
+        found = []
+        for i, part in enumerate(parts):
+            torch.manual_seed(seed_of(*key, i))
+            with torch.no_grad(), self.autocast():
+                found.append(self.task.forward(self.model, part))
+        outputs, targets = ({name: torch.cat([each[name] for each in side]) for name in side[0]} for side in zip(*found, strict=True))
+        return {name: tensor.requires_grad_() for name, tensor in outputs.items()}, targets
+
+    def backward(self, total, parts, outputs, key):
+        """Backward pass from the loss of a batch.
+
+        In parts, each is given the gradient of the whole batch's loss with respect to its own outputs: the gradients are
+        those of the whole batch, whatever the loss compares with what.
+
+        References
+        ----------
+        Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup.
+        """
+        if len(parts) == 1:
+            self.accelerator.backward(total)
+            return
+        rows = len(next(iter(parts[0].values())))
+        gradients = [g.split(rows) for g in torch.autograd.grad(total, list(outputs.values()), retain_graph=True)]
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1  # which brings what the loss takes of the weights themselves, and meets the other processes
+            torch.manual_seed(seed_of(*key, i))
+            with contextlib.nullcontext() if last else self.accelerator.no_sync(self.parallel):
+                with self.autocast():
+                    again, _ = self.task.forward(self.parallel, part)
+                share = sum((again[name] * gradient[i]).sum() for name, gradient in zip(outputs, gradients, strict=True))
+                self.accelerator.backward(total + share if last else share)
 
     def fit(self):
         """Train from the last whole epoch on.
@@ -239,15 +290,14 @@ class Trainer:
             lr = self.learning_rate((epoch - 1) * len(batches) + step, epoch)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            with self.autocast():
-                outputs, targets = self.task.forward(self.parallel, _to(batch, self.device))
+            parts, key = _split(_to(batch, self.device), plan.accumulate), (plan.seed, "dropout", epoch, rank, step)
+            outputs, targets = self.forward(parts, key)
             sizes = [len(part) for part in share]
-            outputs, targets = self.gather(outputs, sizes), self.gather(targets, sizes)
-            total, terms = self.task.loss(self.model, outputs, targets, epoch)
+            total, terms = self.task.loss(self.model, self.gather(outputs, sizes), self.gather(targets, sizes), epoch)
             values, names = torch.stack([total, *terms.values()]).tolist(), ["total", *terms]
             check_finite(values, names, f"{plan.folder}, epoch {epoch}, step {step} of {len(batches)}")
             self.optimizer.zero_grad()
-            self.accelerator.backward(total)
+            self.backward(total, parts, outputs, key)
             self.optimizer.step()
             rows.append(values)
             bar.set_postfix({name: f"{value:.4g}" for name, value in zip(names, values, strict=True)}, refresh=False)

@@ -15,6 +15,7 @@ from common.files import SUMS, sha256
 from common.layout import part
 from common.records import working
 from Feature_extraction.array_writer import ArrayWriter
+from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
 ROWS = "clips in the data set's order"  # of every data card
@@ -33,6 +34,7 @@ def frame_sums(layout, dataset, split):
 
 def join_processes(device):
     """This process among those that a launcher has started: accelerate's state, with its `device`; `device` is the flag."""
+    allow_tf32(False)
     return PartialState(cpu=choose_device(device).type == "cpu")
 
 

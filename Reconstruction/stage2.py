@@ -18,6 +18,7 @@ from common.randomness import torch_generator
 from common.readers import format_clips
 from models.loading import check_sd, load_sd_part
 from models.pipeline import InflatedSDPipeline, check_steps, make_scheduler
+from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ def add_stage2_flags(parser):
     group = parser.add_argument_group("memory and speed")
     group.add_argument("--batch_size", type=cli.one_or_more, default=1, changes_result=False, help="clips per UNet call")
     group.add_argument("--precision", choices=list(PRECISIONS), default="fp32", help="number format of Stable Diffusion's weights")
+    group.add_argument("--tf32", action="store_true", help="TensorFloat-32 in products of float32, on a GPU: faster, less precise")
     for flag, what in (
         ("--channels_last", "memory format of the convolutions with channels last"),
         ("--compile", "torch.compile of the UNet; the first call takes longer"),
@@ -85,7 +87,7 @@ def render_options(args):
 
 def pipeline_options(args):
     """Keyword arguments of `load_pipeline` that the flags stand for."""
-    names = ("scheduler", "precision", "channels_last", "vae_slicing", "attention_slicing", "cpu_offload")
+    names = ("scheduler", "precision", "tf32", "channels_last", "vae_slicing", "attention_slicing", "cpu_offload")
     return {name: getattr(args, name) for name in names} | {"compiled": args.compile}
 
 
@@ -102,13 +104,14 @@ def load_sd_config(sd_path, args):
 
 
 def load_pipeline(
-    path, device, *, scheduler="ddim", precision="fp32", channels_last=False, compiled=False, vae_slicing=False,
+    path, device, *, scheduler="ddim", precision="fp32", tf32=False, channels_last=False, compiled=False, vae_slicing=False,
     attention_slicing=False, cpu_offload=False,
 ):  # fmt: skip
     """InflatedSDPipeline of a Stable Diffusion folder or hub id; the options are the flags above."""
     parts = {part: load_sd_part(path, part, PRECISIONS[precision]) for part in ("vae", "text_encoder", "unet")}
     scheduler = make_scheduler(scheduler, load_sd_part(path, "scheduler").config)
     pipe = InflatedSDPipeline(tokenizer=load_sd_part(path, "tokenizer"), scheduler=scheduler, **parts)
+    allow_tf32(tf32)
     pipe.set_progress_bar_config(leave=False, disable=not sys.stderr.isatty())
     if cpu_offload:
         if device.type == "cpu":

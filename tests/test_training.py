@@ -550,12 +550,27 @@ def test_two_processes_equal_one(decoder, command, tmp_path, monkeypatch):
     flags = ["--epoch", 2, "--batch_size", 7, "--mask_schedule", "random"] if decoder == "CMG" else ["--epoch", 2, "--batch_size", 7]
     run_script(SCRIPTS[decoder], *command(decoder, *flags, folder="one"))
     AcceleratorState._reset_state(True)  # the forked processes would inherit ours
-    debug_launcher(in_process, (decoder, command(decoder, *flags, folder="two")), num_processes=2)
+    debug_launcher(in_process, (decoder, command(decoder, *flags, "--accumulate", 2 if decoder == "semantic" else 1, folder="two")), num_processes=2)
     for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert two["train"] == pytest.approx(one["train"], rel=1e-4) and two["validation"] == pytest.approx(one["validation"], rel=1e-4)
     one, two = (load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("decoder", ["semantic", "structure", "CMG"])
+def test_a_batch_in_parts_trains_as_a_whole_one(decoder, command, tmp_path, monkeypatch):
+    """Contrastive, L1 and masked losses, a last batch of 6; three parts of 8, 2 and so on."""
+    monkeypatch.setattr(torch.nn.Dropout, "forward", lambda self, x: x)
+    flags = ["--epoch", 1, *(["--image_aug", "on"] if decoder == "semantic" else [])]
+    run_script(SCRIPTS[decoder], *command(decoder, *flags, folder="whole"))
+    sizes, forward = [], SCRIPTS[decoder].Trainer.forward
+    monkeypatch.setattr(SCRIPTS[decoder].Trainer, "forward", lambda self, parts, key: sizes.append(len(parts)) or forward(self, parts, key))
+    run_script(SCRIPTS[decoder], *command(decoder, *flags, "--accumulate", 3, folder="parts"))
+    assert sizes == [3, 3, 3]
+    whole, parts = (load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("whole", "parts"))
+    for name in whole:
+        torch.testing.assert_close(parts[name], whole[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 # ---------------------------------------------------------------------------------------------- mistakes
