@@ -156,7 +156,7 @@ def _parse(dataset, path, line, row, point):
     start = number("start", least=0) or 0.0
     return Event(
         line, row["split"], row["film"], start, math.floor(start * dataset.fps + 0.5 + EDGE), row.get("run"), number("onset"),
-        subject, row.get("caption", ""),
+        subject, "" if row.get("caption", "").lower() == "n/a" else row.get("caption", ""),
     )  # fmt: skip
 
 
@@ -229,19 +229,20 @@ def _warn(path, pairs, what, column):
 
 def _check_copies(dataset, data_root, path, events):
     """Raise a UserError for a movie that is in both splits under two names."""
-    films = {split: {event.film for event in events if event.split == split} for split in ("train", "test")}
-    sizes = {}
-    for split, other in (("train", "test"), ("test", "train")):
-        for film in sorted(films[split] - films[other]):
-            file = dataset.film_path(data_root, film)
-            if not file.is_file():
-                continue
-            for before, twin in sizes.setdefault(file.stat().st_size, []):
-                if before != split and sha256(twin) == sha256(file):
-                    raise UserError(
-                        f"{path} has train and test clips of {twin} and {file}, which are copies of one movie; name one of them in both"
-                    )
-            sizes[file.stat().st_size].append((split, file))
+    splits, sizes = {}, {}
+    for event in events:
+        splits.setdefault(event.film, set()).add(event.split)
+    for film in sorted(splits):
+        file = dataset.film_path(data_root, film)
+        if not file.is_file():
+            continue
+        known = sizes.setdefault(file.stat().st_size, [])
+        for twin, of_twin in known:
+            if len(splits[film] | of_twin) > 1 and sha256(twin) == sha256(file):
+                raise UserError(
+                    f"{path} has train and test clips of {twin} and {file}, which are copies of one movie; name one of them in both"
+                )
+        known.append((file, splits[film]))
 
 
 # ---------------------------------------------------------------------------------------------- clips

@@ -67,10 +67,12 @@ def _of_table(path, names):
     if captions is None:
         raise UserError(f"{path} has the columns {', '.join(columns) or 'none'}, none of them named 'caption'; name one so")
     if clips is None:
+        clips = _column_of_clips(path, columns, rows, captions, names)
+    if clips is None:
         return [cells[captions] for _, cells in rows]
     of_clip = {}
     for line, cells in rows:
-        name = cells[clips] if cells[clips] in names else Path(cells[clips].replace("\\", "/")).stem
+        name = _name_of(cells[clips], names)
         if name in of_clip:
             raise UserError(f"{path}, line {line}: there is a caption of {name} already; delete one of the two")
         of_clip[name] = cells[captions]
@@ -83,3 +85,22 @@ def _of_table(path, names):
             "correct its column of clips, or delete it if the captions are in clip order"
         )
     return [of_clip[name] for name in names if name in of_clip]
+
+
+def _name_of(cell, names):
+    return cell if cell in names else Path(cell.replace("\\", "/")).stem
+
+
+def _column_of_clips(path, columns, rows, captions, names):
+    """Number of a column that holds clips' names though it is called otherwise; None where the rows are in clip order."""
+    numbers = [[str(first + i) for i in range(len(names))] for first in (0, 1)]
+    for at, column in enumerate(columns):
+        found = [_name_of(cells[at], names) for _, cells in rows]
+        if at != captions and found and {*found} <= {*names}:
+            return at
+        if sorted(found) in map(sorted, numbers) and found not in numbers:
+            raise UserError(
+                f"{path} has the numbers of a column {column!r} in another order; call it clip if they say which clip a caption is of, "
+                "or delete it if the captions are in clip order"
+            )
+    return None

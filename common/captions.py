@@ -55,8 +55,9 @@ def check_captions(path, captions, n=None):
         raise UserError(f"{path} has {len(captions)} captions, not {n}; {_ADVICE}")
     for number, caption in enumerate(captions, 1):
         bad = re.search(r"[\x00-\x1f\x7f]", caption)
-        if bad or not caption:
-            raise UserError(f"{path}: caption number {number} {f'has the control character {bad[0]!r}' if bad else 'is empty'}; {_ADVICE}")
+        if bad or caption.lower() in ("", "n/a", "nan"):
+            what = f"has the control character {bad[0]!r}" if bad else f"is {caption!r}" if caption else "is empty"
+            raise UserError(f"{path}: caption number {number} {what}; {_ADVICE}")
     return captions
 
 
@@ -83,8 +84,7 @@ def write_captions(path, split, captions, key="{}_captions"):
         an .h5
     split : str
         "train" or "test"
-    captions : list of str
-        in clip order
+    captions : list of str, in clip order
     """
     path = Path(path)
     buffer = io.BytesIO()  # h5py does not always end well on a full disk

@@ -263,6 +263,32 @@ def test_forms_of_the_same_weights_give_the_same_model(name, form, change, copy)
         np.testing.assert_allclose(after, before, atol=2e-3)
 
 
+def blind(folder):
+    rewrite(
+        folder / MODELS["caption"][1], lambda state: {name: value * (not name.startswith("language_proj")) for name, value in state.items()}
+    )
+
+
+SEES = {  # what becomes of a BLIP-2's pictures: the change, and what is said; nothing where the captions stay those of the pictures
+    "fewer places in the prompt": (lambda folder: settings(folder / "processor_config.json", num_query_tokens=3), ""),
+    "no number of places": (lambda folder: settings(folder / "processor_config.json", num_query_tokens=None), ""),
+    "no token of a picture": (lambda folder: settings(folder / CONFIG, drop=("image_token_index",)), ""),
+    "another token of a picture": (lambda folder: settings(folder / CONFIG, image_token_index=5), "picture token is .*, and the model's is 5"),
+    "blind": (blind, "the same answer to every picture"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", SEES)
+def test_a_caption_model_sees_its_pictures(change, copy):
+    folder, (spoil, said) = copy("caption"), SEES[change]
+    captions = load_captioner(folder)(list(CLIPS[0]))
+    spoil(folder)
+    if said:
+        assert re.search(said, refusal(lambda: load_captioner(folder)))
+    else:
+        assert load_captioner(folder)(list(CLIPS[0])) == captions
+
+
 def test_the_record_covers_shards_and_their_index(copy):
     folder = copy("unet")
     saved_as(UNet2DConditionModel, max_shard_size="100KB")(folder)

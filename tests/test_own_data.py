@@ -289,7 +289,7 @@ SEMICOLONS = TABLE.replace('"', "").replace("deer, running", "deer\0 running").r
 BIDS = """onset\tduration\ttrial_type\tstim_file\tresponse_time\trun\tstart\tcaption
 6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\ta deer
 9.5\t3\ttrain\tx.mp4\t0.7\ta\t3\ta deer, running
-6\t3\ttrain\tx.mp4\tn/a\tb\t0\t
+6\t3\ttrain\tx.mp4\tn/a\tb\t0\tn/a
 9\t3\ttest\ty.mp4\tn/a\tb\t0\ta cat
 """
 
@@ -339,6 +339,7 @@ def test_tables_as_people_write_them(tmp_path, content, warns, caplog):
         ),
         (TABLE.replace("y.mp4,0", "link.mp4,0"), "line 5: the clip of x.mp4 from 0 s is in both splits"),
         (TABLE.replace("y.mp4,0", "copy.mp4,0"), "copies of one movie"),
+        (TABLE.replace("x.mp4,3,", "copy.mp4,9,").replace("y.mp4,0", "copy.mp4,0"), "copies of one movie"),
         (TABLE.replace("9.5", "6.001"), "line 3: run a has an event at 6 s already, in line 2"),
         *(
             (TABLE.replace("9.5", bad), f"line 3: '{bad}' is no value for onset")

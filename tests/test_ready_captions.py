@@ -31,6 +31,8 @@ def table(rows, separator=",", heading=("clip", "caption")):
         ("a.csv", table(zip(NAMES[::-1], QUOTED[::-1], strict=True))),  # by name, not by row
         ("a.csv", table(zip(QUOTED[1:] + QUOTED[:1], NAMES[1:] + NAMES[:1], strict=True), heading=("Captions", " Clip"))),
         ("a.csv", table(zip(["clips/test2_1.mp4", "x\\test1_1.mp4", "test1_2"], [QUOTED[2], QUOTED[0], QUOTED[1]], strict=True))),
+        ("a.csv", table(zip([f"a/{name}.mp4" for name in NAMES[::-1]], QUOTED[::-1], strict=True), heading=("path", "caption"))),
+        ("a.csv", table(zip("123", QUOTED, strict=True), heading=("id", "caption"))),
         ("a.csv", table(zip("312", QUOTED[2:] + QUOTED[:2], strict=True))),
         ("a.csv", table(zip("021", [QUOTED[0], QUOTED[2], QUOTED[1]], strict=True))),
         ("a.csv", "\ufeff" + table(zip(NAMES, QUOTED, strict=True), ";") + ";;\n"),
@@ -71,6 +73,8 @@ def test_hdf5_of_every_kind(tmp_path):
         ("a.csv", "caption\na\n\"b\nc\n", "line 3: a quotation mark is not closed"),
         ("a.csv", "caption\na\n\"b\nc\"\nd\n", "line 3: a quotation mark is not closed"),
         ("a.csv", "caption,caption\na,b\n", "two columns named 'caption'"),
+        ("a.csv", table(zip("312", QUOTED, strict=True), heading=("id", "caption")), "the numbers of a column 'id' in another order; call it clip"),
+        ("a.csv", "caption\na\nnan\nb", "caption number 2 is 'nan'"),
         ("a.csv", "clip,text\na,b\n", "none of them named 'caption'"),
         ("a.csv", table(zip(NAMES[:2], QUOTED, strict=False)), "has 2 captions, not 3"),
         ("a.csv", table(zip([*NAMES[:2], "test1_1"], QUOTED, strict=True)), "line 4: there is a caption of test1_1 already"),
