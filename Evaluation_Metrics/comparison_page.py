@@ -3,26 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from common.files import atomic_path
 from common.pages import relative, render
-from common.readers import resize_frames
-
-STRIP_FRAME = 96  # pixels of a frame of a movie strip
-
-
-def write_row(path, clip):
-    """Write a clip's frames in a row, small, as PNG.
-
-    Parameters
-    ----------
-    path : Path
-    clip : (F, H, W, 3) uint8
-    """
-    row = np.concatenate(list(resize_frames(clip, STRIP_FRAME)), axis=1)  # h (f w) c
-    with atomic_path(path) as temporary:
-        Image.fromarray(row).save(temporary, "png")
+from Evaluation_Metrics.film_strip import write_strip, zoom
+from Evaluation_Metrics.gallery import is_small
 
 
 def most_different(a, b, n):
@@ -30,6 +14,16 @@ def most_different(a, b, n):
     gap = np.abs(a - b)
     order = np.argsort(-np.nan_to_num(gap, nan=-1.0), kind="stable")
     return [int(i) for i in order[:n] if not np.isnan(gap[i])]
+
+
+def write_strips(pictures):
+    """Write film strips, {path: (reader, clip)}; returns the width of a frame, which is that of all, as they are read in one form."""
+    width = None
+    for picture, (reader, clip) in pictures.items():
+        frames = reader.read(clip)
+        write_strip(picture, frames)
+        width = frames.shape[2]
+    return width
 
 
 def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note="", pages=()):
@@ -67,16 +61,13 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
     words = {"truth": "ground truth", "A": f"A, {names[0]}", "B": f"B, {names[1]}"}
     shown = {metric: most_different(a, b, n_clips) for metric, (a, b) in pairs.items()}
     strips = {(i, who): out / "strips" / f"clip{clips[i]}_{who}.png" for indices in shown.values() for i in indices for who in words}
-    for (i, who), picture in strips.items():
-        write_row(picture, readers[who].read(int(clips[i])))
+    width = write_strips({picture: (readers[who], int(clips[i])) for (i, who), picture in strips.items()})
 
     def card(i, a, b):
         pictures = [(relative(strips[i, who], path), what) for who, what in words.items()]
-        return {
-            "number": int(clips[i]),
-            "pictures": pictures,
-            "facts": [("A", float(a[i])), ("B", float(b[i])), ("A − B", float(a[i] - b[i]))],
-        }
+        facts = [("A", float(a[i])), ("B", float(b[i])), ("A − B", float(a[i] - b[i]))]
+        form = {"zoom": zoom(width), "small": is_small({"size": width})}
+        return {"number": int(clips[i]), "pictures": pictures, "facts": facts, **form}
 
     return render(
         "comparison.html",

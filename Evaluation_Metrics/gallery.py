@@ -1,23 +1,31 @@
-"""gallery.html of a reconstruction: ground truth and reconstruction side by side, captions, metrics.
+"""gallery.html of a reconstruction: all its clips to sort, filter, play and compare with other reconstructions of the subject.
 
-Made from the manifest, from pictures that the reconstruction wrote and from what evaluate.py found, without reading a
-frame, so that it can be made again whenever metrics arrive.
+Made from the manifests, from the film strips that the reconstructions wrote and from what evaluate.py found, without
+reading a frame, so that it can be made again whenever metrics arrive. The page holds all that it shows as one JSON
+block; of the pictures it loads those that are in sight.
 """
 
+import contextlib
 import csv
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from common.datasets import DATASETS
 from common.files import UserError, one_line, read_json
 from common.pages import relative, render
-from Evaluation_Metrics.results import read_evaluation
+from Evaluation_Metrics.film_strip import STRIP_FRAME, zoom
+from Evaluation_Metrics.results import LOWER_IS_BETTER, differing, read_evaluation
 
 _WORD = (str, type(None))
 _MANIFEST = {
     "name": str,
-    "clips": {...: {"stem": str}},
+    "clips": {
+        ...: {"stem": str, "caption?": _WORD, "rank?": int, "n_captions?": int, "nearest_captions?": {...: (float, int)}, "size?": int}
+    },
     "folders": {...: (str, type(None))},
     "settings": dict,
     "split?": _WORD,
@@ -127,33 +135,137 @@ def build_gallery(folder, metrics_folder=None):
     """
     folder = Path(folder)
     path = folder / "gallery.html"
-    manifest = read_manifest(folder)
-    clips = {int(number): clip for number, clip in manifest["clips"].items()}
-    values = read_clip_values(metrics_folder) if metrics_folder else {}
-    evaluation = Path(metrics_folder or folder, "metrics.json")
-    facts = read_evaluation(evaluation) if metrics_folder and evaluation.exists() else {}
-    means = facts["rows"][facts["method"]] if {"rows", "method"} <= facts.keys() else {}
-    cards = {number: _card(folder, path, manifest, number, clips[number], values.get(number, {})) for number in sorted(clips)}
-    metric, chosen = typical_clips(clips, values)
+    own = Shown.read(folder, metrics_folder)
+    metric, chosen = typical_clips(own.clips, own.values)
+    means = own.facts["rows"][own.facts["method"]] if {"rows", "method"} <= own.facts.keys() else {}
     return render(
         "gallery.html",
         path,
-        title=_title(manifest),
-        subtitle=_subtitle(manifest, len(clips)),
-        note=note_of(manifest),
+        title=_title(own.manifest),
+        subtitle=_subtitle(own.manifest, len(own.clips)),
+        note=note_of(own.manifest),
         pages=subject_pages(folder.parent, folder.name),
         docs=("reconstruction", "evaluation", "beyond"),
-        remarks=about(manifest),
-        metrics=[(name, row["mean"], row["se"], row["n"], facts.get("chance", {}).get(name)) for name, row in means.items() if row],
-        protocol=facts.get("title", ""),
+        name=own.manifest["name"],
+        metrics=[(name, row["mean"], row["se"], row["n"], own.facts.get("chance", {}).get(name)) for name, row in means.items() if row],
+        protocol=own.facts.get("title", ""),
         files=result_files(metrics_folder, path) if metrics_folder else [],
-        semantics=_semantics(manifest, clips),
-        settings=_settings(manifest),
-        checkpoints=[(name, entry.get("file"), entry.get("sha256", "")[:16]) for name, entry in manifest.get("checkpoints", {}).items()],
-        ranked_by=metric,
-        typical=[(words, cards[number]) for number, words in chosen.items()] if metric else [],
-        clips=list(cards.values()),
+        semantics=_semantics(own.manifest, own.clips),
+        settings=_settings(own.manifest),
+        checkpoints=[
+            (name, entry.get("file"), entry.get("sha256", "")[:16]) for name, entry in own.manifest.get("checkpoints", {}).items()
+        ],
+        data=page_data(path, [own, *_beside(own, metrics_folder)], metric, chosen),
     )
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A reconstruction that the page shows."""
+
+    folder: Path
+    manifest: dict
+    clips: dict  # number -> entry of the manifest
+    values: dict  # number -> {metric: float}
+    facts: dict  # of its evaluation
+    remark: str = ""  # why it has no values
+
+    @classmethod
+    def read(cls, folder, metrics_folder):
+        manifest = read_manifest(folder)
+        clips = {int(number): manifest["clips"][number] for number in sorted(manifest["clips"], key=int)}
+        evaluation = Path(metrics_folder or folder, "metrics.json")
+        facts = read_evaluation(evaluation) if metrics_folder and evaluation.exists() else {}
+        return cls(folder, manifest, clips, read_clip_values(metrics_folder) if metrics_folder else {}, facts)
+
+
+def _beside(own, metrics_folder):
+    """The subject's other reconstructions of the same clips; without values where these were scored in another way."""
+    others = []
+    if own.folder.parent.parent.name != "recons":
+        return others
+    for path in sorted(own.folder.parent.glob("*/manifest.json")):
+        with contextlib.suppress(UserError):  # a damaged one is named where it is the page's own
+            if path.parent != own.folder:
+                other = Shown.read(path.parent, metrics_folder and Path(metrics_folder).parent / path.parent.name)
+                if all(other.manifest.get(key) == own.manifest.get(key) for key in ("dataset", "subject", "split")):
+                    others.append(other)
+    for i, other in enumerate(others):
+        if own.facts and other.facts and (found := differing(own.facts, other.facts, ignore=("clips",))):
+            others[i] = replace(other, values={}, remark=f"Its metrics are not shown: scored with another {', '.join(found)}.")
+    return others
+
+
+def page_data(page, shown, ranked_by, typical):
+    """What the page's script reads.
+
+    Parameters
+    ----------
+    page : Path
+    shown : list of Shown
+        the page's own first
+    ranked_by, typical
+        of `typical_clips`
+
+    Returns
+    -------
+    dict
+        lists over clips have one entry for each of `numbers`, None where a reconstruction lacks it
+    """
+    numbers = sorted({number for one in shown for number in one.clips})
+    captions = {number: clip["caption"] for one in shown for number, clip in one.clips.items() if clip.get("caption")}
+    sentences = {words: None for one in shown for clip in one.clips.values() for words in clip.get("nearest_captions", ())}
+    place = {words: i for i, words in enumerate(sentences)}
+    columns = {name: None for one in shown for scores in one.values.values() for name in scores}
+    chance = {name: level for one in reversed(shown) for name, level in one.facts.get("chance", {}).items()}
+    return {
+        "numbers": numbers,
+        "captions": [captions.get(number) for number in numbers],
+        "ranked_by": ranked_by,
+        "typical": [typical.get(number, "").partition(",")[0] or None for number in numbers],
+        "sentences": list(sentences),
+        "metrics": [{"name": name, "lower": name in LOWER_IS_BETTER, "chance": _rounded(chance.get(name))} for name in columns],
+        "reconstructions": [_reconstruction(page, one, numbers, place, list(columns)) for one in shown],
+    }
+
+
+def _reconstruction(page, one, numbers, place, columns):
+    """One reconstruction, as the page's script reads it; stems of pictures that are not there are None."""
+    folders = {kind: one.folder / name for kind, name in one.manifest["folders"].items() if name}
+    folders |= {kind: folders["strips"].with_name("strips_stage1") for kind in ["stage1"] if "strips" in folders}
+    clips = [one.clips.get(number, {}) for number in numbers]
+    size = next((clip["size"] for clip in clips if "size" in clip), STRIP_FRAME)
+
+    def pictures(kind, stem="stem", suffix="png"):
+        there = set(os.listdir(folders[kind])) if folders.get(kind) and folders[kind].is_dir() else ()
+        names = [f"{clip.get(stem)}.{suffix}" for clip in clips]
+        return (
+            {"folder": relative(folders[kind], page), "files": [quote(name) if name in there else None for name in names]}
+            if there
+            else None
+        )
+
+    return {
+        "name": one.manifest["name"],
+        "about": " ".join([*about(one.manifest), *filter(None, [one.remark])]),
+        "small": is_small({"size": size}),
+        "zoom": zoom(size),
+        "rows": 2 if "with_gt" in folders else 1,
+        "made": [number in one.clips for number in numbers],
+        "strips": pictures("strips"),
+        "stage1": pictures("stage1"),
+        "movies": pictures("recons", suffix="gif"),
+        "pairs": pictures("with_gt", "pair", "gif"),
+        "ranks": [clip.get("rank") for clip in clips],
+        "captions": next((clip["n_captions"] for clip in clips if clip.get("n_captions")), None),
+        "nearest": [[[place[words], cosine] for words, cosine in clip.get("nearest_captions", {}).items()] for clip in clips],
+        "values": {name: [_rounded(one.values.get(number, {}).get(name)) for number in numbers] for name in columns if one.values},
+    }
+
+
+def _rounded(value):
+    """A number with six digits; None for what is none, as JSON has no NaN."""
+    return float(f"{value:.6g}") if value is not None and np.isfinite(value) else None
 
 
 def _title(manifest):
@@ -164,16 +276,12 @@ def _title(manifest):
 def _subtitle(manifest, n):
     of = f" of {manifest['n_clips']}" if manifest.get("n_clips", n) != n else ""
     kind = f" {manifest['split']}" if manifest.get("split") else ""
-    sides = (
-        "Left or above: ground truth; right or below: reconstruction."
-        if manifest["folders"].get("with_gt")
-        else "The true clips are not known."
-    )
-    return f"{n}{of}{kind} clips. {sides}"
+    unknown = "" if manifest["folders"].get("with_gt") else " The true clips are not known."
+    return f"{n}{of}{kind} clips.{unknown}"
 
 
 def subject_pages(recons, here=""):
-    """A subject's report and galleries, where they are: (label, Path or None for the page itself).
+    """A subject's report and galleries, where they are, as `pages` of `render`.
 
     Parameters
     ----------
@@ -186,8 +294,8 @@ def subject_pages(recons, here=""):
         return []
     report = recons.parent.parent / f"report_{recons.name}.html"
     names = sorted({path.parent.name for path in recons.glob("*/manifest.json")})  # each has its gallery, or gets it next
-    galleries = [(f"gallery: {name}", None if name == here else recons / name / "gallery.html") for name in names]
-    return [("report", report)] * report.is_file() + galleries
+    galleries = [(name, None if name == here else recons / name / "gallery.html") for name in names]
+    return [("report", report)] * report.is_file() + [("galleries:", "")] * bool(names) + galleries
 
 
 def result_files(folder, page):
@@ -220,26 +328,3 @@ def _settings(manifest):
 def is_small(clip):
     """Whether a clip's pictures are to be enlarged without smoothing."""
     return clip.get("size", SMALL) < SMALL
-
-
-def _card(folder, page, manifest, number, clip, values):
-    """One clip, as the template shows it; pictures that are not there are left out."""
-    folders = manifest["folders"]
-
-    def address(kind, name):
-        path = folder / folders[kind] / name if folders.get(kind) and name else None
-        return relative(path, page) if path and path.is_file() else ""
-
-    return {
-        "number": number,
-        "what": clip.get("caption") or f"clip {number}",
-        "small": is_small(clip),
-        "pair": address("with_gt", clip.get("pair") and f"{clip['pair']}.gif"),
-        "movie": address("recons", f"{clip['stem']}.gif"),
-        "strip": address("strips", f"{clip['stem']}.png"),
-        "caption": clip.get("caption"),
-        "nearest": clip.get("nearest_caption"),
-        "rank": clip.get("rank"),
-        "n_captions": clip.get("n_captions"),
-        "scores": list(values.items()),
-    }

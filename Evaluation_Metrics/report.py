@@ -4,10 +4,11 @@ from pathlib import Path
 
 from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
-from common.pages import DOCS, relative, render
+from common.pages import relative, render
 from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
 from Evaluation_Metrics.results import differing, read_evaluation
 
+EXPLAINED_IN = ("evaluation", "reconstruction", "retrieval", "explain", "beyond", "glossary", "troubleshooting")  # pages in docs/
 HEADLINES = 6  # metrics on the overview's card of a subject
 CLAIM_FIGURES = {  # below explain/, shown beside a claim's own
     "localisation": [f"Cortical_visualization/{name}/cortex.png" for name in ("CMG", "semantic_rms")],
@@ -258,8 +259,13 @@ def build_report(layout, dataset, subject, seed, timings):
         title=f"{dataset.name}, subject {subject}: report",
         subtitle=f"Mind-Animator, seed {seed}",
         note=dataset.note,
-        pages=[*overview, ("report", None), *((f"gallery: {folder.name}", folder / "gallery.html") for folder, _ in found)],
-        docs=sorted(path.stem for path in DOCS.glob("*.md")),
+        pages=[
+            *overview,
+            ("report", None),
+            *[("galleries:", "")][: len(found)],
+            *((folder.name, folder / "gallery.html") for folder, _ in found),
+        ],
+        docs=(dataset.name.lower(), *EXPLAINED_IN),
         summary=_summary(checks),
         checks=_claims(layout, dataset, subject, checks, page),
         reconstructions=cards,

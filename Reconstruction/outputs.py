@@ -11,10 +11,10 @@ from PIL import GifImagePlugin, Image
 from common import files
 from common.files import SUMS, atomic_path, sha256, write_bytes, write_json, write_sums
 from common.video import write_mp4
+from Evaluation_Metrics.film_strip import write_strip
 
 GIF_MILLISECONDS = 120  # a GIF counts in hundredths of a second: 8 fps would be 125
 FPS = 8
-STRIP_FRAME = 96  # pixels to which a frame of a movie strip is shrunk
 
 
 # ---------------------------------------------------------------------------------------------- where things lie
@@ -51,8 +51,9 @@ class Outputs:
     def stem(self, clip):
         return f"{self.split}{clip}"
 
-    def strip(self, clip):
-        return self.root / "strips" / f"{self.stem(clip)}.png"
+    def strip(self, clip, of="strips"):
+        """Film strip for pages: of the truth and the reconstruction, or of stage 1 ("strips_stage1")."""
+        return self.root / of / f"{self.stem(clip)}.png"
 
     @property
     def folders(self):
@@ -118,7 +119,7 @@ class Outputs:
             [path for clip in clips for path in every.files(clip)]
             + folders
             + self.sums()
-            + [self.root / "manifest.json", self.root / "samples"]
+            + [self.root / name for name in ("manifest.json", "samples", "strips_stage1")]
         )
 
     def sums(self):
@@ -175,29 +176,6 @@ FORMATS = {
 }
 
 
-def write_strip(path, gt, frames):
-    """Write a movie strip: all frames in a row, ground truth above, reconstruction below.
-
-    Parameters
-    ----------
-    path : Path
-        of the PNG
-    gt : (F, H, W, 3) uint8 or None
-        None where the truth is not known: the reconstruction alone
-    frames : (F, H, W, 3) uint8
-    """
-    strips = []
-    for clip in (frames,) if gt is None else (gt, frames):
-        if clip.shape[2] > STRIP_FRAME:
-            size = (STRIP_FRAME, round(STRIP_FRAME * clip.shape[1] / clip.shape[2]))
-            clip = np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip])
-        opaque = np.concatenate([clip, np.full_like(clip[..., :1], 255)], axis=-1)
-        gap = max(1, clip.shape[2] // 32)  # transparent, below and right of every frame
-        strips.append(np.concatenate(list(np.pad(opaque, ((0, 0), (0, gap), (0, gap), (0, 0)))), axis=1))  # h (f w) c
-    with atomic_path(path) as temporary:
-        Image.fromarray(np.concatenate(strips)).save(temporary)
-
-
 def write_clip(outputs, clip, frames, gt=None, stage1=None, samples=()):
     """Write all files of one clip.
 
@@ -219,7 +197,8 @@ def write_clip(outputs, clip, frames, gt=None, stage1=None, samples=()):
         gt = np.stack([cv2.resize(frame, frames.shape[2:0:-1], interpolation=cv2.INTER_AREA) for frame in gt])
     if stage1 is not None:
         write_npz(outputs.stage1(clip), stage1)
-    write_strip(outputs.strip(clip), gt, frames)
+        write_strip(outputs.strip(clip, "strips_stage1"), stage1)
+    write_strip(outputs.strip(clip), *([] if gt is None else [gt]), frames)
     if gt is not None:
         write_bytes(outputs.pair(clip), gif_bytes(rearrange([gt, frames], "side f h w c -> f h (side w) c")))
     for form in outputs.formats:

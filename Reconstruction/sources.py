@@ -21,6 +21,8 @@ from models.loading import model_files
 
 log = logging.getLogger(__name__)
 
+NEAREST = 5  # captions that the gallery names of a clip
+
 
 # ---------------------------------------------------------------------------------------------- clips of a data set
 
@@ -223,13 +225,14 @@ class CaptionRanker:
         self.gallery = Gallery(features[rows])
 
     def describe(self, clip, embedding):
-        """Entries of the manifest: caption, nearest caption, rank of the own one among the different captions."""
+        """Entries of the manifest: caption, the nearest captions with their cosines, rank of the own one among the different captions."""
         words = {"caption": self.captions[clip - 1]}
         if embedding is None or len(embedding) != self.gallery.distinct.shape[1]:
             return words
         rank, _ = self.gallery.rank(embedding[None], self.own[[clip - 1]])
-        nearest, _ = self.gallery.nearest(embedding[None], 1)
-        return words | {"nearest_caption": str(self.distinct[nearest[0, 0]]), "rank": int(rank[0]), "n_captions": len(self.gallery)}
+        (nearest,), (cosines,) = self.gallery.nearest(embedding[None], min(NEAREST, len(self.gallery)))
+        found = {str(self.distinct[i]): round(float(cosine), 4) for i, cosine in zip(nearest, cosines, strict=True)}
+        return words | {"nearest_captions": found, "rank": int(rank[0]), "n_captions": len(self.gallery)}
 
 
 # ---------------------------------------------------------------------------------------------- models

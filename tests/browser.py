@@ -9,7 +9,9 @@ import time
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = "--headless --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --no-first-run"
-KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Backspace": 8}
+KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Backspace": 8, "Enter": 13, "Escape": 27, " ": 32}
+KEYS |= {",": 188, ".": 190, "/": 191}
+TYPED = {"Enter": "\r"}  # what a key types, where it is not its name
 
 
 class Browser:
@@ -64,8 +66,9 @@ class Browser:
     def open(self, page, width=1400, height=1000, touch=False):
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self("Emulation.setTouchEmulationEnabled", enabled=touch)
+        self.value("window.left = true")  # of the page before, which may answer for a while
         self("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait("!window.left && document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def value(self, expression):
         result = self("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -80,8 +83,9 @@ class Browser:
 
     def press(self, *keys):
         for key in keys:
-            for kind in ("rawKeyDown", "keyUp"):
-                self("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=KEYS[key])
+            typed = {"text": TYPED.get(key, key)} if key in TYPED or len(key) == 1 else {}
+            self("Input.dispatchKeyEvent", type="keyDown" if typed else "rawKeyDown", key=key, windowsVirtualKeyCode=KEYS[key], **typed)
+            self("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=KEYS[key])
 
     def tap(self, element):
         """Touch the middle of an element, by its id."""

@@ -16,8 +16,8 @@ from common.datasets import CC2017, DATASETS, PHANTOM
 from common.files import UserError, write_json
 from common.layout import Layout
 from Evaluation_Metrics import compare, gallery
+from Evaluation_Metrics.film_strip import STRIP_FRAME, write_strip, zoom
 from Evaluation_Metrics.report import build_overview, build_report
-from Reconstruction.outputs import write_strip
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS, FRAMES, SIZE = 6, 8, 16
@@ -33,13 +33,14 @@ class Page(HTMLParser):
     def __init__(self, path):
         super().__init__()
         self.path, self.source = path, path.read_text(encoding="utf-8")
-        self.open, self.addresses, self.ids, self.images, self.words = [], [], [], [], []
+        self.open, self.addresses, self.ids, self.images, self.words, self.data = [], [], [], [], [], None
         self.feed(self.source)
         assert self.open == [], self.open
 
     def handle_starttag(self, tag, attributes):
         attributes = dict(attributes)
         self.addresses += [attributes[name] for name in ("href", "src") if name in attributes]
+        assert tag != "script" or "src" not in attributes
         self.ids += [attributes["id"]] if "id" in attributes else []
         self.images += [(attributes["src"], self.open[-1] if self.open else "")] if tag == "img" else []
         if tag not in VOID:
@@ -49,6 +50,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, tag
 
     def handle_data(self, data):
+        if self.open and self.open[-1] == "script" and self.ids[-1] == "data" and self.data is None:
+            self.data = json.loads(data)
         if self.open and self.open[-1] not in ("style", "script") and data.strip():
             self.words.append(" ".join(data.split()))
 
@@ -57,11 +60,13 @@ class Page(HTMLParser):
         return " ".join(self.words)
 
     def check(self):
-        """Every address is a file on this disk, no id stands twice, nothing is loaded from elsewhere, nothing runs."""
-        for address in self.addresses:
+        """Every address is a file on this disk, no id stands twice, nothing is loaded from elsewhere."""
+        lists = [one[kind] for one in (self.data or {}).get("reconstructions", ()) for kind in ("strips", "stage1", "movies", "pairs")]
+        pictures = [f"{entry['folder']}/{name}" for entry in lists if entry for name in entry["files"] if name]
+        for address in self.addresses + pictures:
             assert ":" not in address and (self.path.parent / unquote(address)).exists(), address
         assert len(set(self.ids)) == len(self.ids)
-        assert "<script" not in self.source and 'name="viewport"' in self.source
+        assert 'name="viewport"' in self.source
         return self
 
 
@@ -77,8 +82,7 @@ def make_reconstruction(folder, dataset, arm="full", clips=range(1, CLIPS + 1), 
     entries, rng = {}, np.random.default_rng(0)
     for clip in clips:
         gt, frames = frames_of(clip), frames_of(100 + clip)
-        (folder / "strips").mkdir(parents=True, exist_ok=True)
-        write_strip(folder / f"strips/test{clip}.png", gt if truth else None, frames)
+        write_strip(folder / f"strips/test{clip}.png", *[gt] * truth, frames)
         for name, shown in (("results_recons", frames), ("results_recons_with_gt", np.concatenate([gt, frames], axis=2))):
             if truth or name == "results_recons":
                 (folder / name).mkdir(exist_ok=True)
@@ -87,7 +91,8 @@ def make_reconstruction(folder, dataset, arm="full", clips=range(1, CLIPS + 1), 
                 pictures[0].save(folder / name / f"{stem}.gif", save_all=True, append_images=pictures[1:], duration=120, loop=0)
         entries[clip] = {"stem": f"test{clip}", "size": SIZE, "seconds": 0.5, "seed": int(rng.integers(1000))}
         if truth:
-            words = {"caption": CAPTIONS[clip - 1], "nearest_caption": CAPTIONS[1], "rank": 1 + (clip != 2), "n_captions": 5}
+            nearest = {"nearest_captions": {CAPTIONS[1]: 0.75, CAPTIONS[0]: 0.5}}
+            words = {"caption": CAPTIONS[clip - 1], **nearest, "rank": 1 + (clip != 2), "n_captions": 5}
             entries[clip] |= {"pair": f"test_and_gt{clip}", **words}
     folders = {"recons": "results_recons", "strips": "strips"} | ({"with_gt": "results_recons_with_gt"} if truth else {})
     facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": subject, "name": folder.name, "arm": arm, "ablate": None}
@@ -176,7 +181,8 @@ def test_whatever_a_page_shows_is_escaped(tmp_path):
     page = Page(gallery.build_gallery(folder))
     for raw in ("<b>blue", "<fMRI>", "<i>flag", "<u>", "<s>", "<p>&", "<q>"):
         assert raw not in page.source
-    assert "a <b>blue</b> star" in page.text and NAMED in page.text and "<u>value</u>" in page.text
+    assert NAMED in page.text and "<u>value</u>" in page.text
+    assert "a <b>blue</b> star" in page.data["captions"] and page.data["reconstructions"][0]["name"] == NAMED
 
 
 def test_templates_are_installed_with_the_package():
@@ -194,35 +200,64 @@ def test_templates_are_installed_with_the_package():
 # ---------------------------------------------------------------------------------------------- gallery
 
 
-def test_gallery_shows_every_clip(tmp_path):
-    folder = tmp_path / "full"
-    make_reconstruction(folder, PHANTOM)
-    page = Page(gallery.build_gallery(folder)).check()
-    assert page.ids == ["clips", *(f"clip{clip}" for clip in range(1, CLIPS + 1))]
-    assert len(page.images) == 3 * CLIPS and {parent for _, parent in page.images} == {"a"}  # each opens in full size
-    assert "Phantom." in page.text and "rank 1 of 5" in page.text
-    assert "is the nearest for 1 of 6 clips (by chance 1.2), median rank 2" in page.text
-
-
-def test_gallery_begins_with_the_best_the_median_and_the_worst(tmp_path):
+def test_gallery_knows_every_clip(tmp_path):
     folder, metrics = tmp_path / "full", tmp_path / "metrics"
     make_reconstruction(folder, PHANTOM)
+    (folder / "strips/test3.png").unlink()
     make_evaluation(metrics, PHANTOM, "full")
     (metrics / "SSIM.csv").write_text("clip,SSIM\n1,9\n")  # of a metric's own script, which may have been asked for other things
     page = Page(gallery.build_gallery(folder, metrics)).check()
-    shown = [page.words[i + 1] for i, words in enumerate(page.words) if words.startswith("Clip ")]
-    assert shown[:3] == ["best, SSIM 0.875", "median, SSIM 0.5", "worst, SSIM 0.125"]
-    assert [words for words in page.words if words.startswith("Clip ")][:4] == ["Clip 5", "Clip 1", "Clip 4", "Clip 1"]
-    assert "Best, median and worst by SSIM" in page.text and "protocol paper" in page.text
+    assert "Phantom." in page.text and "protocol paper" in page.text and "table.md" in page.text
+    assert "is the nearest for 1 of 6 clips (by chance 1.2), median rank 2" in page.text
     assert page.words[page.words.index("SSIM") + 1 :][:4] == ["0.5", "0.12", "5", "0.125"]  # mean, standard error, clips, chance
-    assert "table.md" in page.text
+    data, (one,) = page.data, page.data["reconstructions"]
+    assert data["numbers"] == [1, 2, 3, 4, 5, 6] and data["captions"] == CAPTIONS and data["ranked_by"] == "SSIM"
+    assert data["typical"] == ["median", None, None, "worst", "best", None]
+    assert data["metrics"] == [{"name": "SSIM", "lower": False, "chance": 0.125}, {"name": "EPE", "lower": True, "chance": None}]
+    assert one["values"] == {"SSIM": [0.5, 0.25, 0.75, 0.125, 0.875, None], "EPE": [10, 20, 30, 40, 50, 60]}
+    assert one["strips"] == {"folder": "strips", "files": ["test1.png", "test2.png", None, "test4.png", "test5.png", "test6.png"]}
+    assert one["stage1"] is None and one["rows"] == 2 and one["small"] and one["zoom"] == 17 / 16
+    assert [(data["sentences"][i], cosine) for i, cosine in one["nearest"][0]] == [(CAPTIONS[1], 0.75), (CAPTIONS[0], 0.5)]
+
+
+def test_gallery_shows_other_reconstructions_beside_its_own(tmp_path):
+    """Those of the same subject and split; metrics only where both were scored alike, which is said."""
+    layout = make_run(tmp_path, PHANTOM, arms=("full", "control", "oracle"))
+    make_reconstruction(layout.recons(1, "train"), PHANTOM, clips=(2, 6))
+    manifest = json.loads((layout.recons(1, "train") / "manifest.json").read_text())
+    write_json(layout.recons(1, "train") / "manifest.json", manifest | {"split": "train"})
+    make_reconstruction(layout.recons(1, "few"), PHANTOM, clips=(2, 6))
+    facts = json.loads((layout.metrics(1, "oracle") / "metrics.json").read_text())
+    write_json(layout.metrics(1, "oracle") / "metrics.json", facts | {"protocol": "correct"})
+    (layout.recons(1, "broken")).mkdir()
+    (layout.recons(1, "broken") / "manifest.json").write_text("{")
+    page = Page(gallery.build_gallery(layout.recons(1, "full"), layout.metrics(1, "full")))
+    assert page.addresses[:2] == ["../broken/gallery.html", "../control/gallery.html"]  # which are there or are made next
+    shown = {one["name"]: one for one in page.data["reconstructions"]}
+    assert list(shown) == ["full", "control", "few", "oracle"]
+    assert shown["few"]["made"] == [False, True, False, False, False, True] and shown["few"]["strips"]["folder"] == "../few/strips"
+    assert shown["control"]["values"]["SSIM"][0] == 0.5 and shown["oracle"]["values"] == shown["few"]["values"] == {}
+    assert "scored with another protocol" in shown["oracle"]["about"] and shown["few"]["about"] == "Decoded from the fMRI."
+
+
+def test_film_strips(tmp_path):
+    """Frames in a row, a row for each clip, wide ones shrunk; the gap is what `zoom` says."""
+    clips = np.stack([frames_of(1), frames_of(2)])
+    write_strip(tmp_path / "a.png", *clips)
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.shape == (2 * (SIZE + 1), FRAMES * (SIZE + 1), 4) and zoom(SIZE) == (SIZE + 1) / SIZE
+    assert np.array_equal(picture[SIZE + 1 : -1, 3 * (SIZE + 1) :][:, :SIZE, :3], clips[1, 3])
+    write_strip(tmp_path / "b.png", np.zeros((3, 256, 512, 3), np.uint8))
+    width, height = Image.open(tmp_path / "b.png").size
+    assert (width, height) == (3 * (STRIP_FRAME + 4), STRIP_FRAME // 2 + 4) and zoom(512) == (STRIP_FRAME + 4) / STRIP_FRAME
 
 
 @pytest.mark.parametrize(
     "name, entry, value, says",
     [
         ("manifest", "clips", [1], "list where a dict"), ("manifest", "clips", {"x": {"stem": "a"}}, "a clip 'x', which is no number"),
-        ("manifest", "clips", {"1": {}}, "no entry 'stem'"), ("manifest", "checkpoints", {"a": {"sha256": 3}}, "int where a str"),
+        ("manifest", "clips", {"1": {}}, "no entry 'stem'"), ("manifest", "clips", {"1": {"stem": "a", "nearest_captions": ["a"]}}, "list where"),
+        ("manifest", "checkpoints", {"a": {"sha256": 3}}, "int where a str"),
         ("manifest", "name", None, "NoneType where a str"), ("metrics", "rows", {"full": [1]}, "list where a dict"),
         ("metrics", "method", "other", "no row of its method other"), ("metrics", "chance", {"SSIM": "x"}, "str where a float"),
     ],
@@ -254,8 +289,9 @@ def test_gallery_without_truth_and_without_decoders(tmp_path):
         del manifest[key]
     write_json(folder / "manifest.json", manifest)
     page = Page(gallery.build_gallery(folder)).check()
-    assert len(page.images) == 2 * CLIPS and "ground truth" not in page.text and "phantom" not in page.source.lower()
-    assert "The true clips are not known" in page.text
+    (one,) = page.data["reconstructions"]
+    assert one["rows"] == 1 and one["pairs"] is None and not one["values"] and page.data["captions"] == [None] * CLIPS
+    assert "The true clips are not known" in page.text and "phantom" not in page.source.lower()
     strip = np.asarray(Image.open(folder / "strips/test2.png"))
     assert strip.shape == (SIZE + 1, FRAMES * (SIZE + 1), 4) and np.array_equal(strip[:SIZE, :SIZE, :3], frames_of(102)[0])
 
@@ -274,7 +310,7 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
     linked = ("recons/sub1/full/gallery.html", "metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "report.html")
     for address in (*linked, *explained, "retrieval/sub1/small_set/gallery.html"):
         assert address in page.addresses
-    assert {Path(address).name for address in page.addresses} >= {path.name for path in (ROOT / "docs").glob("*.md")}
+    assert {"evaluation.md", "reconstruction.md", "explain.md"} <= {Path(address).name for address in page.addresses}
     for name in ("full", "control"):
         assert {"../../../report_sub1.html"} <= set(Page(layout.recons(1, name) / "gallery.html").check().addresses)
     assert "../control/gallery.html" in Page(layout.recons(1, "full") / "gallery.html").addresses
@@ -386,7 +422,7 @@ def test_comparison_page(tmp_path):
     compare.main(cli.parse(compare.get_parser, argv, "Evaluation_Metrics/compare"))
     page = Page(tmp_path / "a/compare_b/gallery.html").check()
     assert [words for words in page.words if words.startswith("Clip ")] == ["Clip 4", "Clip 2"]
-    assert len(page.images) == 6 and all(parent == "a" for _, parent in page.images) and "Phantom." in page.text
+    assert [parent for _, parent in page.images] == (["span"] * 3 + ["a"] * 3) * 2 and "Phantom." in page.text  # films, their strips
     assert NAMED in page.text and "<fMRI>" not in page.source and {"differences.csv", "../../report_sub1.html"} <= set(page.addresses)
-    assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * 96, 96)
+    assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * (SIZE + 1), SIZE + 1)
     assert page.words[page.words.index("SSIM") + 1 :][:5] == ["A", "5", "0.5000", "0.2800", "0.2200"]

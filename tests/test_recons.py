@@ -706,7 +706,7 @@ def test_rows_that_are_standardised_already(world, full, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dataset"] is None and manifest["folders"]["with_gt"] is None and "caption" not in manifest["clips"]["1"]
     page = (out / "gallery.html").read_text()
-    assert "ground truth" not in page.lower() and page.count("results_recons/test6.gif") >= 1
+    assert "ground truth" not in page.lower() and "results_recons" in page and '"test6"' in page
     strip = np.asarray(Image.open(out / "strips" / "test2.png"))
     assert len(strip) == SIZE + 1  # the reconstruction alone
 
@@ -801,11 +801,13 @@ def test_arrays_go_through_stage_2(world, full, arrays, tmp_path):
     own = shutil.copytree(arrays, tmp_path / "mine")
     video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--ablate", "semantic"))  # neither fMRI nor checkpoints
     manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "mine" / "manifest.json").read_text())
-    assert manifest["dataset"] == "phantom" and manifest["arm"] is None and manifest["clips"]["2"]["nearest_caption"] in CAPTIONS
+    assert (
+        manifest["dataset"] == "phantom" and manifest["arm"] is None and manifest["clips"]["2"]["nearest_captions"].keys() <= set(CAPTIONS)
+    )
     (own / "embedding.npy").unlink()  # optional
     video_recons.main(parse(*flags, "--stage1_from", own, "--clips", "2", "--name", "wordless"))
     manifest = json.loads((tmp_path / "phantom" / "recons" / "sub1" / "wordless" / "manifest.json").read_text())
-    assert manifest["clips"]["2"]["caption"] == CAPTIONS[1] and "nearest_caption" not in manifest["clips"]["2"]
+    assert manifest["clips"]["2"]["caption"] == CAPTIONS[1] and "nearest_captions" not in manifest["clips"]["2"]
 
 
 def test_ridge_example(world, tmp_path):
@@ -877,4 +879,5 @@ def test_nearest_caption(world, full):
             similarity[caption] = feature @ embedding[i] / np.linalg.norm(feature) / np.linalg.norm(embedding[i])
         ordered = sorted(similarity, key=similarity.get, reverse=True)
         clip = clips[str(i + 1)]
-        assert clip["nearest_caption"] == ordered[0] and clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
+        assert clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
+        assert list(clip["nearest_captions"]) == ordered and clip["nearest_captions"] == pytest.approx(similarity, abs=1e-4)

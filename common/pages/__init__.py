@@ -30,8 +30,8 @@ def render(template, path, *, title, subtitle="", note="", pages=(), docs=(), fo
     title, subtitle : str
     note : str
         what nobody should overlook, such as that the data are simulated
-    pages : sequence of (str, Path or None)
-        other pages, linked on top; None for the page itself
+    pages : sequence of (str, Path or None or "")
+        other pages, linked on top; None for the page itself, "" for a word before the next ones
     docs : sequence of str
         names of pages in docs/ that explain this one, linked at the end as far as they are there
     forward : str
