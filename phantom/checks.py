@@ -462,6 +462,31 @@ def neighbours(identified, moving, wrong, motions):
     ]
 
 
+def still_energy(static, moving):
+    """A still has the energy of what stands, and none of what moves.
+
+    Parameters
+    ----------
+    static, moving : dict
+        arm or "still" -> (N,) correlation of the energies at 0 Hz, and of the opponent ones at 1 Hz
+    """
+    if "still" not in static:
+        return []
+    rows = []
+    for statement, values, better, worse, words in (
+        ("energy at 0 Hz: the first decoded frame eight times above the control", static, "still", "control", "the control arm"),
+        ("opponent energy at 1 Hz: decoded above the first decoded frame eight times", moving, "full", "still", "that still"),
+    ):
+        gain, se = paired(values[better], values[worse])
+        rows.append(
+            row(
+                "neighbours", statement, gain > 3 * se, value=np.mean(values[better]), control=np.mean(values[worse]), compared_with=words,
+                bar="difference > 3 SE", n=len(values[better]), se=se, margin=in_errors((gain - 3 * se, se)), arms=means(values),
+            )
+        )  # fmt: skip
+    return rows
+
+
 # ---------------------------------------------------------------------------------------------- the brain's side
 
 BAND_OF = {"structure": "latents", "motion": "motion", "semantics": "clip"}  # group of planted features -> band that must predict it best

@@ -204,30 +204,41 @@ def score_first_frames(stage1, truth, mean_frame):
     }
 
 
-def score_as_neighbours(dataset, layout, subject, names, numbers):
-    """Identification by CLIP and opponent motion energy of arms' reconstructions, as evaluate.py scores them: two dicts by arm.
+def check_as_neighbours(dataset, layout, subject, scenes, folders, scored):
+    """Rows of the claims by metrics of neighbouring fields and by the brain-side score, of all arms.
 
-    CLIP's features are those of the evaluation, where it was run. And the control's mean motion energy with other clips' truths, (N,).
+    Scores are those of evaluate.py, from whose cache CLIP's features come.
 
     Parameters
     ----------
-    names : dict
-        arm -> name of its reconstruction
-    numbers : list of int
-        clips
+    scenes : list of Scene
+        of all test clips
+    folders : dict
+        arm or "still" -> folder of its reconstruction
+    scored : Path
+        metrics.json of the brain-side score, which may be missing
     """
-    metrics = [identification.metric(), motion_energy.metric(fps=frame_rate(dataset))]
+    if not all(arm in folders for arm in ARMS):
+        return []
+    numbers, energy = open_clips(folders["full"] / "results_recons", "ours").numbers, motion_energy.metric(fps=frame_rate(dataset))
     form = protocol_form("correct", dataset) | {"clips": [format_clips(numbers)]}
     towers, cache = Towers({"clip": dataset.models["clip"]}), layout.root / "metrics" / "cache"
-    found = {
-        arm: score_pairs(open_pairs(dataset, layout, subject, name=name, **form), metrics, towers, cache=cache, workers=1, desc=arm)[0]
-        for arm, name in names.items()
-    }
-    identified, moving = ({arm: columns[name] for arm, columns in found.items()} for name in ("id-CLIP", "motion-moving"))
+    found = {}
+    for name, folder in folders.items():
+        pairs = open_pairs(dataset, layout, subject, name=folder.name, **form)
+        metrics = [identification.metric(), energy] if name in ARMS else [energy]
+        found[name] = score_pairs(pairs, metrics, towers, cache=cache, workers=1, desc=name)[0]
+    identified, moving, static = (
+        {name: values[column] for name, values in found.items() if column in values}
+        for column in ("id-CLIP", "motion-moving", "motion-static")
+    )
     truth = load_array(layout.ground_truth, mmap=True)[[number - 1 for number in numbers]]
-    control = read_all(layout.recons(subject, names["control"]) / "results_recons", numbers)
-    pairs = motion_energy.moving_correlations(control, truth, frame_rate(dataset))
-    return identified, moving, (pairs.sum(1) - np.diag(pairs)) / (len(pairs) - 1)
+    pairs = motion_energy.moving_correlations(read_all(folders["control"] / "results_recons", numbers), truth, frame_rate(dataset))
+    wrong = (pairs.sum(1) - np.diag(pairs)) / (len(pairs) - 1)
+    motions = np.array([f"{scenes[number - 1].direction} {scenes[number - 1].speed}" for number in numbers])
+    names = {arm: folders[arm].name for arm in ARMS}
+    rows = checks.neighbours(identified, moving, wrong, motions) + checks.still_energy(static, moving)
+    return rows + (checks.brain_side(read_json(scored), names) if scored.exists() else [])
 
 
 def measure(dataset, layout, scenes, folders, embeddings):
@@ -339,12 +350,7 @@ def main(args):
             embeddings = {arm: decode_embedding(dataset, args.data_root, layout, args.subj_ID, arm, args.seed) for arm in arms}
             measured = measure(dataset, layout, scenes["test"], folders, embeddings)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
-            if all(arm in folders for arm in ARMS):
-                names, numbers = {arm: folders[arm].name for arm in ARMS}, open_clips(folders["full"] / "results_recons", "ours").numbers
-                shown = (scenes["test"][number - 1] for number in numbers)
-                motions = np.array([f"{scene.direction} {scene.speed}" for scene in shown])
-                rows += checks.neighbours(*score_as_neighbours(dataset, layout, args.subj_ID, names, numbers), motions)
-                rows += checks.brain_side(read_json(scored), names) if scored.exists() else []
+            rows += check_as_neighbours(dataset, layout, args.subj_ID, scenes["test"], folders, scored)
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
         rows += checks.retrieval(found) + check_explanations(maps, tested, selected, planted)

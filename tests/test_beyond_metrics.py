@@ -151,6 +151,8 @@ def test_motion_energy_of_gratings():
     assert right["up"] < 0.5 and right["right"] > right["half"] > right["up"]
     # speed: of gratings that drift with 0.5 and 1 Hz, each is most like itself
     assert motion_energy_correlation(drifting(2.8), truth)["moving"][0] < right["half"]
+    drawn = motion_energy_correlation(moved(0, 0), moved(1, 0))
+    assert drawn["static"][0] > 0.9 and drawn["moving"][0] == 0
     # what stands still is told by the 0 Hz filters alone, and a still truth has no motion to compare with
     assert motion_energy_correlation(drifting(-1), truth)["static"][0] > 0.9
     assert np.isnan(motion_energy_correlation(truth, drifting(0))["moving"][0])
@@ -487,6 +489,12 @@ def test_scripts_without_a_model(house, monkeypatch, capsys, script, says):  # n
     assert "DINO-consistency cannot be computed: no --dino_path" in error_of(capsys, temporal_consistency, "--dataset", "phantom")
 
 
+def test_a_model_that_answers_with_nan_is_named(house, tiny_models, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setattr(towers.ClipTower, "__call__", lambda self, clips: np.full((*clips.shape[:2], 4), np.nan, np.float32))
+    said = error_of(capsys, identification, "--dataset", "phantom", "--workers", "1", "--clip_path", tiny_models / "clip")
+    assert "clip 1: the clip model answers with NaN (gt); check the model" in said
+
+
 def test_claims_of_the_phantom_can_miss():
     noise = np.random.default_rng(1).normal(0, 0.1, (3, 100))
     noise -= noise.mean(1, keepdims=True)
@@ -501,6 +509,11 @@ def test_claims_of_the_phantom_can_miss():
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
     assert checks.neighbours({"full": noise[0]}, moving, wrong, motions) == []
+    static = {"still": 0.6 + noise[0], "control": 0.3 + noise[1]}
+    assert [row["held"] for row in checks.still_energy(static, {"full": 0.3 + noise[0], "still": np.zeros(100)})] == [True, True]
+    assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
+        False, False,
+    ]  # fmt: skip
     # as if each motion were one clip, where its clips are alike
     eight = np.random.default_rng(2).normal(size=8)
     assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))

@@ -13,7 +13,7 @@ from common import datasets
 from common.cortex import N_CORTEX, area_vertices
 from common.files import load_array, read_json, save_array
 from common.layout import Layout
-from Evaluation_Metrics import brain_score
+from Evaluation_Metrics import brain_score, clip_features
 from Evaluation_Metrics.brain_score import (
     PENALTIES,
     area_shares,
@@ -244,6 +244,13 @@ def test_a_planted_brain_is_scored_by_area_and_band(house):
     control = ["--names", "control", "full", "--bands", "latents", "clip", "--ridge", "banded", "--half", "even", "--overwrite"]
     run_script(brain_score, *flags, *control)
     assert read_json(out / "metrics.json")["runs"] == ["seg2", "seg4", "seg6"]
+
+
+def test_features_that_are_nan_are_named(house, monkeypatch, capsys):
+    monkeypatch.setattr(clip_features, "encode_latents", lambda vae, first: np.full((len(first), 4), np.nan))
+    assert "clip 1 has NaN in the band 'latents'; check the clip and the model" in error_of(
+        capsys, brain_score, *house[1], "--bands", "latents"
+    )
 
 
 @pytest.mark.parametrize(
