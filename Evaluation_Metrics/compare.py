@@ -30,6 +30,7 @@ from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paire
 from Evaluation_Metrics.comparison_page import build_comparison
 from Evaluation_Metrics.gallery import note_of, subject_pages
 from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, align, differing, read_result, write_csv, write_dicts
+from Evaluation_Metrics.samples import spread_of
 
 NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # results that differ in one of these don't compare at all
 
@@ -106,18 +107,24 @@ def compare_columns(pairs, seed):
     return table
 
 
+def words_of_samples(facts, column):
+    """Standard deviation between the samples of a clip, of those of A and B that have several."""
+    spread = {name: spread_of(of, column) for name, of in zip("AB", facts, strict=True)}
+    return ", ".join(f"{name} {value:.4f}" for name, value in spread.items() if value is not None)
+
+
 def markdown(title, names, table):
     """The comparison as Markdown."""
     heads = ["metric", "clips", "A", "B", "A - B", "95 % interval", "better", "released test p"]
-    with_notes = any(row.get("note") for row in table)
-    heads += ["note"] * with_notes
+    with_notes, with_samples = (any(row.get(key) for row in table) for key in ("note", "between_samples"))
+    heads += ["std between samples"] * with_samples + ["note"] * with_notes
     lines = [f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
     for row in table:
         metric = row["metric"] + (" ↓" if row["metric"] in LOWER_IS_BETTER else "")
         p = "–" if row["p"] is None else f"{row['p']:.2g} {stars(row['p']) if row['better'] else ''}".strip()
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         cells = [metric, row["clips"], f"{row['a']:.4f}", f"{row['b']:.4f}", f"{row['difference']:.4f}", interval, row["better"] or "–", p]
-        cells += [row["note"]] * with_notes
+        cells += [row["between_samples"] or "–"] * with_samples + [row["note"]] * with_notes
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number. "
     note += "Stars (* p < 0.05, ** 0.01, *** 0.001) only where the interval excludes 0."
@@ -174,7 +181,8 @@ def main(args):
         raise UserError(
             f"{args.results[0]} and {args.results[1]} have no metric with values of the same clips; score both by the same metrics"
         )
-    table = [row | {"note": "; ".join(filter(None, [*notes, note]))} for row in table]
+    words = "; ".join(filter(None, [*notes, note]))
+    table = [row | {"between_samples": words_of_samples(facts, row["metric"]), "note": words} for row in table]
 
     names = [of["method"] for of in facts]
     names = names if names[0] != names[1] else [folder.as_posix() for folder in args.results]

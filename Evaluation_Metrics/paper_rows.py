@@ -9,7 +9,8 @@ import numpy as np
 from common.files import UserError, missing
 from common.readers import natural_key
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
-from Evaluation_Metrics.results import align, differing, read_per_clip, read_result, summarise
+from Evaluation_Metrics.results import align, count_samples, differing, read_per_clip, read_result, summarise
+from Evaluation_Metrics.samples import spread_of
 from Evaluation_Metrics.tables import Row
 
 log = logging.getLogger(__name__)
@@ -256,4 +257,9 @@ class Ours:
             f"{(~np.isnan(np.stack(list(columns.values())))).any(0).sum()} clips of subject {s}"
             for s, (_, columns) in self.main.values.items()
         ]
-        return [self.dataset.note, f"Ours: {', '.join(n)}; protocol {self.protocol}.", STAR_NOTE if self.differences else ""]
+        spread = {column: spread_of(self.facts, column) for column in self.facts["columns"]}
+        words = ", ".join(f"{column} {value:.4f}" for column, value in spread.items() if value is not None)
+        samples = (
+            f"Mean over {count_samples(self.facts)} samples of a clip, between which the standard deviation is {words}." if words else ""
+        )
+        return [self.dataset.note, f"Ours: {', '.join(n)}; protocol {self.protocol}.", samples, STAR_NOTE if self.differences else ""]

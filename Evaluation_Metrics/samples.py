@@ -70,3 +70,8 @@ def print_spread(spread):
         print(
             f"{name}: std {of['between_samples']:.4f} between the {of['n_samples']} samples of a clip, {of['between_clips']:.4f} between clips"
         )
+
+
+def spread_of(facts, column):
+    """Standard deviation between the samples of a clip, of an evaluation's metrics.json; None for one sample."""
+    return (facts.get("samples") or {}).get(column, {}).get("between_samples")

@@ -67,6 +67,22 @@ def test_compare_pairs_by_clip_number(tmp_path, capsys):
     assert [int(row["clip"]) for row in table] == list(range(6, 31)) and float(table[3]["SSIM"]) == pytest.approx(0.1)
 
 
+def test_the_spread_between_samples_stands_in_comparison_and_tables(tmp_path, capsys):
+    samples = {"samples": {"SSIM": {"between_samples": 0.0123, "between_clips": 0.1, "n_samples": 3}}}
+    for name in ("full", "other"):
+        made_evaluation(tmp_path / "sub1" / name, name, **samples)
+    run(compare, *(tmp_path / "sub1" / name for name in ("full", "other")), "--out", tmp_path / "out")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("| SSIM |")][0].endswith("| A 0.0123, B 0.0123 |")
+    assert [line for line in lines if line.startswith("| 2-way-I |")][0].endswith("| – |") and any(
+        "| std between samples |" in line for line in lines
+    )
+    run(paper_tables, "--results", tmp_path, "--dataset", "CC2017", "--names", "full", "--out", tmp_path / "tables")
+    assert (
+        "Mean over 3 samples of a clip, between which the standard deviation is SSIM 0.0123." in (tmp_path / "tables/main.md").read_text()
+    )
+
+
 def test_compare_finds_no_difference_where_there_is_none(tmp_path):
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
