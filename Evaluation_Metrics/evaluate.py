@@ -163,6 +163,15 @@ def summarise_all(every, seed):
     return rows
 
 
+def save_values(out, wanted, own, of_truth, scored, free):
+    """Values of the method and of the truth itself, of the clips that are wanted, and of the baselines, of those that are scored."""
+    save_per_clip(out / "per_clip", wanted, own)
+    for name, values in free.items():
+        save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
+    if of_truth:
+        save_per_clip(out / "baselines" / TRUE.replace(" ", "_"), wanted, of_truth)
+
+
 def show_values(recons, pairs, out):
     """Build the gallery of a reconstruction again, with each clip's values, where it is what was scored."""
     if (recons / "manifest.json").exists() and pairs.pred.path.parent == recons:
@@ -243,11 +252,7 @@ def main(args):
         levels = levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
         print_spread(spread)
-        save_per_clip(out / "per_clip", pairs.wanted, own)
-        for name, values in free.items():
-            save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
-        if of_truth:
-            save_per_clip(out / "baselines" / TRUE.replace(" ", "_"), pairs.wanted, of_truth)
+        save_values(out, pairs.wanted, own, of_truth, scored, free)
         notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(kinds_of(metrics))])
         write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, notes)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
