@@ -1,12 +1,13 @@
 # make demo   set up, run the whole chain on the phantom, end with a report to look at
 # make test   set up, lint, run all tests
+# make bench  time plain forms and ours side by side: benchmarks/RESULTS.md, 15 minutes on an idle machine
 # make docs   set up, build the documentation site into site/
 PYTHON ?= python3.11
 BIN = .venv/bin
 OUT ?= outputs
 DATA ?= data
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test bench lint docs clean
 
 demo: .venv/ready
 	$(BIN)/python run_pipeline.py --dataset phantom --data_root $(DATA) --out_root $(OUT)
@@ -15,6 +16,9 @@ demo: .venv/ready
 test: .venv/realdata lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests --numprocesses 2 --dist loadfile
 	@echo "All tests passed. Look at the report of the chain that they ran: $$(ls .tests/*/phantom0/outputs/phantom/report.html)."
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/run_all.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

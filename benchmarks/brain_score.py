@@ -9,10 +9,10 @@ time for all of them extrapolated. Both must choose the same penalties and weigh
 
 import argparse
 import resource
-import time
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
+from timing import compare
 
 from Evaluation_Metrics.encoding import FOLDS, PENALTIES, fit_encoder
 
@@ -44,26 +44,17 @@ def main():
     fmri += 3 * rng.standard_normal(fmri.shape)
     groups = np.arange(args.clips) * args.runs // args.clips
 
-    began, used = time.perf_counter(), time.process_time()
-    model = fit_encoder(features, fmri, groups)
-    seconds, core_seconds = time.perf_counter() - began, time.process_time() - used
+    weights, model = compare(
+        f"encoding of {args.vertices} vertices by {args.features} features of {args.clips} clips",
+        lambda: [plain_ridge(features, fmri[:, vertex], groups) for vertex in range(args.plain_vertices)],
+        lambda: fit_encoder(features, fmri, groups),
+        repeats=3,
+        scale=args.vertices / args.plain_vertices,
+    )
+    worst = max(np.abs(found - model.weights[:, v]).max() / np.abs(found).max() for v, (found, _) in enumerate(weights))
+    same = [penalty for _, penalty in weights] == [float(found) for found in model.penalties[0, : len(weights)]]
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"fit_encoder: {args.vertices} vertices, {args.clips} clips, {args.features} features: {seconds:.1f} s, {core_seconds:.1f} core-s, {memory:.2f} GiB"
-    )
-
-    began, used, worst = time.perf_counter(), time.process_time(), 0
-    for vertex in range(args.plain_vertices):
-        weights, penalty = plain_ridge(features, fmri[:, vertex], groups)
-        assert np.isclose(penalty, model.penalties[0, vertex])
-        worst = max(worst, np.abs(weights - model.weights[:, vertex]).max() / np.abs(weights).max())
-    plain, plain_core = (
-        (now - then) / args.plain_vertices * args.vertices for now, then in ((time.perf_counter(), began), (time.process_time(), used))
-    )
-    print(
-        f"a ridge per vertex, extrapolated from {args.plain_vertices} vertices: {plain:.0f} s, {plain_core:.0f} core-s; weights differ by {worst:.1e}"
-    )
-    print(f"{plain / seconds:.0f} times as long, {plain_core / core_seconds:.0f} times in core-s")
+    print(f"  weights differ by {worst:.1e} of the largest, penalties {'equal' if same else 'differ'}; peak memory {memory:.2f} GiB")
 
 
 if __name__ == "__main__":

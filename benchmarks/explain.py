@@ -9,11 +9,11 @@ The plain shuffles are timed on --plain_orders orders and scaled to 500. About 3
 """
 
 import argparse
-import time
 
 import cv2
 import numpy as np
 import torch
+from timing import compare
 
 from Evaluation_Metrics.EPE import epe
 from Explainable_analysis.Cortical_visualization.weight_projection import project_semantic, to_unit_range
@@ -21,12 +21,6 @@ from Explainable_analysis.shuffle_test.shuffle_for_EPE import shuffled_epe
 from models.semantic_decoder import SemanticDecoder
 
 N_ORDERS = 500  # 5 repeats of 100
-
-
-def timed(function, *args):
-    began = time.perf_counter()
-    result = function(*args)
-    return time.perf_counter() - began, result
 
 
 def plain_projection(model, dtype):
@@ -40,22 +34,17 @@ def plain_projection(model, dtype):
 
 
 def compare_projections():
-    """Interleave plain products and ours, and print the ratio of the shortest times of each."""
+    """Plain products and ours, in turn."""
     torch.manual_seed(0)
     model = SemanticDecoder().eval()
-    times = {"ours": [], torch.float32: [], torch.float64: []}
-    for _ in range(2):
-        for _ in range(5):
-            seconds, found = timed(project_semantic, model)
-            times["ours"].append(seconds)
-        for dtype in (torch.float32, torch.float64):
-            seconds, expected = timed(plain_projection, model, dtype)
-            times[dtype].append(seconds)
-    ours, single, double = map(min, times.values())
-    print(
-        f"weight projection: ours {ours:.4f} s; plain product in float64 {double:.2f} s: {double / ours:.0f} times as fast; in float32 "
-        f"{single:.2f} s: {single / ours:.0f} times as fast; largest difference from float64 {np.abs(found - expected).max():.1e}"
-    )
+    for dtype in (torch.float32, torch.float64):
+        expected, found = compare(
+            f"weight projection, plain product in {str(dtype).removeprefix('torch.')}",
+            lambda dtype=dtype: plain_projection(model, dtype),
+            lambda: project_semantic(model),
+            repeats=3,
+        )
+        print(f"  largest difference {np.abs(found - expected).max():.1e}")
 
 
 def main():
@@ -69,14 +58,14 @@ def main():
     pred = np.stack([[still[4 * t : 4 * t + 512, 5 * t : 5 * t + 512] for t in range(8)]])
     orders = np.stack([rng.permutation(8) for _ in range(N_ORDERS)])
     few = orders[: args.plain_orders]
-    plain, expected = timed(lambda: np.array([epe(pred[:, order], gt)[0].mean() for order in few]))
-    ours, found = timed(shuffled_epe, pred, gt, orders)
-    plain *= N_ORDERS / len(few)
-    error = np.abs(found[: len(few)] - expected).max()
-    print(
-        f"shuffle test, {N_ORDERS} orders of a clip of 8 x 512 x 512: plain {plain:.0f} s (from {len(few)} orders), ours {ours:.1f} s: "
-        f"{plain / ours:.0f} times as fast; largest difference {error:.1e}"
+    expected, found = compare(
+        f"shuffle test, {N_ORDERS} orders of a clip of 8 x 512 x 512",
+        lambda: np.array([epe(pred[:, order], gt)[0].mean() for order in few]),
+        lambda: shuffled_epe(pred, gt, orders),
+        repeats=3,
+        scale=N_ORDERS / len(few),
     )
+    print(f"  largest difference {np.abs(found[: len(few)] - expected).max():.1e}")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from scipy import stats
 from threadpoolctl import threadpool_limits
+from timing import compare, tell, timed
 from tqdm import tqdm
 
 from common import cli, fmri
@@ -34,16 +34,6 @@ from Data_preprocess.cifti import N_GRAYORDINATES, SPACES
 from Data_preprocess.cifti_writing import write_series
 
 N_SEGMENTS = 18
-
-
-def timed(function, *args, repeat=1):
-    """Result and the least of `repeat` times, s."""
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = function(*args)
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
 
 
 # ---------------------------------------------------------------------------------------------- the plain form
@@ -76,25 +66,23 @@ def plain_read(path):
 
 
 def compare_arithmetic(volumes, n_vertices, n_plain):
-    """One run and one mask, in double precision, both ways; prints the ratios."""
+    """One run and one mask, in double precision, both ways; prints the ratios, returns the seconds of the plain mask."""
     rng = np.random.default_rng(0)
     rep1, rep2 = (rng.normal(size=(n_vertices, volumes)).T + 100 for _ in range(2))
     vertices = rng.choice(n_vertices, n_plain, replace=False)
-    expected, plain = timed(plain_clean, rep1, vertices)
-    (clean, _, _), ours = timed(fmri_runs.clean_run, rep1, repeat=3)
-    plain *= n_vertices / n_plain
-    error = np.abs(clean[:, vertices] - expected).max()
-    print(f"one run's arithmetic: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}")
-
+    expected, (clean, _, _) = compare(
+        f"detrending and z-scores of a run of {volumes} x {n_vertices}",
+        lambda: plain_clean(rep1, vertices), lambda: fmri_runs.clean_run(rep1), repeats=3, scale=n_vertices / n_plain,
+    )  # fmt: skip
+    print(f"  largest difference {np.abs(clean[:, vertices] - expected).max():.0e}")
     segments = [(rep1[shift:], rep2[: volumes - shift]) for shift in range(N_SEGMENTS)]  # 18 that differ, in the memory of one
-    expected, plain = timed(plain_mask, segments, vertices)
-    (_, p), ours = timed(fmri.repetition_reliability, segments)
-    plain *= n_vertices / n_plain
-    error = np.abs(p[vertices] - expected).max()
-    print(
-        f"mask over {N_SEGMENTS} segments: {ours:.2f} s, plain {plain:.1f} s: {plain / ours:.0f} times faster; largest difference {error:.0e}"
-    )
-    return plain
+    seconds, expected = timed(plain_mask, segments, vertices)
+    expected, (_, p) = compare(
+        f"mask over {N_SEGMENTS} segments",
+        lambda: plain_mask(segments, vertices), lambda: fmri.repetition_reliability(segments), repeats=3, scale=n_vertices / n_plain,
+    )  # fmt: skip
+    print(f"  largest difference {np.abs(p[vertices] - expected).max():.0e}")
+    return seconds * n_vertices / n_plain
 
 
 def write_subject(root, n_runs, volumes, space):
@@ -132,7 +120,7 @@ def run_step_4(root, out, n_runs, volumes, space, workers):
     flags = ["--data_root", root, "--out_root", out, "--space", space, "--workers", workers, "--no_figures"]
     flags += ["--roi", "V1"] if n_runs[0] < 3 else []  # no t-test worth the name
     command = [sys.executable, "-c", RUN_STEP_4, *size, *flags]
-    _, seconds = timed(lambda: subprocess.run(list(map(str, command)), check=True, stderr=subprocess.DEVNULL))
+    seconds, _ = timed(lambda: subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
     metrics = json.loads((Layout(out / "CC2017").fmri_report(1).parent / "metrics.json").read_text())
     return seconds, metrics["peak_memory_gb"] * (workers + 1 if workers > 1 else 1)
 
@@ -158,20 +146,20 @@ def main(args):
         plain_of_mask = compare_arithmetic(args.volumes - 5, n_vertices, args.plain_vertices)
         root = Path(scratch)
         paths = write_subject(root, args.runs, args.volumes, args.space)
-        run, reading = timed(plain_read, paths[0], repeat=3)
+        reading, run = timed(plain_read, paths[0])
         vertices = np.random.default_rng(1).choice(n_vertices, args.plain_vertices, replace=False)
-        _, arithmetic = timed(plain_clean, run[1 : args.volumes - 4], vertices)
+        arithmetic = timed(plain_clean, run[1 : args.volumes - 4], vertices)[0] * n_vertices / args.plain_vertices
         del run
-        arithmetic *= n_vertices / args.plain_vertices
         plain = len(paths) * (reading + arithmetic) + plain_of_mask * args.runs[0] / N_SEGMENTS
         print(
-            f"{len(paths)} series of {args.volumes} x {n_vertices}: plain {plain:.0f} s; a series {reading:.2f} s reading, {arithmetic:.1f} s arithmetic"
+            f"{len(paths)} series of {args.volumes} x {n_vertices}: plain, a series {reading:.2f} s reading, {arithmetic:.1f} s arithmetic"
         )
         for workers in sorted({1, args.workers}):
             for path in paths:
                 path.read_bytes()  # into the page cache
-            seconds, memory = run_step_4(root, root / f"out{workers}", args.runs, args.volumes, args.space, workers)
-            print(f"step 4, --workers {workers}: {seconds:.0f} s, {plain / seconds:.1f} times faster; at most {memory:.1f} GB")
+            runs = [run_step_4(root, root / f"out{workers}_{i}", args.runs, args.volumes, args.space, workers) for i in range(3)]
+            tell(f"step 4, --workers {workers}", [plain] * len(runs), [seconds for seconds, _ in runs], extrapolated=True)
+            print(f"  at most {max(memory for _, memory in runs):.1f} GB")
     print(f"this script: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from timing import tell, timed
 from tqdm import tqdm
 
 from common import cli
@@ -44,14 +45,9 @@ def write_participant(root):
 
 
 def read_whole(paths):
-    """Seconds for reading all series, the best of three times."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        for path in paths:
-            nib.load(path).get_fdata(dtype=np.float32, caching="unchanged").sum()  # a plain file is mapped: touch all of it
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    """Touch all values of all series; a plain file is mapped."""
+    for path in paths:
+        nib.load(path).get_fdata(dtype=np.float32, caching="unchanged").sum()
 
 
 def run_step_5(root, out, workers):
@@ -77,12 +73,13 @@ def main(args):
     with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
         root = Path(scratch)
         paths = write_participant(root / "data")
-        reading = read_whole(paths)
-        work, whole, memory = run_step_5(root / "data", root / "out", args.workers)
+        runs = [(timed(read_whole, paths)[0], *run_step_5(root / "data", root / f"out{i}", args.workers)) for i in range(3)]
+        reading, work, whole, memory = np.array(runs).T
         size = sum(path.stat().st_size for path in paths) / 1e9
-        print(f"{len(paths)} series, {size:.2f} GB: read in {reading:.2f} s")
-        print(f"step 5, --workers {args.workers}: {work:.2f} s ({work / reading:.1f} times), with Python's start {whole:.1f} s "
-              f"({whole / reading:.1f} times); at most {memory:.2f} GB a process")  # fmt: skip
+        print(f"{len(paths)} series, {size:.2f} GB; 'plain' is reading them by nibabel, without any arithmetic")
+        tell(f"step 5, --workers {args.workers}", reading, work)
+        tell("  with Python's start", reading, whole)
+        print(f"  at most {memory.max():.2f} GB a process")
 
 
 if __name__ == "__main__":

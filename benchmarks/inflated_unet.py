@@ -137,7 +137,10 @@ def main(args):
     print(f"doubled keys: {extra_flops / 1e9:.1f} GFLOP on top of {stock_flops / 1e9:.1f}, {share:.1%}")
     for kind, name in enumerate(("elapsed", "processor")):
         ratio = np.array(runs["inflated"])[:, kind] / np.array(runs["stock"])[:, kind]
-        print(f"{name} time: {np.median(ratio):.3f} x stock, {np.median(ratio) / (1 + share):.3f} x (stock + doubled keys), bar {BAR}")
+        spread = f"({ratio.min():.3f} to {ratio.max():.3f} in {len(ratio)} rounds)"
+        print(
+            f"{name} time: {np.median(ratio):.3f} x stock {spread}, {np.median(ratio) / (1 + share):.3f} x (stock + doubled keys), bar {BAR}"
+        )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ About 5 min on two cores with 100 clips. Uses 1.3 GB below --folder, deleted at 
 import argparse
 import resource
 import tempfile
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 from skimage.metrics import structural_similarity
+from timing import compare
 
 from common import cli
 from common.readers import ArrayClips
@@ -68,12 +68,6 @@ def released_n_way(scores, true_ids, n_way, n_trials, rng):
     return np.array(accuracy)
 
 
-def seconds(function):
-    start = time.perf_counter()
-    result = function()
-    return time.perf_counter() - start, result
-
-
 def main(args):
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -83,12 +77,14 @@ def main(args):
         pairs = Pairs(ArrayClips(folder / "pred.npy"), ArrayClips(folder / "gt.npy"))
         for _, pred, gt in pairs:  # warm the cache for both sides
             pred.sum(), gt.sum()
-        slow, values = seconds(lambda: np.array([plain_ssim_and_epe(pred, gt) for _, pred, gt in pairs]))
-        fast, (columns, _) = seconds(lambda: per_clip.score_pairs(pairs, [SSIM.metric(), EPE.metric()], Towers({}), workers=args.workers))
-        print(f"SSIM and EPE of {args.n_clips} clips of 8 x 512 x 512, OpenCV on one thread in both:")
-        print(f"  plain loop {slow:.1f} s, pool of {args.workers} (angular error besides) {fast:.1f} s: {slow / fast:.2f} times as fast")
+        values, (columns, _) = compare(
+            f"SSIM and EPE of {args.n_clips} clips of 8 x 512 x 512, a pool of {args.workers} against one process",
+            lambda: np.array([plain_ssim_and_epe(pred, gt) for _, pred, gt in pairs]),
+            lambda: per_clip.score_pairs(pairs, [SSIM.metric(), EPE.metric()], Towers({}), workers=args.workers),
+            repeats=3,
+        )
         gap = max(np.abs(columns["SSIM"] - values[:, 0]).max(), np.abs(columns["EPE"] - values[:, 1]).max())
-        print(f"  largest difference of a value {gap:.1e}")
+        print(f"  OpenCV on one thread in both, angular error besides in ours; largest difference of a value {gap:.1e}")
         in_memory = 2 * (per_clip.IN_FLIGHT + per_clip.BLOCK) + per_clip.BLOCK
         peak = [resource.getrusage(who).ru_maxrss / 2**20 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
         print(f"  at most {in_memory} clips in memory, truth included; peak {peak[0]:.2f} GB here, {peak[1]:.2f} GB in a worker")
@@ -97,17 +93,19 @@ def main(args):
     scores, truth = rng.normal(size=(2, 1200, 400))
     scores += truth
     for n_way in (2, 50):
-        slow, sampled = seconds(lambda n=n_way: released_n_way(scores, true_classes(truth), n, 100, np.random.RandomState(0)))
-        fast = np.median([seconds(lambda n=n_way: n_way_accuracy(scores, true_classes(truth), n))[0] for _ in range(5)])
-        exact = n_way_accuracy(scores, true_classes(truth), n_way)
-        print(f"{n_way}-way accuracy of 1200 clips, 400 classes:")
-        print(f"  released loop of 100 trials {slow:.2f} s, closed form {1e3 * fast:.1f} ms: {slow / fast:.0f} times as fast")
-        print(f"  mean {sampled.mean():.4f} sampled, {exact.mean():.4f} exact")
+        sampled, exact = compare(
+            f"{n_way}-way accuracy of 1200 clips, 400 classes, closed form against 100 trials",
+            lambda n=n_way: released_n_way(scores[:300], true_classes(truth[:300]), n, 100, np.random.RandomState(0)),
+            lambda n=n_way: n_way_accuracy(scores, true_classes(truth), n),
+            repeats=3,
+            scale=4,
+        )
+        print(f"  mean of the first 300 {sampled.mean():.4f} sampled, {exact[:300].mean():.4f} exact")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n_clips", type=cli.one_or_more, default=100, help="clips for SSIM and EPE")
     parser.add_argument("--workers", type=cli.processes, default=n_cores(), help="processes of the pool")
-    parser.add_argument("--folder", type=Path, default=Path("outputs"), help="where the clips are made")
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="where the clips are made")
     main(parser.parse_args())
