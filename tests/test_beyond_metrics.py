@@ -14,9 +14,21 @@ from skimage.metrics import structural_similarity
 from test_evaluate import degrade, house, made_clips, run, save_recons, tiny_models  # noqa: F401
 from tiny import error_of, load_script
 
+import Evaluation_Metrics
 from common import cli, datasets
 from common.files import UserError, read_json, write_json
-from Evaluation_Metrics import compare, evaluate, identification, image_nets, motion_energy, paper_tables, temporal_consistency, towers
+from Evaluation_Metrics import (
+    compare,
+    evaluate,
+    identification,
+    image_nets,
+    motion_energy,
+    paper_tables,
+    protocols,
+    results,
+    temporal_consistency,
+    towers,
+)  # fmt: skip
 from Evaluation_Metrics.CLIP_consist import clip_pcc
 from Evaluation_Metrics.dynamic_degree import moves
 from Evaluation_Metrics.EPE import flows
@@ -444,6 +456,22 @@ def test_one_clip_and_clips_without_a_value(house, capsys):  # noqa: F811
     printed = capsys.readouterr().out
     for column, clip in (("flow-cosine", 2), ("motion-moving", 2), ("PixCorr", 3)):
         assert any(line.startswith(f"{column}: undefined for") and str(clip) in line for line in printed.splitlines()), column
+
+
+def test_a_metric_is_one_file_and_its_row(tmp_path, monkeypatch):
+    """What CONTRIBUTING.md says of a new metric."""
+    (tmp_path / "brightness.py").write_text(
+        "from Evaluation_Metrics import per_clip\n"
+        "def brightness_gap(pred, gt): return abs(pred.mean((1, 2, 3, 4)) - gt.mean((1, 2, 3, 4)))\n"
+        "def metric(columns): return per_clip.Metric(tuple(columns), brightness_gap, still={columns[0]: 0.0})\n"
+    )
+    monkeypatch.setattr(Evaluation_Metrics, "__path__", [*Evaluation_Metrics.__path__, str(tmp_path)])
+    row = {"metric": "brightness", "columns": ["brightness-gap"], "better": "lower"}
+    monkeypatch.setitem(results.PROTOCOLS, "correct", results.PROTOCOLS["correct"] | {"metrics": [row]})
+    (made,) = protocols.protocol_metrics("correct", datasets.PHANTOM)
+    dark = np.zeros((3, 8, 4, 4, 3), np.uint8)
+    assert made.values(dark, dark + np.uint8(10))["brightness-gap"].tolist() == [10, 10, 10]
+    assert results._columns("lower") >= {"brightness-gap", "EPE"} and "SSIM" not in results.LOWER_IS_BETTER
 
 
 @pytest.mark.parametrize("protocol, size", [("neurons", 48), ("cinebrain", 48)])
