@@ -51,10 +51,10 @@ def error_of(capsys, script, *argv):
 # ---------------------------------------------------------------------------------------------- models
 
 
-def run_chain(dataset, folder):
-    """The whole pipeline, as a newcomer calls it, with data/ and outputs/ in a folder."""
+def run_chain(dataset, folder, *flags):
+    """The whole pipeline, as a newcomer calls it, with data/ and outputs/ in a folder; or with flags."""
     roots = ["--data_root", str(folder / "data"), "--out_root", str(folder / "outputs")]
-    command = [sys.executable, "run_pipeline.py", "--dataset", dataset, *roots]
+    command = [sys.executable, "run_pipeline.py", "--dataset", dataset, *roots, *flags]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
 
