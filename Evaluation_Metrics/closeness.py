@@ -37,7 +37,7 @@ from Evaluation_Metrics.metric_script import frame_rate
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_needs
-from Evaluation_Metrics.results import read_per_clip, read_result, summarise, write_csv
+from Evaluation_Metrics.results import LOWER_IS_BETTER, read_per_clip, read_result, summarise, write_csv
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
 log = logging.getLogger(__name__)
@@ -167,20 +167,48 @@ def held_out(dataset, data_root, numbers):
     return np.array([wanted[number - 1] not in seen for number in numbers])
 
 
-def compare_held_out(values, apart, rng, n_bootstraps=2000):
-    """Mean of a metric over the clips of held-out combinations less that over the others, with its 95 % bootstrap interval, dict."""
-    parts = [values[apart & np.isfinite(values)], values[~apart & np.isfinite(values)]]
+def compare_held_out(values, retrieved, apart, rng, lower=False, n_bootstraps=2000):
+    """A metric on the clips of held-out combinations, beside the other clips and beside the nearest training clip.
+
+    Parameters
+    ----------
+    values, retrieved : arrays, (N,)
+        of the method, and of the training clip that retrieval shows
+    apart : array, (N,) bool
+        clips of held-out combinations
+    rng : np.random.Generator
+    lower : bool
+        whether less is better
+
+    Returns
+    -------
+    dict
+        means, 95 % bootstrap intervals of both differences, and whether retrieval is beaten: True, False, or None where the interval
+        holds 0; None with fewer than two clips of a kind
+    """
+    known = np.isfinite(values) & np.isfinite(retrieved)
+    parts, beyond = [values[apart & known], values[~apart & known]], (values - retrieved)[apart & known]
     if min(map(len, parts)) < 2:
         return None
-    drawn = [part[rng.integers(0, len(part), (n_bootstraps, len(part)))].mean(1) for part in parts]
+    drawn = [part[rng.integers(0, len(part), (n_bootstraps, len(part)))].mean(1) for part in (*parts, beyond)]
     low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
+    beyond_low, beyond_high = np.quantile(drawn[2], [0.025, 0.975])
     return {
-        "held_out": float(parts[0].mean()),
-        "others": float(parts[1].mean()),
-        "low": float(low),
-        "high": float(high),
-        "n": len(parts[0]),
-    }
+        "held_out": float(parts[0].mean()), "others": float(parts[1].mean()), "low": float(low), "high": float(high), "n": len(parts[0]),
+        "retrieved": float(retrieved[apart & known].mean()), "beyond_low": float(beyond_low), "beyond_high": float(beyond_high),
+        "beaten": None if beyond_low <= 0 <= beyond_high else bool((beyond_low > 0) != lower),
+    }  # fmt: skip
+
+
+def words_of_held_out(rows):
+    """What the held-out combinations say, a line a metric."""
+    verdicts = {True: "retrieval is beaten", False: "retrieval is NOT beaten", None: "retrieval is neither beaten nor better"}
+    return [
+        f"{column}: held-out combinations {of['held_out']:.3f}, others {of['others']:.3f} (difference {of['low']:.3f} to {of['high']:.3f}); "
+        f"nearest training clip, decoded, {of['retrieved']:.3f} on the held-out ones: {verdicts[of['beaten']]}"
+        for column, row in rows.items()
+        if (of := row["held_out"])
+    ]
 
 
 def read_distances(args, dataset, place, truth, training, numbers):
@@ -294,7 +322,7 @@ def audit(args, dataset, facts, numbers, own, trivial, distances, free):
             "shares": {name: share_of(value, of, floor) for name, of in others.items()},
             "lines": {name: regress(distance, value, rng) for name, distance in distances.items()},
             "beyond_decoded": {"difference": mean, "low": low, "high": high},
-            "held_out": None if apart is None else compare_held_out(value, apart, rng),
+            "held_out": None if apart is None else compare_held_out(value, others[BASELINES[0]], apart, rng, column in LOWER_IS_BETTER),
         }
     return rows
 
@@ -335,13 +363,9 @@ def main(args):
             {c: row["lines"] for c, row in rows.items()},
         )
         text = to_table(title, facts["method"], rows, bool(floor))
-        write_text(out / "table.md", text + "\n")
-        print(text)
-        for column, row in rows.items():
-            if of := row["held_out"]:
-                print(
-                    f"{dataset.label}{column}: held-out combinations {of['held_out']:.3f}, others {of['others']:.3f}, difference {of['low']:.3f} to {of['high']:.3f}"
-                )
+        said = words_of_held_out(rows)
+        write_text(out / "table.md", "\n".join([text, *(f"\n{line}" for line in said)]) + "\n")
+        print("\n".join([text, *(f"{dataset.label}{line}" for line in said)]))
         record.finish(phantom=dataset.simulated, title=title, method=facts["method"], audit=rows)
         print(f"wrote {out}")
 

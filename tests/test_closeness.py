@@ -13,7 +13,7 @@ from common import datasets
 from common.files import UserError, read_json, save_array, write_json
 from common.layout import Layout
 from Evaluation_Metrics import closeness, evaluate
-from Evaluation_Metrics.closeness import compare_held_out, held_out, nearest, regress, share_of
+from Evaluation_Metrics.closeness import compare_held_out, held_out, nearest, regress, share_of, words_of_held_out
 from Evaluation_Metrics.results import read_evaluation
 
 RNG = np.random.default_rng
@@ -67,8 +67,16 @@ def test_held_out_combinations_are_found_and_compared(tmp_path):
     assert held_out(entry, "", [1, 2]) is None
     write_json(path, {"train": scenes[1:2], "test": scenes})
     np.testing.assert_array_equal(held_out(entry, "", [1, 2, 3]), [True, False, True])
-    found = compare_held_out(np.array([1.0, 1, 3, 3, np.nan]), np.array([True, True, False, False, True]), RNG(0))
+    values, apart = np.array([1.0, 1, 3, 3, np.nan]), np.array([True, True, False, False, True])
+    found = compare_held_out(values, np.array([0.5, 0.75, 9, 9, 9]), apart, RNG(0))
     assert (found["held_out"], found["others"], found["low"], found["high"], found["n"]) == (1, 3, -2, -2, 2)
+    assert (found["retrieved"], found["beyond_low"], found["beyond_high"], found["beaten"]) == (0.625, 0.25, 0.5, True)
+    assert compare_held_out(values, np.array([0.5, 0.75, 9, 9, 9]), apart, RNG(0), lower=True)["beaten"] is False
+    assert compare_held_out(values, np.array([0.5, 1.5, 9, 9, 9]), apart, RNG(0))["beaten"] is None
+    (line,) = words_of_held_out({"SSIM": {"held_out": found}, "EPE": {"held_out": None}})
+    assert line.startswith("SSIM: held-out combinations 1.000, others 3.000") and line.endswith(
+        "0.625 on the held-out ones: retrieval is beaten"
+    )
 
 
 def test_the_decoder_is_the_one_that_made_the_reconstructions(tmp_path):
