@@ -296,6 +296,13 @@ def test_memory_flags_change_nothing(world, full, tmp_path):
     assert np.abs(all_frames(tmp_path, (1, 2)) - all_frames(full, (1, 2))).max() <= 1
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_gives_the_frames_of_fp32(world, full, tmp_path, precision):
+    run(world, tmp_path, "--clips", "1", "--precision", precision, "--format", "npz")
+    error = frames_of(tmp_path, 1).astype(float) - frames_of(full, 1)
+    assert 0 < (error**2).mean() ** 0.5 < 8  # of 255
+
+
 def test_a_preset_sets_its_group_and_what_comes_later_overrules_it(world, tmp_path):
     names = ("scheduler", "steps", "inversion_steps", "guidance_interval", "deep_every", "guidance", "no_inversion")
     paper = dict(zip(names, ("ddim", 50, None, None, 1, 12.5, False), strict=True))
