@@ -11,7 +11,7 @@ from pathlib import Path
 from common.cli import PROJECT
 from common.files import UserError, write_text
 
-SHARDED = ("train", "reconstruct")  # stages whose scripts share their work over several GPUs
+SHARDED = ("extract", "train", "reconstruct")  # stages whose scripts share their work over several GPUs
 NOTICE = 120  # seconds before a time limit at which a job saves its state and queues again
 _SCRIPT = """\
 #!/bin/bash

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState, debug_launcher
+from accelerate.commands.config.config_args import load_config_from_file
 from PIL import Image
-from tiny import N_TEST, N_TRAIN, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, prompt_ids, run_script
+from tiny import N_TEST, N_TRAIN, ROOT, SIZE, SMALL, WORDS, fails, load_script, make_captions, make_frames, prompt_ids, run_script
 
 from common.captions import write_captions
 from common.datasets import DATASETS
@@ -180,6 +181,14 @@ def in_process(commands):
         run_script(script, *command)
     layout = Layout(Path(commands[0][1][3]) / "phantom")
     (layout.root / f"rank{PartialState().process_index}").write_text(str(PartialState().num_processes))
+
+
+@pytest.mark.parametrize(("name", "processes", "nodes"), [("one_gpu", 1, 1), ("eight_gpus", 8, 1), ("two_nodes", 16, 2)])
+def test_launch_files(name, processes, nodes):
+    """As accelerate reads them."""
+    config = load_config_from_file(str(ROOT / f"configs/accelerate/{name}.yaml"))
+    assert (config.num_processes, config.num_machines, config.mixed_precision, config.use_cpu) == (processes, nodes, "no", False)
+    assert (config.distributed_type == "MULTI_GPU") == (processes > 1)
 
 
 def test_two_processes_give_the_bytes_of_one(world, models, tmp_path):

@@ -1,10 +1,14 @@
-"""Channels last and bf16 give the phantom's frames: few steps of what benchmarks/precision_flags.py measures in full."""
+"""Channels last and bf16 give the phantom's frames: few steps of what benchmarks/precision_flags.py measures in full.
+
+And what benchmarks/gpu.py and memory.py compute, at a size for a CPU.
+"""
 
 import pytest
 import torch
-from tiny import load_script
+import torch.nn.functional as F
+from tiny import error_of, load_script
 
-flags = load_script("benchmarks/precision_flags.py")
+flags, gpu, memory = (load_script(f"benchmarks/{name}.py") for name in ("precision_flags", "gpu", "memory"))
 
 
 @pytest.fixture(autouse=True)
@@ -35,3 +39,39 @@ def test_flags_reach_the_models():
         assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.text_encoder)} == {torch.bfloat16 if label == "bf16" else torch.float32}
         assert kernel.is_contiguous(memory_format=torch.channels_last) == (label == "channels last")
         assert (pipe.unet._compiled_call_impl is not None) == (label == "compile")
+
+
+# ---------------------------------------------------------------------------------------------- benchmarks
+
+
+def test_gpu_benchmark_at_a_size_for_a_cpu(tmp_path, capsys):
+    cpu = torch.device("cpu")
+    rows = gpu.same_numbers(cpu, 42, clips=1, start_timestep=21)
+    assert [difference for _, difference, _ in rows] == [0, 0, 0]  # the CPU against itself
+    rows = gpu.unet_rows(cpu, [1, 2], 1, channels=(32, 32, 32, 32), size=8, dtypes=("fp32", "bf16"), compiled=(False,))
+    assert [(name, clips, finite) for name, _, clips, *_, finite in rows] == [(k, n, "yes") for k in ("fp32", "bf16") for n in (1, 2)]
+    rows = gpu.training_rows(cpu, 1, "--attn_dim", 8, "--d_ff", 8, "--encoder_dim", 8, voxels=6, latent=(1, 4, 4), batch=3)
+    assert [row[0] for row in rows] == ["fp32", "tf32", "bf16"] and all(float(ms) > 0 for _, ms, _ in rows)
+
+    def out_of_memory():
+        raise torch.cuda.OutOfMemoryError
+
+    assert gpu.cells(*gpu.timed(out_of_memory, cpu, 1)) == ["does not fit", ""] and gpu.cells(0.5, 2e9, per=4) == ["125.0", "2.00"]
+    if not torch.cuda.is_available():
+        assert "there is no GPU that PyTorch can use; run this on a machine with one" in error_of(
+            capsys, gpu, "--page", tmp_path / "page.md"
+        )
+        assert not (tmp_path / "page.md").exists()
+
+
+@torch.no_grad()
+def test_operations_and_bytes_are_counted():
+    """By hand: a product, what is alive at its end, attention without a matrix of scores; sizes of the published models."""
+    x, weight = memory.empty(3, 4), memory.empty(5, 4)
+    assert memory.count(lambda: F.linear(x, weight)) == (3 * 5 * 4, 2 * 3 * 4 * 5)
+    assert memory.count(lambda: F.linear(x, weight).relu().sum())[0] == 2 * 3 * 5 * 4  # the first is gone when the sum comes
+    query, key = memory.empty(2, 1, 7, 4), memory.empty(2, 1, 100, 4)
+    used = memory.count(lambda: F.scaled_dot_product_attention(query, key, key))
+    assert used == (2 * 7 * 4 * 4, 2 * 2 * 2 * 7 * 100 * 4)
+    assert memory.parameters(memory.build(memory.make_unet)) == 859_520_964
+    assert memory.parameters(memory.build(memory.make_vae)) == 83_653_863

@@ -1,0 +1,246 @@
+"""What a GPU does with this project: one command for a machine that has one. Writes benchmarks/GPU.md.
+
+1. The same numbers as the CPU: stage 2 on the phantom's models, decoders of full size, each against the CPU's with a bar.
+2. An inflated UNet of Stable Diffusion 1.5's size with random weights, in fp16 and bf16, compiled or not, 1 to 8 clips a call.
+3. Training steps of the full-size CMG in fp32, TF32 and bf16.
+4. The whole chain on the phantom (run_pipeline.py), and its reconstruction again by two processes where there are two GPUs.
+
+Reads    the phantom's models
+Writes   benchmarks/GPU.md; a temporary folder
+
+    python benchmarks/gpu.py
+    python benchmarks/gpu.py --parts same unet training
+
+About half an hour on a data-centre GPU (not measured), most of it the chain; 24 GB of GPU memory for all sizes, what does not fit is said.
+"""
+
+import copy
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from diffusers import UNet2DConditionModel
+
+from common import cli
+from common.files import UserError, write_text
+from Feature_decoding import train_CMG
+from models.encoders import N_TOKENS
+from models.inflated_sd import inflate_unet
+from models.losses import cmg_loss
+from models.pipeline import encode_prompts, render
+from models.precision import allow_tf32
+from models.semantic_decoder import SemanticDecoder
+from models.structure_decoder import StructureDecoder
+from phantom.perfect_decoding import decode_perfectly
+from Reconstruction import video_recons
+from Reconstruction.stage2 import clip_noise, load_pipeline, pipeline_options, render_options
+
+PAGE = cli.PROJECT / "benchmarks/GPU.md"
+PARTS = ("same", "unet", "training", "chain")
+VOXELS, LATENT, BATCH = 4500, (4, 64, 64), 64
+SAME = 1e-3  # largest difference from the CPU's numbers, of frames in 0...1 and relative to the largest value of outputs
+OUT_OF_MEMORY = "does not fit"
+
+
+def get_parser():
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("benchmark")
+    group.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="parts to run")
+    group.add_argument("--clips", type=cli.one_or_more, nargs="+", default=[1, 2, 4, 8], help="clips of a UNet call")
+    group.add_argument("--rounds", type=cli.one_or_more, default=5, help="number of timed calls")
+    group.add_argument("--page", type=Path, default=PAGE, help="page that is written")
+    return parser
+
+
+def timed(function, device, rounds):
+    """Median seconds of a call after two untimed ones, and peak bytes on the GPU; None for both where memory does not suffice."""
+    on_gpu = device.type == "cuda"
+    try:
+        if on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(device)
+        seconds = []
+        for _ in range(rounds + 2):
+            began = time.perf_counter()
+            function()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            seconds.append(time.perf_counter() - began)
+    except torch.cuda.OutOfMemoryError:
+        return None, None
+    return median(seconds[2:]), torch.cuda.max_memory_allocated(device) if on_gpu else 0
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|", *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+def cells(seconds, peak, per=1):
+    """Milliseconds of one of `per`, and gigabytes, as a table shows them."""
+    return [OUT_OF_MEMORY, ""] if seconds is None else [f"{1000 * seconds / per:.1f}", f"{peak / 1e9:.2f}"]
+
+
+# ---------------------------------------------------------------------------------------------- 1. the same numbers
+
+
+@torch.no_grad()
+def same_numbers(device, seed, clips=2, **recipe):
+    """Rows (what, largest difference from the CPU, bar); `recipe` changes the phantom's profile of stage 2."""
+    args = cli.parse(video_recons.get_parser, ["--dataset", "phantom"], "Reconstruction/video_recons")
+    vars(args).update(recipe)
+    sd, cpu, rows, frames = cli.PROJECT / "phantom/models/sd", torch.device("cpu"), [], []
+    truth = None
+    for where in (cpu, device):
+        pipe = load_pipeline(sd, where, **pipeline_options(args))
+        if truth is None:
+            truth, latents, tokens = decode_perfectly(pipe, clips, seed)
+            noise = torch.stack([clip_noise(seed, clip, latents.shape[1:], args.noise_shared) for clip in range(1, clips + 1)])
+        options = render_options(args)
+        frames.append(render(pipe, latents.to(where), tokens.to(where), noise, encode_prompts(pipe, N_TOKENS), **options))
+    rows.append(("stage 2 on the phantom's models, frames in 0...1", np.abs(frames[0] - frames[1]).max(), SAME))
+    fmri = torch.randn(4, VOXELS, generator=torch.Generator().manual_seed(seed))
+    for kind in (SemanticDecoder, StructureDecoder):
+        torch.manual_seed(seed)
+        model = kind().eval()
+        expected = torch.as_tensor(first(model(fmri)))
+        found = first(copy.deepcopy(model).to(device)(fmri.to(device))).cpu()
+        rows.append((f"{kind.__name__}, relative", ((found - expected).abs().max() / expected.abs().max()).item(), SAME))
+    return rows
+
+
+def first(output):
+    return output[0] if isinstance(output, tuple) else output
+
+
+# ---------------------------------------------------------------------------------------------- 2. the UNet
+
+
+def build_unet(channels, device, dtype):
+    """Inflated UNet of Stable Diffusion 1.5, of another width if asked for, with random weights."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            unet = UNet2DConditionModel(sample_size=64, block_out_channels=channels, cross_attention_dim=768, attention_head_dim=8)
+    finally:
+        torch.set_default_dtype(before)
+    return inflate_unet(unet.eval().requires_grad_(False))
+
+
+@torch.no_grad()
+def unet_rows(device, clips, rounds, channels=(320, 640, 1280, 1280), size=64, dtypes=("fp16", "bf16"), compiled=(False, True)):
+    """Rows (format, compiled, clips, ms a clip, GB, finite) of a step with guidance: two passes over eight frames a clip."""
+    kinds, rows = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}, []
+    for name in dtypes:
+        for compile_it in compiled:
+            torch.manual_seed(0)
+            unet = build_unet(channels, device, kinds[name])
+            if compile_it:
+                unet.compile()
+            for n in clips:
+                latents = torch.randn(2 * n, 4, 8, size, size, device=device, dtype=kinds[name])
+                text = torch.randn(2 * n, N_TOKENS, 768, device=device, dtype=kinds[name])
+                timestep = torch.tensor(500, device=device)
+                seconds, peak = timed(lambda: unet(latents, timestep, text), device, rounds)  # noqa: B023
+                finite = seconds is not None and bool(unet(latents, timestep, text).sample.isfinite().all())
+                rows.append((name, "yes" if compile_it else "no", n, *cells(seconds, peak, n), "yes" if finite else "no"))
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- 3. training
+
+
+def training_rows(device, rounds, *flags, voxels=VOXELS, latent=LATENT, batch=BATCH):
+    """Rows (format, ms a step, GB) of forward, backward and Adam of the CMG; `flags` are train_CMG's."""
+    args = train_CMG.get_parser().parse_args([str(flag) for flag in flags])
+    model = train_CMG.build_cmg(args, voxels, 8, latent, whole_frames=True).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    frames = torch.randn(batch, 8, latent[0] * latent[1] * latent[2], device=device)
+    fmri, mask = torch.randn(batch, voxels, device=device), torch.ones(batch, 7, 7, dtype=torch.bool, device=device)
+
+    def step(bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            made = model(fmri, frames[:, :-1], mask)
+        optimizer.zero_grad()
+        cmg_loss(made.float(), frames[:, 1:], model.parameters(), 6e-7)[0].backward()
+        optimizer.step()
+
+    rows = []
+    for name in ("fp32", "tf32", "bf16"):
+        allow_tf32(name == "tf32")
+        rows.append((name, *cells(*timed(lambda: step(name == "bf16"), device, rounds))))  # noqa: B023
+    allow_tf32(False)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------- 4. the chain
+
+
+def run(*words):
+    """Seconds of a command of the project; a UserError with its last words where it fails."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=cli.PROJECT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{words[0]} ended with status {done.returncode} ({done.stderr.strip()[-300:]}); run it by hand")
+    return time.perf_counter() - began
+
+
+def chain_rows(folder, n_gpus, n_clips=8):
+    """Rows (what, seconds, finding) of the phantom's chain, and of two processes against it."""
+    places = ["--dataset", "phantom", "--data_root", folder / "data", "--out_root", folder / "outputs"]
+    rows = [("run_pipeline.py", f"{run('run_pipeline.py', *places):.0f}", "every claim of its report holds")]
+    if n_gpus < 2:
+        return [*rows, ("two processes", "", f"not run: {n_gpus} GPU")]
+    two = folder / "two"
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "Reconstruction/video_recons.py"]
+    seconds = run(*launch, *places, "--out", two, "--clips", f"1-{n_clips}")
+    one, largest = folder / "outputs/phantom/recons/sub1/full/results_recons", 0
+    for clip in range(1, n_clips + 1):
+        frames = [np.load(path / f"test{clip}.npz")["frames"].astype(int) for path in (one, two / "results_recons")]
+        largest = max(largest, np.abs(frames[0] - frames[1]).max())
+    return [*rows, (f"video_recons.py, {n_clips} clips, two processes", f"{seconds:.0f}", f"largest difference from one: {largest} of 255")]
+
+
+def main(args):
+    if not torch.cuda.is_available():
+        raise UserError("there is no GPU that PyTorch can use; run this on a machine with one, and commit benchmarks/GPU.md")
+    device, properties = torch.device("cuda"), torch.cuda.get_device_properties(0)
+    allow_tf32(False)
+    lines = [
+        "# On a GPU", "",
+        f"Measured on {date.today()}: {torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 1e9:.0f} GB, PyTorch "
+        f"{torch.__version__}, CUDA {torch.version.cuda}, {platform.system()}; by `benchmarks/gpu.py`.", "",
+    ]  # fmt: skip
+    missed = []
+    if "same" in args.parts:
+        rows = same_numbers(device, args.seed)
+        missed = [what for what, difference, bar in rows if not difference <= bar]  # nor if it is NaN
+        lines += [
+            "## The CPU's numbers",
+            "",
+            *table(("what", "largest difference", "bar"), [(w, f"{d:.1e}", f"{b:.0e}") for w, d, b in rows]),
+        ]
+    if "unet" in args.parts:
+        head = ("weights", "compiled", "clips", "ms a clip", "GB", "finite")
+        lines += ["## A guided step of an SD-1.5-size UNet", "", *table(head, unet_rows(device, args.clips, args.rounds))]
+    if "training" in args.parts:
+        lines += [f"## A step of the full-size CMG, {BATCH} clips", "", *table(("format", "ms", "GB"), training_rows(device, args.rounds))]
+    if "chain" in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            lines += ["## The phantom", "", *table(("what", "seconds", "finding"), chain_rows(Path(folder), torch.cuda.device_count()))]
+    write_text(args.page, "\n".join(lines))
+    print(f"wrote {args.page}")
+    if missed:
+        print(f"differs from the CPU: {', '.join(missed)}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main, get_parser)
