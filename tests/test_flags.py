@@ -2,13 +2,12 @@
 
 import argparse
 import importlib
-import os
-import subprocess
+import io
 import sys
 
 import pytest
 from test_house import SCRIPTS, module_name, relative
-from tiny import ROOT
+from tiny import load_script, run_script
 
 NO_NUMBERS = ("nan", "inf", "-inf", "1e400", "1_0", "x", "", "0x10", "٣", "1,5", "9" * 5000)
 BIG = {"--seed", "--seeds", "--train_seed"}  # which take numbers above a million
@@ -27,7 +26,6 @@ REFUSED = {
 
 def numeric_flags():
     """(script, flag, type, default) of all numeric flags."""
-    sys.path.insert(0, str(ROOT))  # benchmarks are no package that is installed
     for path in SCRIPTS:
         for action in importlib.import_module(module_name(path)).get_parser()._actions:
             if action.option_strings and (numeric(action.type) or isinstance(action.default, (int, float))) and action.nargs != 0:
@@ -64,13 +62,17 @@ def test_every_numeric_flag_has_its_range():
     "argv, status, says",
     [(["--help"], 0, "usage:"), (["--dataset", "HCP", "--data_root", "däta–☃"], 1, "missing"), (["--dataset", "☃"], 2, "error: ")],
 )
-def test_output_in_any_encoding(tmp_path, encoding, argv, status, says):
+def test_output_in_any_encoding(tmp_path, monkeypatch, encoding, argv, status, says):
     """Through cli.run, as every script (tests/test_house.py); what the encoding lacks is a question mark."""
     argv = [*argv, "--subj_ID", "100610", "--workers", "1"] if "HCP" in argv else argv
-    done = subprocess.run(
-        [sys.executable, ROOT / "Data_preprocess/check_data.py", *argv], cwd=tmp_path, capture_output=True,
-        env=os.environ | {"PYTHONIOENCODING": encoding},
-    )  # fmt: skip
-    said = (done.stdout + done.stderr).decode(encoding)
-    assert done.returncode == status and says in said and "Traceback" not in said
+    monkeypatch.chdir(tmp_path)
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding, errors) for errors in ("strict", "backslashreplace")]  # as Python opens them
+    for name, stream in zip(("stdout", "stderr"), streams, strict=True):
+        monkeypatch.setattr(sys, name, stream)
+    with pytest.raises(SystemExit) as stopped:
+        run_script(load_script("Data_preprocess/check_data.py"), *argv)
+    for stream in streams:
+        stream.flush()
+    said = b"".join(stream.buffer.getvalue() for stream in streams).decode(encoding)
+    assert (stopped.value.code or 0) == status and says in said and "Traceback" not in said
     assert "d?ta" in said or "dä" in said or "HCP" not in argv
