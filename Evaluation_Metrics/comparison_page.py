@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from common.pages import relative, render
-from Evaluation_Metrics.film_strip import write_strip, zoom
 from Evaluation_Metrics.gallery import is_small
+from Evaluation_Metrics.movie_strip import write_strip, zoom
 
 
 def most_different(a, b, n):
@@ -17,7 +17,7 @@ def most_different(a, b, n):
 
 
 def write_strips(pictures):
-    """Write film strips, {path: (reader, clip)}; returns the width of a frame, which is that of all, as they are read in one form."""
+    """Write movie strips, {path: (reader, clip)}; returns the width of a frame, which is that of all, as they are read in one form."""
     width = None
     for picture, (reader, clip) in pictures.items():
         frames = reader.read(clip)

@@ -1,6 +1,6 @@
 """gallery.html of a reconstruction: all its clips to sort, filter, play and compare with other reconstructions of the subject.
 
-Made from the manifests, from the film strips that the reconstructions wrote and from what evaluate.py found, without
+Made from the manifests, from the movie strips that the reconstructions wrote and from what evaluate.py found, without
 reading a frame, so that it can be made again whenever metrics arrive. The page holds all that it shows as one JSON
 block; of the pictures it loads those that are in sight.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from common.datasets import DATASETS
 from common.files import UserError, one_line, read_json
 from common.pages import relative, render
-from Evaluation_Metrics.film_strip import STRIP_FRAME, zoom
+from Evaluation_Metrics.movie_strip import STRIP_FRAME, zoom
 from Evaluation_Metrics.results import LOWER_IS_BETTER, differing, read_evaluation
 
 _WORD = (str, type(None))

@@ -11,7 +11,7 @@ from PIL import GifImagePlugin, Image
 from common import files
 from common.files import SUMS, atomic_path, sha256, write_bytes, write_json, write_sums
 from common.video import write_mp4
-from Evaluation_Metrics.film_strip import write_strip
+from Evaluation_Metrics.movie_strip import write_strip
 
 GIF_MILLISECONDS = 120  # a GIF counts in hundredths of a second: 8 fps would be 125
 FPS = 8
@@ -52,7 +52,7 @@ class Outputs:
         return f"{self.split}{clip}"
 
     def strip(self, clip, of="strips"):
-        """Film strip for pages: of the truth and the reconstruction, or of stage 1 ("strips_stage1")."""
+        """Movie strip for pages: of the truth and the reconstruction, or of stage 1 ("strips_stage1")."""
         return self.root / of / f"{self.stem(clip)}.png"
 
     @property

@@ -8,7 +8,7 @@ Writes   recons/sub{ID}/{name}/results_recons/           test{i}.gif, test{i}.np
                               /samples/{2..K}/           test{i}.npz, from other noises (--n_samples K)
                               /stage1/                   test{i}.npz, the VAE's decoding before stage 2 (--save_stage1)
                               /stage1_arrays/            latents.npy, tokens.npy, embedding.npy (--save_stage1_arrays)
-                              /strips/, strips_stage1/   film strips that the gallery plays
+                              /strips/, strips_stage1/   movie strips that the gallery plays
                               /gallery.html, manifest.json, args.json, log.jsonl, metrics.json; SHA256SUMS in the folders
          {name} is the arm, with _ablate_{what} and _seed{n} where these are not the defaults; --name gives another.
 

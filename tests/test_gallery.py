@@ -8,7 +8,7 @@ from browser import BINARY, Browser
 
 from common.files import write_json
 from Evaluation_Metrics import gallery
-from Evaluation_Metrics.film_strip import write_strip
+from Evaluation_Metrics.movie_strip import write_strip
 from Evaluation_Metrics.results import write_csv
 
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium on this machine; .ci/run installs Debian's")
@@ -30,7 +30,7 @@ def caption(number):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The gallery of `full`, with another reconstruction of every second clip beside it; four film strips stand for all."""
+    """The gallery of `full`, with another reconstruction of every second clip beside it; four movie strips stand for all."""
     root = tmp_path_factory.mktemp("gallery")
     rng = np.random.default_rng(0)
     for name, step in (("full", 1), (OTHER, 2)):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,8 +17,9 @@ from common.datasets import CC2017, DATASETS, PHANTOM
 from common.files import UserError, write_json
 from common.layout import Layout
 from Evaluation_Metrics import compare, gallery
-from Evaluation_Metrics.film_strip import STRIP_FRAME, write_strip, zoom
+from Evaluation_Metrics.movie_strip import STRIP_FRAME, write_strip, zoom
 from Evaluation_Metrics.report import build_overview, build_report
+from examples.render_page import to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS, FRAMES, SIZE = 6, 8, 16
@@ -240,7 +242,7 @@ def test_gallery_shows_other_reconstructions_beside_its_own(tmp_path):
     assert "scored with another protocol" in shown["oracle"]["about"] and shown["few"]["about"] == "Decoded from the fMRI."
 
 
-def test_film_strips(tmp_path):
+def test_movie_strips(tmp_path):
     """Frames in a row, a row for each clip, wide ones shrunk; the gap is what `zoom` says."""
     clips = np.stack([frames_of(1), frames_of(2)])
     write_strip(tmp_path / "a.png", *clips)
@@ -388,6 +390,18 @@ def test_the_banner_is_the_data_sets_own(tmp_path, monkeypatch):
     layout = make_run(tmp_path, other, arms=("full",))
     for path in (build_report(layout, other, 1, 42, {}), layout.recons(1, "full") / "gallery.html"):
         assert "Ghost. Made of air." in Page(path).text and "phantom" not in path.read_text().lower()
+
+
+# ---------------------------------------------------------------------------------------------- the tour
+
+
+def test_the_page_of_the_tour_is_its_script():
+    """docs/tour.md is what render_page.py makes of the script now, and its pictures are there and small."""
+    page = (ROOT / "docs/tour.md").read_text()
+    assert page == to_markdown((ROOT / "examples/phantom_tour.py").read_text()), "run examples/render_page.py again"
+    pictures = [ROOT / "docs" / address for address in re.findall(r"!\[.+?\]\((.+?)\)", page)]
+    assert len(pictures) == 6 and sum(path.stat().st_size for path in pictures) < 600_000
+    assert to_markdown("# %% [markdown]\n# # A\n#\n# text\n\n# %%\nx = 1  # why\n") == "# A\n\ntext\n\n```python\nx = 1  # why\n```\n"
 
 
 # ---------------------------------------------------------------------------------------------- comparison

@@ -16,9 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 PROJECT = Path(__file__).parents[1]
-CLAIMS = {"alignment", "mask", "semantics", "structure", "motion", "legible", "ceiling"}
+CLAIMS = {"alignment", "mask", "semantics", "structure", "motion", "legible", "ceiling", "neighbours", "brain-side score", "bands"}
 
 pytestmark = pytest.mark.slow
 
@@ -70,6 +71,18 @@ def test_report_says_phantom_and_shows_everything(chain):
     for address in [part.split('"')[0] for part in page.split('src="')[1:] + page.split('href="')[1:]]:
         there = address.partition("#")[0]
         assert address.startswith(("data:", "#")) or (chain / "outputs/phantom" / there).exists(), address
+
+
+def test_tour_draws_its_pictures(chain, tmp_path):
+    """examples/phantom_tour.py, as its page says to run it; what it denoises is what the chain reconstructed."""
+    script = PROJECT / "examples/phantom_tour.py"
+    names = re.findall(r"tour/(\w+\.\w+)\)", script.read_text())
+    roots = ["--data_root", chain / "data", "--out_root", chain / "outputs", "--to", tmp_path]
+    done = subprocess.run(list(map(str, [sys.executable, script, *roots])), cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names) and len(names) == 6
+    assert all(min(Image.open(tmp_path / name).size) > 60 for name in names)
+    assert float(re.search(r"in full: ([\d.]+) of 255", done.stdout)[1]) < 0.1  # alone and in a batch: other rounding
 
 
 def test_second_run_changes_nothing(chain):

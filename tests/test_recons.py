@@ -31,6 +31,7 @@ from Evaluation_Metrics.results import read_per_clip
 from models.checkpoints import TRAINING_STATE, save_checkpoint, statistics_path
 from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
+from models.decoding import load_decoder
 from models.inflated_sd import inflate_unet
 from models.pipeline import make_scheduler
 from models.released import find_checkpoint
@@ -501,6 +502,25 @@ def test_a_failing_clip_costs_no_other(world, full, tmp_path, monkeypatch, capsy
     assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
 
 
+def test_want_of_memory_stops_and_names_the_flag(world, full, tmp_path, monkeypatch, capsys):
+    """Not clip by clip: what one batch lacks the others lack. What is there stays, and a smaller batch goes on."""
+
+    def no_memory(seed, clip, *rest):
+        if clip > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return noise(seed, clip, *rest)
+
+    noise = video_recons.clip_noise
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(video_recons, "clip_noise", no_memory)
+        run(world, tmp_path, "--batch_size", "4")
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2 and line.startswith("error: not enough memory (CUDA out of memory")
+    assert "; use --batch_size 2 or --precision bf16" in line and (tmp_path / "results_recons/test4.npz").exists()
+    run(world, tmp_path, "--batch_size", "2")
+    assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
+
+
 class Silent(Exception):
     """An error without a message, as a failed assert is."""
 
@@ -577,6 +597,9 @@ def test_unfinished_trainings(world, tmp_path):
     with pytest.raises(UserError, match="last.safetensors; its training has not finished"):
         video_recons.main(parse("--dataset", "phantom", "--out_root", tmp_path, "--sd_path", world / "sd"))
     save_checkpoint(tmp_path / "best.safetensors", make_decoders()["semantic"], epoch=3, finished=False)
+    for given, advice in (({}, "train to the end$"), ({"allow_unfinished": False}, "--allow_unfinished$")):
+        with pytest.raises(UserError, match=advice):
+            load_decoder(tmp_path / "best.safetensors", "semantic", **given)
     run(world, tmp_path / "out", "--semantic_model_path", tmp_path / "best.safetensors", "--allow_unfinished", "--clips", "1")
 
 
@@ -588,6 +611,8 @@ def test_paths(world):
 
     assert path("semantic", dataset=datasets.CC2017) == layout.checkpoints(2, "full", "semantic") / "epoch_30.safetensors"
     assert path("structure") == layout.checkpoints(2, "full", "structure") / "last.safetensors"
+    own = datasets.OwnDataset("mine", (1, 2), 2, 1, 1.5, 20, 60, tuple(range(8)), 4, 64, 0)
+    assert path("structure", dataset=own).name == "last.safetensors"  # however many epochs it was trained
     assert path("structure", "--ckpt", "5").name == "epoch_5.safetensors"
     assert path("CMG", "--CMG_model_path", "models/sub{}/x.pth") == Path("models/sub2/x.pth")
     assert path("CMG", "--seed", "1").parent == layout.checkpoints(2, "full_seed1", "CMG")
@@ -713,7 +738,7 @@ def test_rows_that_are_standardised_already(world, full, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dataset"] is None and manifest["folders"]["with_gt"] is None and "caption" not in manifest["clips"]["1"]
     page = (out / "gallery.html").read_text()
-    assert "ground truth" not in page.lower() and "results_recons" in page and '"test6"' in page
+    assert "The true clips are not known" in page and '"pairs": null' in page and "results_recons" in page and '"test6"' in page
     strip = np.asarray(Image.open(out / "strips" / "test2.png"))
     assert len(strip) == SIZE + 1  # the reconstruction alone
 

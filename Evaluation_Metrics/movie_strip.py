@@ -1,4 +1,4 @@
-"""Film strips: the frames of clips in rows of one picture, of which pages play any row."""
+"""Movie strips: the frames of clips in rows of one picture, of which pages play any row."""
 
 import numpy as np
 from PIL import Image
