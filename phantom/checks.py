@@ -425,15 +425,14 @@ def cluster_error(values, groups):
     return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(values))
 
 
-def at_chance(claim, name, values, chance, se):
-    """Row of the control's scores, whose mean must lie within three errors of chance.
+def at_chance(claim, name, mean, chance, se, n):
+    """Row of the control's score, which must lie within three errors of chance.
 
     1.96 errors would leave a control that is at chance outside in one run of twenty.
     """
-    mean = float(np.mean(values))
     return row(
         claim, f"{name}: the control at chance", abs(mean - chance) <= 3 * se, value=mean, control=chance, compared_with="chance", chance=chance,
-        bar="chance within 3 SE", n=len(values), se=se, margin=in_errors((3 * se - abs(mean - chance), se)),
+        bar="chance within 3 SE", n=n, se=se, margin=in_errors((3 * se - abs(mean - chance), se)),
     )  # fmt: skip
 
 
@@ -457,8 +456,8 @@ def neighbours(identified, moving, wrong, motions):
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
-        at_chance("neighbours", name, identified["control"], level, standard_error(identified["control"])),
-        at_chance("neighbours", other, moving["control"], zero, cluster_error(moving["control"] - wrong, motions)),
+        at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), len(wrong)),
+        at_chance("neighbours", other, np.mean(moving["control"]), zero, cluster_error(moving["control"] - wrong, motions), len(wrong)),
     ]
 
 
@@ -518,6 +517,8 @@ def brain_side(facts, names):
                 margin=in_errors(*((gain - 3 * se, se) for gain, se in steps)) if bar else None, chance=0.0, arms=arms,
             )
         )  # fmt: skip
+    if control := facts["alone"]["scores"].get(names["control"]):
+        rows.append(at_chance("brain-side score", "brain-side score of the clip alone", control["value"], 0.0, control["se"], n))
     return rows + bands(facts["of_bands"], facts["band_differences"], n)
 
 

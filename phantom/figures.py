@@ -84,6 +84,32 @@ def draw_localisation(path, rows):
     save(figure, path)
 
 
+def draw_means(path, title, rows):
+    """Means of the arms, a panel a row of phantom.checks that has them, with its chance."""
+    figure = Figure(figsize=(3.1 * len(rows), 3), layout="constrained")
+    for ax, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+        ax.bar(list(row["arms"]), list(row["arms"].values()), color=[ARM_COLOURS[name] for name in row["arms"]])
+        ax.set_ylabel(row["statement"].split(":")[0])
+        ax.tick_params(axis="x", rotation=20)
+        if row["chance"] is not None:
+            ax.axhline(row["chance"], color="grey", ls="--")
+    figure.suptitle(f"phantom: {title}")
+    save(figure, path)
+
+
+def draw_bands(path, rows):
+    """Pearson r by the band that was planted in some areas, beside the next best; `rows` of phantom.checks.bands."""
+    figure, places = Figure(figsize=(2 * len(rows) + 1, 3.2), layout="constrained"), np.arange(len(rows))
+    ax = figure.subplots()
+    for shift, key, label in ((-0.2, "value", "planted band"), (0.2, "control", "next best band")):
+        ax.bar(places + shift, [row[key] for row in rows], 0.38, color=ARM_COLOURS["full" if key == "value" else "control"], label=label)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set_xticks(places, [row["statement"].split(" are ")[0].replace(", ", " ") for row in rows])
+    ax.set(ylabel="r / root of the noise ceiling", ylim=(None, 1), title="phantom: bands of the encoding model")
+    ax.legend(frameon=False, ncols=2)
+    save(figure, path)
+
+
 def draw(folder, rows, measured=None, found=None):
     """One figure a claim.
 
@@ -100,6 +126,11 @@ def draw(folder, rows, measured=None, found=None):
     located = [row for row in rows if row["claim"] == "localisation"]
     if located:
         draw_localisation(folder / "localisation.png", located)
+    for claim, title in (("neighbours", "metrics of neighbouring fields"), ("brain-side score", "brain-side score")):
+        if these := [row for row in rows if row["claim"] == claim and row.get("arms")]:
+            draw_means(folder / f"{claim.replace(' ', '_')}.png", title, these)
+    if banded := [row for row in rows if row["claim"] == "bands"]:
+        draw_bands(folder / "bands.png", banded)
     if found:
         searched = [
             ({arm: ranks <= 10 for arm, ranks in arms.items()}, f"{words}\ntop 10", chance) for words, (arms, chance) in found.items()

@@ -552,7 +552,7 @@ def test_claims_of_the_brains_side_can_miss():
 
     def of(step):
         steps = {"oracle_seed1 - full_seed1": step, "full_seed1 - control_seed1": 0.3}
-        scores = dict.fromkeys((*names.values(), "true clips"), {"value": 0.5})
+        scores = {name: {"value": 0.5 * (name != "control_seed1"), "se": 0.02} for name in (*names.values(), "true clips")}
         return {"scores": scores, "differences": {name: {"value": value, "se": 0.01} for name, value in steps.items()}}
 
     def lead(values):
@@ -566,9 +566,12 @@ def test_claims_of_the_brains_side_can_miss():
     facts = {"clips": 120, "alone": of(0.04), "of_bands": areas, "band_differences": {area: lead(values) for area, values in areas.items()}}
     rows = checks.brain_side(facts | of(-0.04), names)
     assert [(row["claim"], row["held"]) for row in rows] == [
-        ("brain-side score", None), ("brain-side score", True), ("bands", False), ("bands", True),
+        ("brain-side score", None), ("brain-side score", True), ("brain-side score", True), ("bands", False), ("bands", True),
     ]  # fmt: skip
-    assert rows[1]["margin"] == pytest.approx(1) and (rows[2]["value"], rows[2]["control"], rows[2]["margin"]) == pytest.approx(
+    assert rows[1]["margin"] == pytest.approx(1) and (rows[3]["value"], rows[3]["control"], rows[3]["margin"]) == pytest.approx(
         (0.6, 0.4, -1)
     )
+    off = of(0.04)
+    off["scores"]["control_seed1"]["value"] = 0.07
+    assert not checks.brain_side(facts | of(0.04) | {"alone": off}, names)[2]["held"]
     assert not checks.brain_side(facts | of(0.04) | {"alone": of(0.029)}, names)[1]["held"]
