@@ -90,7 +90,7 @@ def compare_columns(pairs, seed):
     Returns
     -------
     list of dict
-        metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0 or neither direction is better)
+        metric, clips, a, b, difference, low, high, p, better ("A", "B" or None when the interval holds 0, of one clip, or neither direction is better)
     """
     table = []
     for column, (x, y) in pairs.items():
@@ -99,9 +99,9 @@ def compare_columns(pairs, seed):
             continue
         x, y = x[both], y[both]
         mean, low, high = paired_interval(x, y, rng=np.random.default_rng(seed))
-        p = bootstrap_wilcoxon(x, y, rng=np.random.RandomState(seed))[1] if np.any(x != y) else None
+        p = bootstrap_wilcoxon(x, y, rng=np.random.RandomState(seed))[1] if len(x) > 1 and np.any(x != y) else None
         a_leads = (mean > 0) != (column in LOWER_IS_BETTER)
-        better = None if low <= 0 <= high or column in UNRANKED else "A" if a_leads else "B"
+        better = None if len(x) < 2 or low <= 0 <= high or column in UNRANKED else "A" if a_leads else "B"
         entry = {"metric": column, "clips": int(both.sum()), "a": x.mean(), "b": y.mean()}
         table.append(entry | {"difference": mean, "low": low, "high": high, "p": p, "better": better})
     return table

@@ -229,6 +229,7 @@ def scored_facts(pairs, lost, towers, kinds):
 def reader_facts(pairs, form):
     """Where the clips were read and in which form, for compare.py's pictures."""
     reads = {"recons": pairs.pred.path, "layout": getattr(pairs.pred, "layout", None), "gt": pairs.truth().path}
+    reads["borders"] = getattr(pairs.pred, "borders", False)
     return reads | {"form": {key: form[key] for key in ("n_frames", "size")}}
 
 
@@ -260,6 +261,7 @@ def differing(a, b, ignore=()):
     a, b = ({**facts, "protocol_version": major(facts["protocol_version"])} if "protocol_version" in facts else facts for facts in (a, b))
     found = {words: (a.get(key), b.get(key)) for key, words in _COMPARED.items() if key not in ignore}
     found["samples of a clip"] = tuple(map(count_samples, (a, b)))
+    found["borders of frames"] = tuple(bool((facts.get("reads") or {}).get("borders")) for facts in (a, b))
     truths, models = [facts.get("truth") or {} for facts in (a, b)], [facts.get("models") or {} for facts in (a, b)]
     if "truth" not in ignore and truths[0].get("sha256") != truths[1].get("sha256"):
         found["ground truth"] = tuple(truth.get("path") for truth in truths)

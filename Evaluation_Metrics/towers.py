@@ -17,7 +17,7 @@ from common.cli import choose_device, one_line, one_or_more
 from common.files import UserError, fingerprint, missing, sha256
 from common.model_sources import model_path
 from Evaluation_Metrics.image_nets import FrameNet, LpipsPairs
-from models.loading import library_words, load_clip, load_helper, load_model
+from models.loading import library_words, load_clip, load_helper, load_model, weights_file
 
 # ---------------------------------------------------------------------------------------------- CLIP
 
@@ -372,9 +372,9 @@ def source_at_hand(args, flag, name):
 
 def source_sha256(source):
     """SHA-256 of a model's file, or of the list of its folder's files with theirs; None for a hub id."""
+    if file := weights_file(source):
+        return sha256(file)
     path = Path(source)
-    if path.is_file():
-        return sha256(path)
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     return fingerprint([[file.relative_to(path).as_posix(), sha256(file)] for file in files]) if files else None
 

@@ -228,7 +228,7 @@ def _plain_length(source):
         if len(gaps) > 1 or not all(_starts_anew(bytes(packet)) for packet in shown if packet.is_keyframe or packet is shown[0]):
             return None
         first = next((frame for packet in packets for frame in packet.decode()), None)
-        return None if first is None or Type.DISPLAYMATRIX in first.side_data else len(shown)
+        return None if first is None or first.interlaced_frame or Type.DISPLAYMATRIX in first.side_data else len(shown)
 
 
 def _starts_anew(packet):

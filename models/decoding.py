@@ -112,8 +112,11 @@ def load_decoders(paths, token_dim, *, subject=None, dataset=None, allow_unfinis
     return Decoders(**{name: model for name, (model, _) in loaded.items()}), {name: epoch for name, (_, epoch) in loaded.items()}
 
 
-def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow_unfinished=False):
-    """Load one decoder, ready to decode; `name` is one of KINDS, the rest as in `load_decoders`. Returns model and epoch."""
+def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow_unfinished=None):
+    """Load one decoder, ready to decode; `name` is one of KINDS, the rest as in `load_decoders`. Returns model and epoch.
+
+    A script without the flag --allow_unfinished leaves it out here.
+    """
     if path.suffix == ".safetensors":
         model, record = load_checkpoint(path)
     else:
@@ -123,9 +126,8 @@ def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow
         kinds = " or ".join(kind.__name__ for kind in KINDS[name])
         raise UserError(f"{path} is a {type(model).__name__}, not a {kinds}; give a checkpoint of the {name} decoder")
     if record.get("finished") is False and not allow_unfinished:
-        raise UserError(
-            f"{path} is of a training that is not finished (epoch {record.get('epoch')}); train to the end, or use --allow_unfinished"
-        )
+        hint = "" if allow_unfinished is None else ", or use --allow_unfinished"
+        raise UserError(f"{path} is of a training that is not finished (epoch {record.get('epoch')}); train to the end{hint}")
     for key, wanted in (("subject", subject), ("dataset", dataset)):
         if wanted is not None and record.get(key) not in (None, wanted):
             log.warning("%s was trained on %s %s, and is used on %s", path, key, record[key], wanted)

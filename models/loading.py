@@ -53,16 +53,23 @@ def weights_variant(names):
     return variants[0] or None if variants else None  # "" sorts first
 
 
+def weights_file(source):
+    """The file that a source is, or that it names after a colon (ViT-B-32:FILE), Path; None for a folder or hub id."""
+    return next((file for file in map(Path, (source, str(source).partition(":")[2])) if file.is_file()), None)
+
+
 def model_files(path, *parts):
-    """Files that a model in a folder is read from, for a run's record; none for one from the hub.
+    """Files that a model is read from, for a run's record; none for one from the hub.
 
     Parameters
     ----------
     path : str or Path
-        folder or hub id
+        folder, file, open_clip's name:FILE, or hub id
     *parts : str
         subfolders of a diffusers folder; none for another model
     """
+    if file := weights_file(path):
+        return [file]
     files = []
     for folder in [Path(path) / part for part in parts] if parts else [Path(path)]:
         inside = sorted(file for file in folder.iterdir() if file.is_file()) if folder.is_dir() else []

@@ -294,12 +294,15 @@ def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
         ('root: "a\\0b"', "is no value for root"),
         ("2020-01-01: x", "neither a flag"),
         ("root: \xe4", "not a readable YAML file"),
+        ("", "is a folder"),
         (None, "file not found"),
     ],
 )
 def test_wrong_config_is_one_line(tmp_path, capsys, text, named):
     if text:
         (tmp_path / "c.yaml").write_bytes(text.encode("latin-1"))
+    elif text is not None:
+        (tmp_path / "c.yaml").mkdir()
     with pytest.raises(SystemExit) as stopped, cli.one_line_errors():
         cli.parse(get_parser, ["--root", "a", "--config", str(tmp_path / "c.yaml")], "Feature_decoding/train_CMG")
     error = capsys.readouterr().err

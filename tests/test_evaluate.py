@@ -166,7 +166,10 @@ def test_again_and_after_a_kill(house, caplog, monkeypatch):
     stamp = (out / "metrics.json").stat().st_mtime_ns
     caplog.set_level("INFO")
     run(evaluate, *options)
-    assert "already done" in caplog.text and (out / "metrics.json").stat().st_mtime_ns == stamp
+    monkeypatch.chdir(house.parent)
+    run(evaluate, *options, "--out_root", ".")  # from another folder
+    monkeypatch.chdir(house.parent.parent)
+    assert caplog.text.count("already done") == 2 and (out / "metrics.json").stat().st_mtime_ns == stamp
 
     scored = []
     plain = per_clip.ClipScorer.__call__

@@ -415,3 +415,16 @@ def test_what_a_shuffle_test_compares_is_of_one_seed(name, seed, with_cmg, witho
 
     names = shuffling._names(SimpleNamespace(name=name, seed=seed))
     assert (names[shuffling.WITH], names[shuffling.WITHOUT]) == (with_cmg, without)
+
+
+def test_a_shuffle_test_reads_both_sides_at_the_registrys_times(tmp_path):
+    from Explainable_analysis.shuffle_test import shuffling
+
+    movie = np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+    for name, frames in (("gt", movie), ("recons", movie[::8])):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "test1.npz", frames=frames)
+    given = {"gt": tmp_path / "gt", "recons_dir": tmp_path / "recons", "without_cmg": None, "name": None, "seed": 42, "subj_ID": 1}
+    args, dataset = Namespace(dataset="CC2017", sd_path=None, device="cpu", **given), DATASETS["CC2017"]
+    tested = shuffling.open_tested(args, dataset, Layout(tmp_path / "out"), [1])
+    np.testing.assert_array_equal(*tested[shuffling.WITH].read(1))

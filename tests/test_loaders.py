@@ -301,6 +301,16 @@ def test_the_record_covers_shards_and_their_index(copy):
     assert describe_models({}, folder.parent)[1]["stable_diffusion"] != before
 
 
+def test_the_record_covers_a_file_that_a_name_stands_before(copy):
+    file = copy("clip") / MODELS["clip"][1]
+    for source in (file, f"ViT-B-32:{file}"):
+        before = towers.source_sha256(source)
+        assert model_files(source) == [file] and len(before) == 64
+        rewrite(file, lambda state: {name: 2 * value for name, value in state.items()})
+        assert towers.source_sha256(source) != before
+    assert model_files("ViT-B-32:openai") == [] and towers.source_sha256("ViT-B-32:openai") is None
+
+
 # ---------------------------------------------------------------------------------------------- Stable Diffusion's parts
 
 CONFIG, SCHEDULER = "config.json", "scheduler/scheduler_config.json"

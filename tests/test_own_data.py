@@ -287,9 +287,9 @@ b,9,3,test,y.mp4,0,a cat
 """
 SEMICOLONS = TABLE.replace('"', "").replace("deer, running", "deer\0 running").replace(",", ";").replace("9.5", "9,5").replace("\0", ",")
 BIDS = """onset\tduration\ttrial_type\tstim_file\tresponse_time\trun\tstart\tcaption
-6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\ta deer
+6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\tn/a
 9.5\t3\ttrain\tx.mp4\t0.7\ta\t3\ta deer, running
-6\t3\ttrain\tx.mp4\tn/a\tb\t0\tn/a
+6\t3\ttrain\tx.mp4\tn/a\tb\t0\ta deer
 9\t3\ttest\ty.mp4\tn/a\tb\t0\ta cat
 """
 

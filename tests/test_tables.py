@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from common import cli, datasets
-from common.files import UserError, read_json, save_array
+from common.files import UserError, read_json, save_array, write_json
 from common.readers import format_clips
-from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables, tables
+from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables, report, tables
 
 COLUMNS = ["2-way-I", "SSIM", "EPE"]
 
@@ -91,6 +91,8 @@ def test_compare_finds_no_difference_where_there_is_none(tmp_path):
     assert [row["metric"] for row in table] == ["SSIM", "same"]
     assert table[0]["better"] is None and table[0]["low"] < 0 < table[0]["high"]
     assert table[1]["difference"] == 0 and table[1]["p"] is None
+    (one,) = compare.compare_columns({"SSIM": (x[:1], x[:1] - 0.1)}, 0)  # of one clip there is no interval
+    assert one["difference"] == pytest.approx(0.1) and one["better"] is one["p"] is None
 
 
 def test_compare_refuses_what_does_not_compare(tmp_path):
@@ -104,6 +106,7 @@ def test_compare_refuses_what_does_not_compare(tmp_path):
         run(compare, tmp_path / "a", tmp_path)
 
 
+READS = {"recons": "none", "gt": "none", "layout": "ours", "form": {"n_frames": 8, "size": 16}}
 OTHER = [
     ("data set", PHANTOM, False),
     ("protocol", {"protocol": "correct"}, False),
@@ -111,6 +114,8 @@ OTHER = [
     ("subject", {"subject": 2}, True),
     ("ground truth", {"truth": {"path": "gt.npy", "sha256": "3" * 64}}, True),
     ("image model", {"models": {"image": {"source": "vit", "sha256": "4" * 64}}}, True),
+    ("borders of frames", {"reads": READS | {"borders": True}}, True),
+    ("samples of a clip", {"samples": {"SSIM": {"between_samples": 0.01, "between_clips": 0.1, "n_samples": 4}}}, True),
 ]
 
 
@@ -128,6 +133,18 @@ def test_compare_looks_at_what_was_scored(tmp_path, what, facts, may):
     with open(tmp_path / "out" / "comparison.csv") as handle:
         assert all(f"other {what}" in row["note"] for row in csv.DictReader(handle))
     assert (tmp_path / "out" / "comparison.md").read_text().count(f"other {what}") == len(COLUMNS)
+
+
+def test_a_report_shows_in_one_table_what_was_scored_alike(tmp_path):
+    def evaluation(method, **facts):
+        rows = {method: {"SSIM": {"mean": 0.3, "std": 0.1, "se": 0.01, "n": 30}}}
+        made_evaluation(tmp_path / method, method, columns=["SSIM"], rows=rows, title=method, **facts)
+        return None, read_json(tmp_path / method / "metrics.json")
+
+    alike = [evaluation("a"), evaluation("b")]
+    for what, facts, _ in OTHER:
+        shown = report._tables([*alike, evaluation(what, **facts)])
+        assert [[row["name"] for row in table["rows"]] for table in shown] == [["a", "b"], [what]]
 
 
 def test_two_files_of_values(tmp_path, capsys):
@@ -248,6 +265,10 @@ def test_tables_of_the_phantom_say_so(tmp_path, capsys):
         run(paper_tables, "--dataset", "phantom", "--results", tmp_path / "metrics", "--protocol", "correct")
     with pytest.raises(UserError, match="evaluation of dataset phantom, not CC2017"):
         run(paper_tables, "--dataset", "CC2017", "--results", tmp_path / "metrics")
+    made_evaluation(tmp_path / "CC2017/metrics/sub1/full", "full")
+    write_json(tmp_path / "CC2017/retrieval/sub1/small_set/metrics.json", {"dataset": "phantom", "phantom": True, "accuracy": {"10": 1}})
+    with pytest.raises(UserError, match="is of phantom, not of CC2017"):
+        run(paper_tables, "--dataset", "CC2017", "--results", tmp_path / "CC2017/metrics")
 
 
 def test_an_evaluation_in_another_subjects_folder(tmp_path):

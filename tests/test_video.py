@@ -112,6 +112,7 @@ TIMELINES = {  # how a movie of 40 numbered frames is made, its edit list, the f
     "uneven": ({"times": [*range(20), *range(20, 60, 2)]}, (), ALL, False),
     "10 bits": ({"pix_fmt": "yuv420p10le"}, (), ALL, False),
     "4:4:4": ({"pix_fmt": "yuv444p"}, (), ALL, False),
+    "interlaced": ({"x264-params": "tff=1"}, (), ALL, False),  # whose colours it places otherwise
     "cut at the end": (B_FRAMES, [(0.5, 0)], ALL[:15], False),
     "cut in mid-group": (B_FRAMES, [(0.5, 7)], ALL[7:22], False),
     "a pause first": (B_FRAMES, [(0.5, None), (1.2, 0)], ALL[:36], False),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from common import cli
+from common.clip_frames import clip_times
 from common.datasets import get_dataset
 from common.files import UserError, missing
 from common.layout import Layout, reconstruction_name
@@ -133,7 +134,7 @@ def choose_clips(args, dataset, place):
 
 def open_tested(args, dataset, place, numbers):
     """Pairs of every kind of reconstruction that there is, {words: Pairs}."""
-    form = {"names": dataset.clip_names("test"), "n_frames": len(dataset.frame_indices)}
+    form = {"names": dataset.clip_names("test"), "n_frames": len(dataset.frame_indices), "times": clip_times(dataset)}
     gt = open_clips(args.gt or place.ground_truth, **form)
     recons = {name: place.recons(args.subj_ID, folder) / "results_recons" for name, folder in _names(args).items()}
     paths = {**recons, **{word: path for word, path in ((WITH, args.recons_dir), (WITHOUT, args.without_cmg)) if path}}
