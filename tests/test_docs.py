@@ -55,7 +55,7 @@ def test_the_site_has_every_page_once():
     shown = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     assert sorted(shown) == sorted(relative(page).removeprefix("docs/") for page in SITE)
     linked = {(page.parent / target.partition("#")[0]).resolve() for page in PAGES for target in links(page)}
-    pictures = {path for path in FILES if relative(path).startswith("docs/") and path.suffix in (".png", ".svg")}
+    pictures = {path for path in FILES if relative(path).startswith("docs/") and path.suffix in (".png", ".svg", ".webp")}
     assert pictures <= linked, "pictures that no page shows"
 
 
