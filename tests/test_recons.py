@@ -502,8 +502,8 @@ def test_a_failing_clip_costs_no_other(world, full, tmp_path, monkeypatch, capsy
     assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
 
 
-def test_want_of_memory_stops_and_names_the_flag(world, full, tmp_path, monkeypatch, capsys):
-    """Not clip by clip: what one batch lacks the others lack. What is there stays, and a smaller batch goes on."""
+def test_want_of_memory_stops(world, full, tmp_path, monkeypatch):
+    """Not tried clip by clip: what one batch lacks the others lack. What is there stays, and a smaller batch goes on."""
 
     def no_memory(seed, clip, *rest):
         if clip > 4:
@@ -511,12 +511,10 @@ def test_want_of_memory_stops_and_names_the_flag(world, full, tmp_path, monkeypa
         return noise(seed, clip, *rest)
 
     noise = video_recons.clip_noise
-    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):  # which cli.run puts into words
         patch.setattr(video_recons, "clip_noise", no_memory)
         run(world, tmp_path, "--batch_size", "4")
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and line.startswith("error: not enough memory (CUDA out of memory")
-    assert "; use --batch_size 2 or --precision bf16" in line and (tmp_path / "results_recons/test4.npz").exists()
+    assert (tmp_path / "results_recons/test4.npz").exists()
     run(world, tmp_path, "--batch_size", "2")
     assert np.abs(all_frames(tmp_path) - all_frames(full)).max() <= 1
 
