@@ -29,7 +29,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from common import cli
-from common.files import UserError, write_text
+from common.files import UserError, read_json, write_text
 from Feature_decoding import train_CMG
 from models.encoders import N_TOKENS
 from models.inflated_sd import inflate_unet
@@ -192,10 +192,18 @@ def run(*words):
     return time.perf_counter() - began
 
 
+def claims(path):
+    """How many claims of the phantom's report hold, in words; `path` of phantom_checks' metrics.json."""
+    rows = [row for row in read_json(path)["checks"] if row["held"] is not None]  # others are shown without a bar
+    missed = [row["statement"] for row in rows if not row["held"]]
+    return f"{len(rows) - len(missed)} of {len(rows)} claims hold" + (f"; missed: {'; '.join(missed)}" if missed else "")
+
+
 def chain_rows(folder, n_gpus, n_clips=8):
     """Rows (what, seconds, finding) of the phantom's chain, and of two processes against it."""
     places = ["--dataset", "phantom", "--data_root", folder / "data", "--out_root", folder / "outputs"]
-    rows = [("run_pipeline.py", f"{run('run_pipeline.py', *places):.0f}", "every claim of its report holds")]
+    seconds = run("run_pipeline.py", *places)
+    rows = [("run_pipeline.py", f"{seconds:.0f}", claims(folder / "outputs/phantom/metrics/sub1/phantom_checks/metrics.json"))]
     if n_gpus < 2:
         return [*rows, ("two processes", "", f"not run: {n_gpus} GPU")]
     two = folder / "two"
