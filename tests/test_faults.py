@@ -1,24 +1,44 @@
-"""A full disk: every script says so in one line, leaves nothing that looks whole, and goes on when there is room.
+"""What happens to long runs: a full disk, a kill, too little memory. Scripts say so in one line, lose nothing, and go on.
 
-A limit on the size of files stands in for the disk. Each script of the tree is run on a phantom of 28 clips, with more
-and more room until it ends well. One process, which has imported everything, forks a child per call.
+Each script of the tree is run on a phantom of 28 clips in one process, which has imported everything and forks a child per
+call: with a limit on the size of files, which stands in for the disk, until there is room; then killed at random moments,
+3 times or as often as MINDANIMATOR_KILLS says, until it has made the same again.
 """
 
+import hashlib
 import json
 import os
 import resource
+import signal
 import sys
+import threading
+import time
 import traceback
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
+import numpy as np
+import psutil
 import pytest
 from test_house import SCRIPTS, relative
 
 N_TRAIN, N_TEST, N_VOXELS = 8, 6, 30  # clips of a run; vertices that are kept
 LIMITS = (16, 100_001)  # bytes a file may have; then all that are wanted
-SLOW = ("drawn projection", "any map")  # figures of the cortex: the first limit alone
+EARLY = (  # the first limit alone: another call shows the same writing later on
+    "models", "targets", "retrieval", "semantic_decoder", "CMG", "recons", "PSNR", "hue_pcc", "pix_corr", "closeness", "checks", "small_set",
+    "shuffled CLIP-pcc", "drawn projection", "any map", "HCP/step5_fMRI_preparation", "Algonauts2021/step4_fMRI_preparation",
+    "Phantom/step1_make_algonauts_videos", "Algonauts2021/step1_cut_video_clips", "Algonauts2021/step2_get_video_frames",
+    "Algonauts2021/step3_video_captioning", "HCP/step4_video_captioning",
+)  # fmt: skip
+N_KILLS = int(os.environ.get("MINDANIMATOR_KILLS", 3))
+KILLED = (  # a script of every stage; all of the chain's where there are more kills
+    "stimuli", "fmri", "clips", "frames", "captions", "preparation", "contents", "CMG", "recons", "evaluate", "small_set", "shuffled EPE",
+    "projection",
+)  # fmt: skip
+CERTAIN = (".npy", ".npz", ".h5", ".mp4", ".gif", ".png", ".jpg", ".nii")  # files that are written once
+RESULTS = (*CERTAIN, ".safetensors", ".csv", "")  # the same in every run; without ending: SHA256SUMS
 GROWING = ("log.jsonl", "timings_sub1.json", "phantom_checks.log")  # from call to call
 DATA, OUT = ("--data_root", "DATA"), ("--dataset", "phantom", "--out_root", "OUT")
 TRAINING = (*OUT, *DATA, "--epoch", "2", "--batch_size", "8", "--n_val", "2", "--device", "cpu")
@@ -120,6 +140,13 @@ def jobs_of_explanation():
 
 
 JOBS = jobs() | jobs_of_explanation() | jobs_of_trees()
+FURTHER = {"large": ("Feature_decoding/train_structure_decoder.py", *TRAINING, "--hidden_dim", "60000", "--model_dir", "OUT/large")}
+FURTHER["sweep"] = (
+    "run_pipeline.py", *OUT, *DATA, "--workers", "1", "--subj_ID", "1", "2", "--seeds", "43", "44", "--ablate", "none", "motion", "--arms",
+    "full", "--stages", "phantom,preprocess,extract,train,reconstruct,evaluate,report", "--epoch", "1", "--clips", "1-3", "--steps", "2",
+    "--no_inversion", "--image_aug", "off", "--projector_dims", "8", "8", "--hidden_dim", "32", "--attn_dim", "16", "--d_ff", "16",
+    "--encoder_dim", "16", "--no_figures", "--n_val", "2",
+)  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- the process of the calls
@@ -128,11 +155,14 @@ JOBS = jobs() | jobs_of_explanation() | jobs_of_trees()
 def set_up():
     """Import what is heavy, once, and put the small phantom in the registry."""
     os.environ["OMP_NUM_THREADS"] = "1"
+    import nilearn.plotting
     import torch
 
     from common import datasets
 
     torch.set_num_threads(1)
+    for name in ("plot_surf_stat_map", "plot_surf_contours"):  # half a minute a figure, whose file is what counts here
+        setattr(nilearn.plotting, name, lambda *_, **__: None)
     datasets.DATASETS["phantom"] = replace(
         datasets.PHANTOM, n_train_runs=2, clips_per_train_run=N_TRAIN, n_train=2 * N_TRAIN, n_test_runs=2, clips_per_test_run=N_TEST,
         n_test=2 * N_TEST, test_repetitions=2, n_vertices=N_VOXELS, config="",
@@ -149,8 +179,6 @@ def set_up():
 
 def make_own_data(folder):
     """A data set of one's own: a film of 12 clips of 1 s and 400 voxels, 8 clips to train with shown twice."""
-    import numpy as np
-
     from common.video import write_mp4
 
     rng = np.random.default_rng(0)
@@ -177,8 +205,18 @@ def make_extras(root):
     make_classifiers(root)
 
 
-def call(job, root, limit=None):
-    """Run a job on a tree in a forked child, under a limit on the size of files -> (exit status, what it said)."""
+def call(job, root, limit=None, kill=None, memory=None):
+    """Run a job on a tree in a forked child -> (exit status, what it said, seconds).
+
+    Parameters
+    ----------
+    limit : int, optional
+        bytes that a file may have
+    kill : (float, int), optional
+        seconds after which it is sent a signal, and which
+    memory : int, optional
+        bytes that it may ask for beside what this process has
+    """
     import logging
 
     from tiny import load_script
@@ -186,10 +224,10 @@ def call(job, root, limit=None):
     from common import cli
 
     places = {"DATA": root / "data", "OUT": root / "out", "EXTRAS": root / "extras"}
-    script, *argv = JOBS[job]
+    script, *argv = (JOBS | FURTHER)[job]
     for name, place in places.items():
         argv = [word.replace(name, str(place), 1) if word.startswith(name) else word for word in argv]
-    module = load_script(script)
+    module, began = load_script(script), time.time()
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
@@ -202,6 +240,8 @@ def call(job, root, limit=None):
             os.chdir(root)
             if limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + memory,) * 2)
             cli.run(module.main, module.get_parser, argv)
             status = 0
         except SystemExit as stop:
@@ -215,9 +255,16 @@ def call(job, root, limit=None):
             finally:
                 os._exit(status)
     os.close(writing)
+    clock = threading.Timer(kill[0], os.kill, (pid, kill[1])) if kill else None
+    if clock:
+        clock.start()
     with os.fdopen(reading, errors="replace") as pipe:
         text = pipe.read()
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # its number stays its own until the clock has stopped
+    if clock:
+        clock.cancel()
+        clock.join()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text, time.time() - began
 
 
 # ---------------------------------------------------------------------------------------------- the chain
@@ -231,14 +278,40 @@ def stamps(paths):
     return {path: (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size) for path in paths}
 
 
+class World:
+    """A folder with what the phantom lacks, and the process that runs jobs there."""
+
+    def __init__(self, root, process):
+        self.root, self.process = root, process
+        self.made = {}  # job -> files that it made, seconds
+
+    def call(self, job, root=None, **options):
+        return self.process.submit(call, job, root or self.root, **options).result()
+
+    def make(self, job):
+        """Run the jobs up to this one that have not been -> (files that it made, seconds)."""
+        for name in JOBS:
+            if name not in self.made:
+                self.finish(name, files_of(self.root))
+            if name == job:
+                return self.made[job]
+
+    def finish(self, job, before):
+        """Run a job to its end; `before` are the files that were there at its first start."""
+        status, text, seconds = self.call(job)
+        assert status == 0, text[-3000:]
+        assert not list(self.root.rglob(".partial-*"))
+        self.made[job] = (sorted(files_of(self.root) - before), seconds)
+        assert self.made[job][0]
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with what the phantom lacks, and the process that runs jobs there."""
     root = tmp_path_factory.mktemp("world")
     (root / "extras").mkdir()
     with ProcessPoolExecutor(1, get_context("spawn"), set_up) as process:
         process.submit(make_extras, root / "extras").result()
-        yield root, process
+        yield World(root, process)
 
 
 def test_every_script_is_here():
@@ -249,12 +322,12 @@ def test_every_script_is_here():
 
 @pytest.mark.parametrize("job", list(JOBS))
 def test_room_grows_until_it_is_enough(job, world):
-    root, process = world
+    root = world.root
     before = stamps(files_of(root))
     contents = {path: path.read_bytes() for path in before if path.suffix == ".json"}
     failures = 0
-    for limit in LIMITS[:1] if job in SLOW else LIMITS:
-        status, text = process.submit(call, job, root, limit).result()
+    for limit in LIMITS[:1] if job in EARLY else LIMITS:
+        status, text, _ = world.call(job, limit=limit)
         if not status:
             break
         failures += 1
@@ -274,6 +347,63 @@ def test_room_grows_until_it_is_enough(job, world):
         touched = [path for path in before if after[path] != before[path] and path.name not in GROWING]
         assert not [path for path in touched if path.read_bytes() != contents.get(path)]
     assert failures
-    status, text = process.submit(call, job, root).result()
+    world.finish(job, before.keys())
+
+
+def sha256_of(paths, endings):
+    """SHA-256 of the files with one of these endings, by path."""
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.suffix in endings and path.exists()}
+
+
+@pytest.mark.parametrize("job", KILLED if N_KILLS <= 3 else [job for job in JOBS if job not in EARLY or job in KILLED])
+def test_a_killed_script_makes_the_same_again(job, world):
+    made, seconds = world.make(job)
+    kept = [path for path in made if "cache" not in path.parts]  # its names go by the time of its inputs
+    right, rng, killed, status = sha256_of(kept, RESULTS), np.random.default_rng(zlib.crc32(job.encode())), 0, 0
+    for number in range(N_KILLS):
+        if status == 0:
+            for path in made:
+                path.unlink(missing_ok=True)
+        how = (signal.SIGKILL, signal.SIGTERM)[number % 2]
+        status, text, lasted = world.call(job, kill=(rng.uniform(0, seconds), how))
+        assert status in {signal.SIGKILL: (0, -9), signal.SIGTERM: (0, -15, 143)}[how], text[-3000:]
+        assert status != 143 or text.splitlines()[-1] == "terminated; run the same command again to continue", text[-3000:]
+        killed += status != 0
+        seconds = min(seconds, lasted) if status == 0 else seconds
+        certain = sha256_of(kept, CERTAIN)  # what bears its name is whole
+        assert certain == {path: right[path] for path in certain}
+    status, text, _ = world.call(job)
     assert status == 0, text[-3000:]
-    assert files_of(root) - before.keys() and not list(root.rglob(".partial-*"))
+    assert sha256_of(kept, RESULTS) == right and all(path.exists() for path in kept)
+    assert not list(world.root.rglob(".partial-*"))
+    print(f"{job}: killed {killed} of {N_KILLS} times within {seconds:.1f} s")
+    assert killed or seconds < 1
+
+
+def test_too_little_memory_is_one_line(world):
+    """A decoder of 14 GB where there are 2."""
+    world.make("structure_decoder")
+    before = stamps(files_of(world.root))
+    status, text, _ = world.call("large", memory=2 * 2**30)
+    line = text.splitlines()[-1]
+    assert status == 2 and line.startswith("error: not enough memory (") and line.endswith("; use --batch_size 4 or --precision bf16"), text
+    assert stamps(before) == before
+
+
+@pytest.mark.skipif(N_KILLS <= 3, reason="four minutes of a core; MINDANIMATOR_KILLS=20 runs it")
+def test_a_sweep_killed_in_the_middle_goes_on(world, tmp_path):
+    """Two participants, seeds and ablations: killed with a job at work, which ends with the pipeline, then the same as undisturbed."""
+    trees = tmp_path / "killed", tmp_path / "whole"
+    for tree in trees:
+        tree.mkdir()
+    status, text, seconds = world.call("sweep", trees[1])
+    assert status == 0, text[-3000:]
+    for how, share in ((signal.SIGKILL, 0.6), (signal.SIGTERM, 0.3)):
+        status, text, _ = world.call("sweep", trees[0], kill=(share * seconds, how))
+        assert status == (143 if how == signal.SIGTERM else -how), text[-3000:]
+    status, text, _ = world.call("sweep", trees[0])
+    assert status == 0, text[-3000:]
+    killed, whole = ({path.relative_to(tree): digest for path, digest in sha256_of(files_of(tree), RESULTS).items()} for tree in trees)
+    assert killed == whole and len(whole) > 100
+    tables = [(tree / "out/phantom/sweep.csv").read_text() for tree in trees]
+    assert tables[0] == tables[1] and tables[0].count("2 seeds") > 10
