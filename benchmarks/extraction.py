@@ -41,9 +41,9 @@ def plain_latents(vae, clips):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=2, help="number of clips of eight frames (default: 2)")
+    parser.add_argument("--clips", type=int, default=1, help="number of clips of eight frames (default: 1)")
     parser.add_argument("--size", type=int, default=128, help="pixels of a frame's side (default: 128)")
-    parser.add_argument("--captions", type=int, default=64, help="number of captions and of frames for CLIP (default: 64)")
+    parser.add_argument("--captions", type=int, default=32, help="number of captions and of frames for CLIP (default: 32)")
     args = parser.parse_args()
     torch.manual_seed(0)
     clips = np.random.default_rng(0).integers(0, 256, (args.clips, 8, args.size, args.size, 3), dtype=np.uint8)
