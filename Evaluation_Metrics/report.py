@@ -125,14 +125,13 @@ def _cards(layout, dataset, found, subject, page):
         if not chosen:
             first, (metric, chosen) = folder.name, typical_clips(clips, values)
         shown = {number: words for number, words in chosen.items() if number in clips}
-        strips = []
+        strips, link = [], relative(folder / "gallery.html", page)
         for number in shown or typical_clips(clips, values)[1]:
             path = folder / (manifest["folders"].get("strips") or "") / f"{clips[number]['stem']}.png"
             score = values.get(number, {}).get(metric)
             words = f"{dataset.label}clip {number}" + (f", {metric} {score:.3g}" if score is not None else "")
             if path.is_file():
-                strips.append((relative(path, page), words, is_small(clips[number])))
-        link = relative(folder / "gallery.html", page)
+                strips.append((relative(path, page), words, is_small(clips[number]), f"{link}#clip={number}"))
         cards.append({"name": folder.name, "link": link, "about": " ".join([*about(manifest), f"{len(clips)} clips."]), "strips": strips})
     rows = "True frames above, reconstructed frames below. " if any(m["folders"].get("with_gt") for _, m in found) else ""
     which = f"the best, the median and the worst clip of {first} by {metric}" if metric else "the first clips"

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from common import cli
-from common.arms import load_fmri
 from common.datasets import get_dataset
 from common.files import load_mask
 from common.layout import Layout
@@ -28,31 +27,33 @@ from Evaluation_Metrics.SSIM import ssim
 from Explainable_analysis.Cortical_visualization.maps import onto_cortex
 from models.decoding import decode_fmri, load_decoders
 from models.pipeline import as_frames, encode_prompts, render
-from Reconstruction import video_recons
 from Reconstruction.outputs import to_uint8
-from Reconstruction.sources import mean_first_latent
-from Reconstruction.stage2 import clip_noise, load_pipeline, pipeline_options, render_options
+from Reconstruction.sources import DatasetClips, mean_first_latent
+from Reconstruction.stage2 import add_stage2_flags, clip_noise, load_pipeline, load_sd_config, pipeline_options, render_options
 
 parser = argparse.ArgumentParser()
-parser.add_argument("--data_root", default="data")
-parser.add_argument("--out_root", default="outputs")
+parser.add_argument("--data_root", type=Path, default="data")
+parser.add_argument("--out_root", type=Path, default="outputs")
 parser.add_argument("--clip", type=int, default=87)
-parser.add_argument("--to", type=Path, default=Path("outputs/tour"))
+parser.add_argument("--to", type=Path, default="outputs/tour")
 flags, _ = parser.parse_known_args()  # a notebook has flags of its own
 flags.to.mkdir(parents=True, exist_ok=True)
 torch.set_num_threads(1)
 
 # %% [markdown]
-# The reconstruction `full` was made by `Reconstruction/video_recons.py`. Its parser gives the flags of the phantom's
-# profile, its manifest those that it was made with, and its plan all that it read.
+# The reconstruction `full` was made by `Reconstruction/video_recons.py`, whose manifest says with which flags. What it read
+# is read again: fMRI, true frames and captions of the test clips, and the three decoders' checkpoints.
 
 # %%
-roots = ["--dataset", "phantom", "--data_root", flags.data_root, "--out_root", flags.out_root]
-args = cli.parse(video_recons.get_parser, roots, "Reconstruction/video_recons")
-layout, dataset = Layout.of(args), get_dataset("phantom")
+dataset, layout = get_dataset("phantom"), Layout(flags.out_root / "phantom")
 made = layout.recons(1, "full")
+stage2_parser = cli.make_parser("stage 2")
+add_stage2_flags(stage2_parser)
+args = stage2_parser.parse_args([])
 vars(args).update(read_manifest(made)["settings"])
-plan = video_recons.make_plan(args)
+source = DatasetClips(layout, dataset, 1, "test", "full", flags.data_root, args.seed)
+checkpoints = {name: layout.checkpoints(1, "full", name) / f"{epoch}.safetensors" for name, epoch in dataset.epochs.items()}
+sd_path = dataset.models["sd"]
 
 
 def picture(name, rows):
@@ -78,8 +79,8 @@ def picture(name, rows):
 # ![Eight frames of the clip](tour/1_frames.webp)
 
 # %%
-truth = plan.source.true_frames()(flags.clip)  # f h w c
-describe = plan.source.captions()
+truth = source.true_frames()(flags.clip)  # f h w c
+describe = source.captions()
 caption = describe(flags.clip, None)["caption"]
 picture("1_frames", {"truth": truth})
 
@@ -92,7 +93,7 @@ picture("1_frames", {"truth": truth})
 # ![The clip's fMRI on the cortex](tour/2_fmri.png)
 
 # %%
-fmri = load_fmri(layout, dataset, 1, "test", "full", Path(flags.data_root), args.seed)[flags.clip - 1]  # v
+fmri = source.fmri(dataset.n_vertices)[flags.clip - 1]  # v
 cortex = onto_cortex(fmri, load_mask(layout.mask(1), 59412), fill=np.nan)
 title = f"phantom, clip {flags.clip}: fMRI of the selected vertices"
 draw_cortex(flags.to / "2_fmri.png", cortex, title, "standard deviations", cmap="RdBu_r", vmin=-3, vmax=3)
@@ -106,7 +107,7 @@ draw_cortex(flags.to / "2_fmri.png", cortex, title, "standard deviations", cmap=
 # ![Captions nearest to the decoded embedding](tour/3_captions.webp)
 
 # %%
-decoders, _ = load_decoders(plan.checkpoints, plan.sd_config["cross_attention_dim"])
+decoders, _ = load_decoders(checkpoints, load_sd_config(sd_path, args)["cross_attention_dim"])
 row = torch.from_numpy(fmri)[None]
 decoded = decode_fmri(decoders, row, visibility=args.visibility)
 said = describe(flags.clip, decoded.embedding[0].numpy())
@@ -128,7 +129,7 @@ plt.close(figure)
 # ![Latents after structure and after the CMG](tour/4_latents.webp)
 
 # %%
-pipe = load_pipeline(plan.sd_path, torch.device("cpu"), **pipeline_options(args))
+pipe = load_pipeline(sd_path, torch.device("cpu"), **pipeline_options(args))
 
 
 def decode(latents):

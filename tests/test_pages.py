@@ -66,7 +66,9 @@ class Page(HTMLParser):
         lists = [one[kind] for one in (self.data or {}).get("reconstructions", ()) for kind in ("strips", "stage1", "movies", "pairs")]
         pictures = [f"{entry['folder']}/{name}" for entry in lists if entry for name in entry["files"] if name]
         for address in self.addresses + pictures:
-            assert ":" not in address and (self.path.parent / unquote(address)).exists(), address
+            path, _, part = address.partition("#")
+            assert ":" not in path and (self.path.parent / unquote(path)).exists(), address
+            assert path or part in self.ids, address
         assert len(set(self.ids)) == len(self.ids)
         assert 'name="viewport"' in self.source
         return self
@@ -320,7 +322,7 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
 
 def test_report_reads_the_numbers_from_metrics_json(run):
     page = Page(run[1])
-    start = page.words.index("Metrics")
+    start = page.words.index("method")
     row = page.words[page.words.index("full", start) :][:7]
     assert row == ["full", "6", "0.500", "± 0.280", "35.000", "± 0.280", "–"]
     assert page.text.count("mean frame") == 1 and "EPE ↓" in page.text and "VIFI-score: no --vifi_path." in page.text
@@ -336,6 +338,7 @@ def test_report_shows_a_strip_of_every_arm(tmp_path):
         assert [source for source, _ in page.images if f"/{name}/strips" in source] == [
             f"recons/sub1/{name}/strips/test{i}.png" for i in clips
         ]
+    assert "recons/sub1/oracle/gallery.html#clip=4" in page.addresses  # a strip's words lead to the clip's page
     assert "the best, the median and the worst clip of full by SSIM" in page.text and "Time and memory" not in page.text
 
 

@@ -736,7 +736,7 @@ def test_rows_that_are_standardised_already(world, full, tmp_path):
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dataset"] is None and manifest["folders"]["with_gt"] is None and "caption" not in manifest["clips"]["1"]
     page = (out / "gallery.html").read_text()
-    assert "The true clips are not known" in page and '"pairs": null' in page and "results_recons" in page and '"test6"' in page
+    assert "The true clips are not known" in page and '"pairs": null' in page and "results_recons" in page and '"test6.gif"' in page
     strip = np.asarray(Image.open(out / "strips" / "test2.png"))
     assert len(strip) == SIZE + 1  # the reconstruction alone
 
