@@ -20,7 +20,7 @@ def read_ready_captions(path, names):
     ----------
     path : str or Path
         .h5 or .hdf5 with one data set of strings; .txt with one caption a line; .csv or .tsv with a column "caption" or
-        "captions", or with a single column and no heading. The rows of a table with a column "clip" may be in any order
+        "captions", or with a single column and no heading. The rows of a table with a column of clips' names may be in any order
     names : list of str
         clips in order
 

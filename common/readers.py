@@ -216,8 +216,6 @@ class FolderClips(_Clips):
     def __getstate__(self):
         return self.__dict__ | {"_opened": (None, None)}
 
-    # -- which files are there
-
     @property
     def _zip(self):
         """The zip, opened by this very process: forked ones would share one position in the file."""

@@ -276,8 +276,7 @@ def write_mp4(path, frames, fps, crf=12):
         frames written
     """
     fps = Fraction(fps)
-    # encoded in memory: a full disk then shows as an ordinary OSError
-    buffer, n = io.BytesIO(), 0
+    buffer, n = io.BytesIO(), 0  # encoded in memory: a full disk then shows as an ordinary OSError
     with av.open(buffer, "w", format="mp4") as container:
         # x264's macroblock tree reads memory that it has not written when frames are small: its bytes then vary
         options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}

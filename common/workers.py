@@ -46,7 +46,6 @@ def _start_worker(setup, arguments):
     """First thing in a worker: Ctrl-C and kill are the parent's to answer, and the worker ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     end_with_parent(signal.SIGKILL)
     threadpool_limits(1)
     if "cv2" in sys.modules and sys.modules["cv2"].getNumThreads() > 1:  # where processes are spawned instead of forked
@@ -58,7 +57,8 @@ def _start_worker(setup, arguments):
 @contextlib.contextmanager
 def _forking():
     """Hold SIGINT and SIGTERM, which would be lost in mid-fork, and end OpenCV's threads, for which a child would wait forever."""
-    cv2, before = sys.modules.get("cv2"), signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    cv2, held = sys.modules.get("cv2"), []
+    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _SIGNALS}  # a blocked one goes to a thread
     threads = cv2.getNumThreads() if cv2 else 0
     if cv2:
         cv2.setNumThreads(1)
@@ -67,7 +67,10 @@ def _forking():
     finally:
         if cv2:
             cv2.setNumThreads(threads)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def pool_map(function, items, workers=None, in_flight=None, setup=None, arguments=()):

@@ -253,6 +253,8 @@ def test_config_gives_defaults_and_the_command_line_wins(tmp_path):
     assert parse(tmp_path, text, "--clips", "3", "1").clips == [3, 1]
     assert (parse(tmp_path, "root: a").epoch, parse(tmp_path, "root: a").seed) == (1, 42)
     assert parse(tmp_path, text, "--random_seed", "3").seed == parse(tmp_path, text, "--seed", "3").seed == 3  # two names
+    roots = [parse(tmp_path, text, *words).root for words in (("--root=~/x",), ("--root", "~/x"), ("--root", "a~/x"))]
+    assert roots == [os.path.expanduser("~/x")] * 2 + ["a~/x"]
 
 
 def test_config_sections_are_of_scripts(tmp_path):
@@ -628,6 +630,15 @@ def test_a_job_that_fails_or_dies_stops_the_others():
     with pytest.raises(UserError, match="lack of memory; use --workers 1"):
         workers.run_jobs(square, [1, 99, 2], 2, "squares")
     assert multiprocessing.active_children() == []
+
+
+def test_a_signal_waits_while_a_process_forks(handlers):
+    arrived = []
+    signal.signal(signal.SIGTERM, lambda *_: arrived.append(1))
+    with workers._forking():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert not arrived
+    assert arrived
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])

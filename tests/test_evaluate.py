@@ -145,7 +145,7 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
     with open(out / "per_clip.csv") as handle:
         table = list(csv.DictReader(handle))
     assert [float(row["EPE"]) for row in table] == values["EPE"].tolist()
-    assert (out / "distributions.png").stat().st_size > 5000 and "| black |" in (out / "table.md").read_text()
+    assert (out / "distributions.png").stat().st_size > 5000 and f"| full | 1 | {N} |" in (out / "table.md").read_text()
 
 
 def test_without_models_only_pixels_and_dashes(house, monkeypatch, capsys):
@@ -319,6 +319,9 @@ def test_an_intact_zip_is_read_by_many_processes(house, tmp_path):
         out = tmp_path / f"turn{turn}"
         run(PSNR, "--recons_dir", tmp_path / "a.zip", "--gt", tmp_path / "gt.npy", "--out", out, "--workers", 2, "--allow_missing")
         np.testing.assert_allclose(np.load(out / "PSNR.npy"), PSNR.psnr(clips, made_clips(0, n=60)))
+    np.save(tmp_path / "b.npy", clips)
+    run(PSNR, "--recons_dir", tmp_path / "b.npy", "--gt", tmp_path / "gt.npy", "--out", tmp_path / "npy")  # an array is as good
+    np.testing.assert_array_equal(np.load(tmp_path / "npy/PSNR.npy"), np.load(out / "PSNR.npy"))
 
 
 def test_truth_against_itself(house):

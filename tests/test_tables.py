@@ -56,6 +56,7 @@ def test_compare_pairs_by_clip_number(tmp_path, capsys):
     run(compare, tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
     out = capsys.readouterr().out
     assert "25 clips in common; 5 in A alone, 0 in B alone" in out and "no gallery" in out
+    assert "CC2017 subject 1: mine against yours" in out and "| SSIM | 25 |" in out
     with open(tmp_path / "out" / "comparison.csv") as handle:
         rows = {row["metric"]: row for row in csv.DictReader(handle)}
     for column in COLUMNS:
