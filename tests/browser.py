@@ -66,9 +66,9 @@ class Browser:
     def open(self, page, width=1400, height=1000, touch=False):
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self("Emulation.setTouchEmulationEnabled", enabled=touch)
-        self.value("window.left = true")  # of the page before, which may answer for a while
+        self.value("window.pageBefore = true")  # of the page before, which may answer for a while
         self("Page.navigate", url=page.as_uri())
-        self.wait("!window.left && document.readyState === 'complete' && location.href !== 'about:blank'")
+        self.wait("!window.pageBefore && document.readyState === 'complete' && location.href !== 'about:blank'")
 
     def value(self, expression):
         result = self("Runtime.evaluate", expression=expression, returnByValue=True)
