@@ -157,14 +157,14 @@ def test_flags_go_to_the_scripts_that_know_them():
 def test_a_data_set_brings_its_profile(tmp_path):
     """Each script takes it by itself; another config file, `none` and the command line go before it."""
     script = "Feature_decoding/train_CMG"
-    (tmp_path / "mine.yaml").write_text("attn_dim: 128")
+    (tmp_path / "mine.yaml").write_text("attn_dim: 96")
 
     def width(*flags):
         return cli.parse(load_script(script).get_parser, flags, script).attn_dim
 
     plain = width()
-    assert (width("--dataset", "phantom"), width("--dataset", "phantom", "--attn_dim", "64")) == (256, 64)
-    assert (width("--dataset", "phantom", "--config", "none"), width("--dataset=phantom", f"--config={tmp_path}/mine.yaml")) == (plain, 128)
+    assert (width("--dataset", "phantom"), width("--dataset", "phantom", "--attn_dim", "64")) == (128, 64)
+    assert (width("--dataset", "phantom", "--config", "none"), width("--dataset=phantom", f"--config={tmp_path}/mine.yaml")) == (plain, 96)
     lines = [" ".join(job.argv) for job in plan_of("phantom", "--stages", "reconstruct")[1]]
     assert all(("--config none" in line) == ("released_recipe" in line) for line in lines)
 
