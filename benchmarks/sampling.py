@@ -39,7 +39,7 @@ from Reconstruction import video_recons
 from Reconstruction.outputs import to_uint8
 from Reconstruction.stage2 import clip_noise, load_pipeline, pipeline_options, render_options
 
-RECIPES = {"paper": ["--preset", "paper"], "phantom": []}
+RECIPES = {"paper": ["--preset", "paper"], "phantom": ["--steps", "50"]}
 FULL = "50 steps of DDIM"
 WAYS = {
     FULL: [],
