@@ -5,7 +5,7 @@ Writes   benchmarks/RESULTS.md
     python benchmarks/run_all.py
     python benchmarks/run_all.py --only retrieval metrics
 
-About 15 minutes on two idle cores: other programs make the numbers worthless.
+More than half an hour on two idle cores: other programs make the numbers worthless.
 """
 
 import argparse
