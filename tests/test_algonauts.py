@@ -253,7 +253,7 @@ def test_videos_with_a_fault(data, tmp_path, capsys, fault, words):
 @pytest.mark.parametrize(
     "roi, content, words",
     [
-        ("FFA", None, "mini_track/sub02 lacks FFA.pkl of subject 2; copy or download it again"),
+        ("FFA", None, "/deep/participants_data_v2021/mini_track/sub02 lacks FFA.pkl of subject 2; copy or download it again"),
         ("V3", pickled(np.ones((N, 2, 4))), "V3.pkl has responses of shape (6, 2, 4), not (6, 3, any)"),
         ("V3", pickled(np.ones((N, 4, 4))), "V3.pkl has responses of shape (6, 4, 4), not (6, 3, any)"),
         ("PPA", pickled(np.ones((5, 3, 4))), "PPA.pkl has responses of shape (5, 3, 4), not (6, 3, any)"),
@@ -285,7 +285,7 @@ def test_other_mistakes(data, tmp_path, capsys):
     shutil.copytree(data / "deep/participants_data_v2021/mini_track/sub01", data / "copy/mini_track/sub01")
     assert "V1.pkl lies in" in error_of(capsys, step(4), *flags(data, out)) and not out.exists()
     shutil.rmtree(data / "deep/participants_data_v2021/mini_track/sub02")
-    assert "/mini_track/sub02 lacks V1.pkl, V2.pkl, V3.pkl" in error_of(capsys, step(4), *flags(data, out, "--subj_ID", 2))
+    assert f"{data}/mini_track/sub02 lacks V1.pkl, V2.pkl, V3.pkl" in error_of(capsys, step(4), *flags(data, out, "--subj_ID", 2))
 
 
 def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys):

@@ -39,9 +39,11 @@ AGAIN = "copy or download it again, or check --data_root"
 def find_responses(dataset, data_root, track, subject, finder):
     """Pickles of a subject, {ROI: Path}; a UserError that names all that are missing."""
     patterns = {roi: dataset.response_pattern(data_root, track, subject, roi) for roi in dataset.tracks[track]}
-    lacking = [roi for roi, pattern in patterns.items() if not finder.all(pattern)]
+    found = {roi: finder.all(pattern) for roi, pattern in patterns.items()}
+    lacking = [roi for roi, paths in found.items() if not paths]
     if lacking:
-        folder = next(iter(patterns.values())).parent
+        there = [paths[0] for paths in found.values() if paths] or list(patterns.values())
+        folder = str(there[0].parent).replace("**/", "")
         raise UserError(f"{folder} lacks {', '.join(f'{roi}.pkl' for roi in lacking)} of subject {subject}; {AGAIN}")
     return {roi: finder.one(pattern, AGAIN) for roi, pattern in patterns.items()}
 
