@@ -184,7 +184,7 @@ def training_rows(device, rounds, *flags, voxels=VOXELS, latent=LATENT, batch=BA
 
 
 def run(*words):
-    """Seconds of a command of the project; a UserError with its last words where it fails."""
+    """Seconds of a command of the project; a UserError with what it last said where it fails."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *map(str, words)], cwd=cli.PROJECT, capture_output=True, text=True)
     if done.returncode:
