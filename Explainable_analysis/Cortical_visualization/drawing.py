@@ -65,7 +65,7 @@ def draw_flat(path, values, title, label, *, areas=VISUAL_AREAS, threshold=None,
     for axis, side in zip(figure.subplots(1, 2), SIDES, strict=True):
         flat, here = _flat(side), meshes[side]
         shown = np.isfinite(here) & (np.abs(here) >= (threshold or 0))
-        axis.tripcolor(flat, facecolors=np.full(len(flat.triangles), 0.12), cmap="Greys", vmin=0, vmax=1, rasterized=True)
+        axis.tripcolor(flat, np.full(len(flat.x), 0.12), cmap="Greys", vmin=0, vmax=1, shading="gouraud", rasterized=True)
         triangles = flat.triangles[shown[flat.triangles].all(1)]
         if len(triangles):  # single vertices make none
             visible = tri.Triangulation(flat.x, flat.y, triangles)
@@ -132,6 +132,7 @@ def write_interactive(path, values, title, threshold=None):
         text = [
             f"{word or 'no area'}<br>{value:.4g}" if np.isfinite(value) else word for word, value in zip(words, meshes[side], strict=True)
         ]
+        text = np.array(text)  # a list would be looked at word by word
         corners = dict(zip("ijk", triangles.T, strict=True)) | dict(zip("xyz", points.T, strict=True))
         painted = np.isfinite(shown[triangles]).all(1)
         figure.add_mesh3d(**corners | {key: corners[key][~painted] for key in "ijk"}, color="lightgrey", text=text, hoverinfo="text")
