@@ -23,9 +23,6 @@ CAPTION_MODEL = "Salesforce/blip2-flan-t5-xxl"  # paper, data preprocessing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-# ---------------------------------------------------------------------------------------------- flags
-
-
 def add_caption_flags(parser, one_file=False):
     """Add the flags of the caption model, and --captions for a data set whose captions are one file."""
     if one_file:
@@ -61,14 +58,8 @@ def _open_captioner(source, revision, precision, device):
 # ---------------------------------------------------------------------------------------------- captions by a model
 
 
-def read_entries(path, names):
-    """Entries of work that was stopped, as far as they go; a line that was cut off ends them."""
-    entries = read_log(path, {"clip": str, "caption": str})
-    return [entry for entry, _ in takewhile(lambda pair: pair[0]["clip"] == pair[1], zip(entries, names, strict=False))]
-
-
 def make_captions(path, folders, indices, size, batch_size, describe):
-    """Captions of all clips by a model; goes on where earlier work stopped.
+    """Captions of all clips by a model, list of str; goes on where earlier work stopped.
 
     Parameters
     ----------
@@ -80,16 +71,11 @@ def make_captions(path, folders, indices, size, batch_size, describe):
         frames that are described
     size : int
         pixels of a frame
-    batch_size : int
-        clips at a time
     describe : function of frames and clip names
         returns entries: dicts of clip, caption and what else there is to say
-
-    Returns
-    -------
-    list of str
     """
-    entries = read_entries(path, [folder.name for folder in folders])
+    known = zip(read_log(path, {"clip": str, "caption": str}), folders, strict=False)
+    entries = [entry for entry, _ in takewhile(lambda pair: pair[0]["clip"] == pair[1].name, known)]  # a line that was cut off ends them
     write_text(path, "".join(json.dumps(entry) + "\n" for entry in entries))
     with naming(path), open(path, "a", encoding="utf-8") as handle:
         for start in tqdm(range(len(entries), len(folders), batch_size), desc=path.stem.replace("_", " "), unit="batch"):
@@ -102,20 +88,7 @@ def make_captions(path, folders, indices, size, batch_size, describe):
 
 
 def describe_middles(args, frames, names):
-    """Caption a batch of clips by one frame each.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    frames : list of arrays, shape (1, H, W, 3), uint8
-    names : list of str
-        clips
-
-    Returns
-    -------
-    list of dict
-        clip, caption
-    """
+    """Caption a batch of clips by one frame each, (1, H, W, 3) uint8; entries as `make_captions` takes them."""
     captions = open_captioner(args)([clip[0] for clip in frames], args.prompt)
     if "" in captions:
         raise no_words(names[captions.index("")])
@@ -135,15 +108,9 @@ def caption_split(args, dataset, layout, split, given, indices, describe, facts=
 
     Parameters
     ----------
-    args : argparse.Namespace
-    dataset : common.datasets.Dataset
-    layout : common.layout.Layout
-    split : str
     given : tuple
         file of ready captions, and the captions, list of str; (None, None) to have them made
-    indices : tuple
-        frames that are described
-    describe : function of frames and clip names
+    indices, describe
         as for `make_captions`
     facts : dict, optional
         further settings that captions depend on
@@ -166,15 +133,7 @@ def caption_split(args, dataset, layout, split, given, indices, describe, facts=
 
 
 def caption_by_middle_frame(args, dataset, layout, facts=None):
-    """Write the captions of a data set with one caption file, or a caption model's of the clips' middle frames.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        with --split and the flags of `add_caption_flags`
-    dataset, layout, facts
-        as for `caption_split`
-    """
+    """Write the captions of a data set with one caption file, or a caption model's of the clips' middle frames."""
     names = {n: name for split in ("train", "test") for n, name in zip(dataset.clip_numbers(split), dataset.clip_names(split), strict=True)}
     every = read_ready_captions(args.captions, [names[number] for number in sorted(names)]) if args.captions else None
     for split in args.split:

@@ -27,18 +27,7 @@ class Captioner:
 
     @torch.no_grad()
     def __call__(self, frames, prompt=PROMPT):
-        """Describe pictures, greedily.
-
-        Parameters
-        ----------
-        frames : list of arrays, shape (H, W, 3), uint8
-            RGB
-        prompt : str
-
-        Returns
-        -------
-        list of str
-        """
+        """Describe pictures, each (H, W, 3) uint8 RGB, greedily; list of str."""
         inputs = self._inputs(frames, prompt)
         tokens = self.model.generate(**inputs, max_new_tokens=MAX_NEW_TOKENS, do_sample=False)
         length = inputs["input_ids"].shape[1]
@@ -54,33 +43,16 @@ class Captioner:
         return inputs
 
     @torch.no_grad()
-    def first_logits(self, frame, prompt=PROMPT):
+    def first_logits(self, frame):
         """Logits of the first word about a picture, (vocabulary,)."""
         options = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-        return self.model.generate(**self._inputs([frame], prompt), **options).logits[0][0]
+        return self.model.generate(**self._inputs([frame], PROMPT), **options).logits[0][0]
 
 
 def load_captioner(source, revision=None, dtype=torch.float32, device="cpu"):
-    """An image-to-text model, such as BLIP-2, for inference.
+    """An image-to-text model, such as BLIP-2, for inference, Captioner; `source` is a hub id, with a revision there, or a folder.
 
-    Parameters
-    ----------
-    source : str or Path
-        hub id or folder
-    revision : str, optional
-        branch, tag or commit on the hub
-    dtype : torch.dtype
-        of the weights
-    device : torch.device
-
-    Returns
-    -------
-    Captioner
-
-    Raises
-    ------
-    UserError
-        the model is not there, broken or not whole, or does not see the pictures
+    A UserError for one that is not there, broken or not whole, or does not see the pictures.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -126,18 +98,8 @@ def _check_sees(captioner, source):
 def choose_caption(captions, cosines, *key):
     """One caption for a clip from those of its first and last frame.
 
-    Parameters
-    ----------
-    captions : pair of str
-    cosines : pair of float
-        CLIP cosine of each caption with the middle frame
-    *key
-        numbers and words (seed, split, clip) that fix the choice at random
-
-    Returns
-    -------
-    str
-        where the cosines differ by at most 0.05 one of the two at random, else both joined by ', and then '
+    Where the CLIP cosines of the captions with the middle frame differ by at most 0.05 it is one of the two, at random by the key
+    (seed, split, clip), else both joined by ', and then '.
     """
     if abs(cosines[0] - cosines[1]) <= CLOSE:
         return captions[int(numpy_generator(*key, "caption").integers(2))]

@@ -28,7 +28,7 @@ from common.layout import DECODERS
 from common.readers import FolderClips, detect_layout, format_clips
 from common.released import ReleasedTree
 from common.workers import add_workers_flag, run_jobs
-from Data_preprocess.cifti import open_series
+from Data_preprocess.cifti import open_series, plain_and_compressed
 from Data_preprocess.event_runs import check_orientation, read_shape
 from Data_preprocess.events import event_volumes, read_events
 from Data_preprocess.finding import Finder
@@ -122,7 +122,7 @@ def find_file(file, finder):
     """Path of a RawFile, or None where there is none."""
     patterns = [*file.preferred, file.path]
     if file.kind == "series":
-        patterns = [form for pattern in patterns for form in (pattern, pattern.with_name(f"{pattern.name}.gz"))]
+        patterns = [form for pattern in patterns for form in plain_and_compressed(pattern)]
     return finder.first(*patterns)
 
 
@@ -267,9 +267,6 @@ def look_at(job):
         return "unusual", cli.one_line(error)
     except UserError as error:
         return "wrong", cli.one_line(error)
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():

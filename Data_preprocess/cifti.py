@@ -32,26 +32,14 @@ _ADVICE = "copy or download the file again"
 
 @dataclass(frozen=True)
 class Series:
-    """A dense series whose header has been read and checked.
-
-    Attributes
-    ----------
-    path : Path
-    n_volumes, n_columns : int
-    tr : float
-        s between volumes; 0 where the file does not say
-    cortex : array, shape (59412,), int
-        columns of the left, then the right cortical vertices
-    image : nibabel Nifti2Image
-        its values still on disk
-    """
+    """A dense series whose header has been read and checked."""
 
     path: Path
     n_volumes: int
     n_columns: int
-    tr: float
-    cortex: np.ndarray
-    image: nib.Nifti2Image
+    tr: float  # s between volumes; 0 where the file does not say
+    cortex: np.ndarray  # (59412,) int, columns of the left, then the right cortical vertices
+    image: nib.Nifti2Image  # its values still on disk
 
     def check_tr(self, expected):
         """Raise a UserError when the file says another time between volumes, s; one that says 0 says nothing."""
@@ -62,7 +50,7 @@ class Series:
             )
 
     def read(self, first=0, n_volumes=None, space="cortex"):
-        """Read volumes.
+        """Read volumes; a UserError for too few of them, or no full set of grayordinates.
 
         Parameters
         ----------
@@ -77,11 +65,6 @@ class Series:
         -------
         array, shape (n_volumes, 59412 or 91282), float32
             in the file's memory order: one vertex's series is contiguous
-
-        Raises
-        ------
-        UserError
-            too few volumes, or no full set of grayordinates
         """
         last = self.n_volumes if n_volumes is None else first + n_volumes
         if self.n_volumes < last or last <= first:
@@ -100,13 +83,7 @@ class Series:
         return values if space == "full" or one_block else values[:, self.cortex]
 
     def read_vertices(self, vertices):
-        """Whole series of some cortical vertices, (len(vertices), n_volumes) float64; of a plain file only these are read.
-
-        Parameters
-        ----------
-        vertices : array, int
-            in 0..59411
-        """
+        """Whole series of cortical vertices in 0..59411, (len(vertices), n_volumes) float64; of a plain file only these are read."""
         try:
             values = np.asanyarray(self.image.dataobj)  # a plain file is mapped
             return values[0, 0, 0, 0].T[self.cortex[vertices]].astype(np.float64)
@@ -118,31 +95,24 @@ def _unreadable(path, reason):
     return UserError(f"{path} is not a readable CIFTI series ({one_line(reason)}); {_ADVICE}")
 
 
+def plain_and_compressed(path):
+    """Two forms of a series' path or pattern, as it is and compressed (.gz)."""
+    return path, path.with_name(f"{path.name}.gz")
+
+
 def find_series(path):
-    """A series' path, or that of the same compressed (.gz); a UserError where neither is there."""
-    found = next((candidate for candidate in (Path(path), Path(f"{path}.gz")) if candidate.is_file()), None)
+    """A series' path, or that of the same compressed; a UserError where neither is there."""
+    found = next(filter(Path.is_file, plain_and_compressed(path)), None)
     if found is None:
         raise missing(path, "copy it, or check --data_root with Data_preprocess/check_data.py")
     return found
 
 
 def open_series(path):
-    """Read and check the header of a dense series.
+    """Read and check the header of a dense series, Series.
 
-    Parameters
-    ----------
-    path : str or Path
-        a .dtseries.nii or .dtseries.nii.gz on the fs_LR 32k cortex, with or without subcortical voxels, its values of
-        any type, scaled or not
-
-    Returns
-    -------
-    Series
-
-    Raises
-    ------
-    UserError
-        missing, damaged, truncated, another kind of file, or of another space
+    It is a .dtseries.nii or .dtseries.nii.gz on the fs_LR 32k cortex, with or without subcortical voxels, its values of any type,
+    scaled or not. A UserError for one that is missing, damaged, truncated, another kind of file, or of another space.
     """
     path = Path(path)
     if not path.is_file():
@@ -227,8 +197,3 @@ def _cortex_columns(path, models):
             raise UserError(f"{path} has other vertices of the {side} cortex than fs_LR 32k's standard {n}; resample it to fs_LR 32k")
         columns.append(np.arange(model.index_offset, model.index_offset + n))
     return np.concatenate(columns)
-
-
-def read_series(path, first=0, n_volumes=None, space="cortex"):
-    """Read volumes of a dense series: `open_series`, then `Series.read`, whose parameters these are."""
-    return open_series(path).read(first, n_volumes, space)

@@ -15,18 +15,9 @@ def too_short(movie, needed, found, advice):
 
 
 def check_lengths(movies, clip_frames, fps, advice):
-    """Find missing, truncated and too short movies by their headers, before any work is done.
+    """Find missing, truncated and too short movies by their headers, before any work is done; arguments as of `cut_movie`'s job.
 
-    Parameters
-    ----------
-    movies : dict
-        path of a movie -> dict path of a clip -> first frame
-    clip_frames : int
-        frames of a clip
-    fps : int
-        frames per second
-    advice : str
-        what to do about a movie that is too short; without it, short movies pass
+    Without `advice` on what to do about a movie that is too short, short movies pass.
     """
     for movie, clips in movies.items():
         info = movie_info(movie)
@@ -77,14 +68,10 @@ def add_cut_flags(parser):
 def cut_clips(args, dataset, split, movies, *, advice, inputs=(), table=None, facts=None):
     """Cut the clips of a split, all of one length and rate, and write their SHA256SUMS; or find them done.
 
-    Every clip frame is the movie frame whose timestamp is nearest.
+    Every clip frame is the movie frame whose timestamp is nearest. A UserError for a movie that is missing, damaged or too short.
 
     Parameters
     ----------
-    args : argparse.Namespace
-        with the flags of `add_cut_flags`
-    dataset : common.datasets.Dataset
-    split : str
     movies : dict
         path of a movie -> dict path of a clip -> first frame, counted at the data set's rate
     advice : str
@@ -95,11 +82,6 @@ def cut_clips(args, dataset, split, movies, *, advice, inputs=(), table=None, fa
         path, and function that writes a table of the clips there
     facts : dict, optional
         further settings that clips depend on
-
-    Raises
-    ------
-    UserError
-        a movie that is missing, damaged or too short
     """
     expected = [clip for of_movie in movies.values() for clip in of_movie]
     folder, frames, fps = expected[0].parent, dataset.clip_frames, dataset.fps
@@ -111,36 +93,24 @@ def cut_clips(args, dataset, split, movies, *, advice, inputs=(), table=None, fa
         jobs = [(movie, clips, frames, fps, args.crf, advice) for movie, clips in movies.items()]
         cuts = run_jobs(cut_movie, jobs, args.workers, f"{dataset.name} {split} movies", "movie")
         clips = [clip for clip in expected if clip.exists()]
-        keep_sums(folder, clips, {name: digest for cut in cuts for name, digest in cut.items()})
+        keep_sums(folder, clips, cuts)
         if table:
             table[1](table[0])
         print(f"{dataset.name} {split}: {len(clips)} clips of {frames} frames made, {len(expected)} expected")
         record.finish(clips=len(clips), expected=len(expected))
 
 
-def keep_sums(folder, clips, made):
-    """Write the SHA256SUMS of clips.
-
-    Parameters
-    ----------
-    folder : Path
-    clips : list of Path
-    made : dict
-        file name -> SHA-256, of those that are new
-    """
-    known = read_sums(folder)  # a clip keeps its first checksum: a changed one is not taken for good by cutting again
-    write_sums(folder, {clip.name: made.get(clip.name) or known.get(clip.name) or sha256(clip) for clip in clips})
+def keep_sums(folder, paths, made):
+    """Write the SHA256SUMS of a folder; `made`, a list of {path below it: SHA-256}, are those of new files."""
+    new, known = {name: digest for of_job in made for name, digest in of_job.items()}, read_sums(folder)
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    # a file keeps its first checksum: a changed one is not taken for good by the same step again
+    write_sums(folder, {name: new.get(name) or known.get(name) or sha256(path) for name, path in names.items()})
 
 
 def clip_files(folder, expected, short=False):
-    """Files that finished cutting leaves: SHA256SUMS and the clips.
+    """Files that finished cutting leaves: SHA256SUMS and the expected clips.
 
-    Parameters
-    ----------
-    folder : Path
-    expected : list of Path
-        all clips of the data set
-    short : bool
-        take those that SHA256SUMS lists instead: some may have been left out
+    With `short` those that SHA256SUMS lists instead: some may have been left out.
     """
     return [folder / SUMS, *([folder / name for name in read_sums(folder)] if short else expected)]

@@ -24,25 +24,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one subject: what goes in and where it ends up.
-
-    Attributes
-    ----------
-    name : str
-    path : Path
-        of its series
-    windows : tuple of (first, end)
-        the volumes of each event, in the table's order
-    trend_order : int
-    rows : Path
-        of the array that it becomes
-    """
+    """One run of one subject: what goes in and where it ends up."""
 
     name: str
-    path: Path
-    windows: tuple
+    path: Path  # of its series
+    windows: tuple  # (first, end) volume of each event, in the table's order
     trend_order: int
-    rows: Path
+    rows: Path  # of the array that it becomes
 
     def how(self):
         """What the array depends on, as its data card keeps it."""
@@ -77,22 +65,16 @@ def read_shape(path, tr):
 def check_orientation(path, shape, needed, last, tr):
     """What is odd about the length of a series, in words; None for nothing.
 
+    A UserError for (voxels, volumes): rows that cannot be volumes, and columns that can.
+
     Parameters
     ----------
-    path : Path
     shape : (int, int)
         of the series
     needed : int
         volumes that events need
-    last : float
-        s, end of the last event
-    tr : float
-        s between volumes
-
-    Raises
-    ------
-    UserError
-        (voxels, volumes): rows that cannot be volumes, and columns that can
+    last, tr : float
+        s, end of the last event and time between volumes
     """
     most = (last + max(60, last / 2)) / tr  # a run goes on for a while after its last event
     if needed <= shape[0] <= most:
@@ -186,20 +168,9 @@ def find_presentations(runs, events, split, subject):
 
 
 def average_rows(runs, presentations, voxels):
-    """Mean response to each clip.
+    """Mean response to each clip, (clips, voxels wanted) float64.
 
-    Parameters
-    ----------
-    runs : list of Run
-        done
-    presentations : list of lists of (run number, row)
-        at least one a clip
-    voxels : array, shape (n,), int
-        that are wanted
-
-    Returns
-    -------
-    array, shape (clips, n), float64
+    `presentations` are the (run number, row) of each clip, at least one, `voxels` those that are wanted, int.
     """
     total = np.zeros((len(presentations), len(voxels)))
     for number, run in enumerate(runs):

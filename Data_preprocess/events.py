@@ -53,26 +53,11 @@ class Event:
 
 
 def read_events(dataset, data_root, timed=True):
-    """Read and check the event table.
+    """Read and check the event table, list of Event in the table's order.
 
-    Parameters
-    ----------
-    dataset : OwnDataset
-    data_root : str or Path
-        folder of the raw data
-    timed : bool
-        whether the table must say when and in which run each clip was shown
-
-    Returns
-    -------
-    list of Event
-        in the table's order
-
-    Raises
-    ------
-    UserError
-        no readable table, a column that is missing or misspelt, a cell that is not what its column holds, two events at one
-        time, frames that are in both splits, or another number of clips than the data set's entry says
+    `timed` says whether the table must tell when and in which run each clip was shown. A UserError for no readable table, a column
+    that is missing or misspelt, a cell that is not what its column holds, two events at one time, frames that are in both splits,
+    or another number of clips than the data set's entry says.
     """
     path = dataset.events_path(data_root)
     rows, point = _read_rows(path, CLIP_COLUMNS + (TIME_COLUMNS if timed else ()))
@@ -262,28 +247,15 @@ def clips_of(events, split):
 
 
 def event_volumes(onset, seconds, lag, tr, how="mean"):
-    """Volumes that answer to an event.
-
-    Volume k is taken to lie at k * tr seconds.
+    """Volumes first <= k < end that answer to an event, (first, end). Volume k is taken to lie at k * tr seconds.
 
     Parameters
     ----------
-    onset : float
-        s
-    seconds : float
-        length of the clip
-    lag : float
-        s between what is seen and the response to it
-    tr : float
-        s between volumes
+    onset, seconds, lag, tr : float
+        s: of the clip's begin, its length, from what is seen to the response to it, between volumes
     how : str
         'mean' for all volumes from onset + lag until the clip's length later, and the nearest one when none lies there;
         'nearest' for the one volume that is nearest to onset + lag
-
-    Returns
-    -------
-    first, end : int
-        volumes first <= k < end
     """
     start = (onset + lag) / tr
     first, end = math.ceil(start - EDGE), math.ceil(start + seconds / tr - EDGE)

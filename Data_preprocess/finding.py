@@ -54,19 +54,7 @@ class Finder:
         return next((path for pattern in patterns for path in self.all(pattern)), None)
 
     def one(self, pattern, do):
-        """The only file that a pattern stands for.
-
-        Parameters
-        ----------
-        pattern : Path
-        do : str
-            what to do where there is none
-
-        Raises
-        ------
-        UserError
-            no such file, or several
-        """
+        """The only file that a pattern stands for; a UserError for none, with what to `do` about it, or several."""
         found = self.all(pattern)
         if not found:
             raise missing(pattern, do)

@@ -37,14 +37,7 @@ def file_facts(path):
 
 
 def is_made(path, how):
-    """True when an array is there and its data card says that it was made in this way.
-
-    Parameters
-    ----------
-    path : Path
-    how : dict
-        entries of the data card, as JSON holds them
-    """
+    """True when an array is there and its data card has all entries of `how`, as JSON holds them."""
     if not (path.exists() and card_path(path).exists()):
         return False
     card = read_json(card_path(path))
@@ -52,15 +45,7 @@ def is_made(path, how):
 
 
 def check_signal(path, not_finite, constant, what):
-    """Raise a UserError for a series without a signal in any vertex.
-
-    Parameters
-    ----------
-    path : Path
-    not_finite, constant : array, shape (V,), bool
-    what : str
-        "vertex" or "voxel"
-    """
+    """Raise a UserError for a series without a signal in any vertex or voxel, `what`; the masks are (V,) bool."""
     if (not_finite | constant).all():
         found = "NaN or infinite values" if not_finite.any() else "constant values"
         raise UserError(f"{path} has {found} in every {what}; copy or download the file again")
@@ -88,15 +73,7 @@ def mask_of_areas(areas, n):
 
 
 def output_paths(layout, subject, numbers):
-    """Files that a finished fMRI step leaves for the decoders, list of Path.
-
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    subject : int or str
-    numbers : list of int
-        selected vertices, as the files' names have them
-    """
+    """Files that a finished fMRI step leaves for the decoders, list of Path; `numbers` of vertices as the files' names have them."""
     of_numbers = [path for n in numbers for path in row_paths(layout, subject, n)]
     return [*of_numbers, layout.mask(subject), layout.fmri_report(subject)]
 
@@ -107,63 +84,31 @@ def row_paths(layout, subject, n):
 
 
 def save_maps(layout, subject, maps, units, *, rows, made_by):
-    """Write one array per vertex map beside the masks.
-
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    subject : int or str
-    maps : dict
-        name -> (V,) array
-    units : dict
-        name -> unit; maps without one are not written
-    rows, made_by : str
-        for the data cards
-    """
+    """Write one array per vertex map beside the masks, {name: (V,)}; those without a unit, {name: unit}, are not written."""
     for key in units.keys() & maps.keys():
         save_array(layout.mask(subject).parent / f"{key}.npy", maps[key], rows=rows, units=units[key], made_by=made_by)
 
 
 def save_mask(path, mask, *, rows, how, made_by):
-    """Write a mask as zeros and ones.
-
-    Parameters
-    ----------
-    path : Path
-    mask : array, shape (V,), bool
-    rows, made_by : str
-        for the data card
-    how : str
-        how its vertices were chosen
-    """
+    """Write a mask (V,) bool as zeros and ones; `how` its vertices were chosen goes to the data card."""
     save_array(path, mask.astype(np.uint8), rows=rows, units="1 where selected", made_by=made_by, selection=how)
 
 
 def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made_by, **facts):
-    """Scale the rows of both splits and write them, with what scaled them.
+    """Scale the rows of both splits and write them, with what scaled them; returns {name of a file: shape}.
 
     Parameters
     ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
-    subject : int or str
     rows : dict
         split -> (clips, V) array, not yet scaled
     scales : dict
-        split -> what is subtracted and what is divided by, each (V,); Data_preprocess.fmri_runs.scales
+        split -> what is subtracted and what is divided by, each (V,)
     n_vertices : int
         for the files' names
     units : str
         of the scaled rows
-    made_by : str
-        script
     **facts
         more entries of the data cards: selection, vertices, ...
-
-    Returns
-    -------
-    dict
-        name of a file -> shape
     """
     shapes, facts = {}, {"made_by": made_by, "dataset": dataset.name, "subject": subject, **facts}
     if not dataset.n_vertices:  # rows of another number of voxels would be found instead
@@ -183,20 +128,9 @@ def save_rows(layout, dataset, subject, rows, scales, *, n_vertices, units, made
 
 
 def save_standardised(layout, dataset, subject, train, test, test_norm, **facts):
-    """Standardise the rows of both splits per vertex and write them; `facts` are the named arguments of `save_rows`.
+    """Standardise the rows (clips, V) of both splits per vertex and write them; `facts` are the named arguments of `save_rows`.
 
-    Parameters
-    ----------
-    layout, dataset, subject
-        as for `save_rows`
-    train, test : array, shape (clips, V)
-    test_norm : str
-        "own" scales the test rows by their own mean and std, "train" by those of the training rows
-
-    Returns
-    -------
-    dict
-        name of a file -> shape
+    `test_norm` "own" scales the test rows by their own mean and std, "train" by those of the training rows.
     """
     units = f"z per vertex, by the mean and std of the {'training' if test_norm == 'train' else 'own'} rows"
     rows, scales = {"train": train, "test": test}, fmri_runs.scales(train, test, test_norm)
@@ -207,21 +141,7 @@ def save_standardised(layout, dataset, subject, train, test, test_norm, **facts)
 
 
 def describe_arrays(dataset, subject, shapes, *, n_vertices, selected, how):
-    """What the report of every fMRI step says, dict.
-
-    Parameters
-    ----------
-    dataset : common.datasets.Dataset
-    subject : int or str
-    shapes : dict
-        name of a file -> shape
-    n_vertices : int
-        that there are
-    selected : list of int
-        vertices of each mask
-    how : str
-        how they were chosen
-    """
+    """What the report of every fMRI step says, dict; `selected` are the vertices of each mask, `how` they were chosen."""
     return {
         "dataset": dataset.name,
         "phantom": dataset.simulated,

@@ -1,4 +1,4 @@
-"""Arithmetic of whole runs and of their repetitions, vectorised over vertices, in double precision."""
+"""Arithmetic of whole runs, of responses to clips, and of their repetitions, vectorised over vertices, in double precision."""
 
 import numpy as np
 
@@ -8,24 +8,15 @@ SIGNAL_FLOOR = 1e-10  # what detrending leaves, relative to the series, below wh
 
 
 def clean_run(run, order=4, out=None):
-    """Detrend and z-score a run in one pass; vertices without a usable signal become 0.
+    """Detrend by a polynomial of an order and z-score a run (T, V) in one pass; vertices without a usable signal become 0.
 
-    Parameters
-    ----------
-    run : array, shape (T, V)
-        of any memory order; a column contiguous in memory is fastest
-    order : int
-        degree of the polynomial trend
-    out : array, shape (T, V), float64, optional
-        for the result; saves the time of asking for memory
+    A column contiguous in memory is fastest; `out` (T, V) float64 saves the time of asking for memory.
 
     Returns
     -------
     clean : array, shape (T, V), float64
-    not_finite : array, shape (V,), bool
-        vertices with a NaN or an infinite value
-    constant : array, shape (V,), bool
-        vertices without variance beyond the trend
+    not_finite, constant : array, shape (V,), bool
+        vertices with a NaN or an infinite value, and those without variance beyond the trend
     """
     run = check_run(run, order)
     basis = polynomial_basis(len(run), order)
@@ -45,22 +36,10 @@ def clean_run(run, order=4, out=None):
 
 
 def explainable_variance(average, n_repetitions):
-    """Share of the variance that repetitions have in common: the noise ceiling of a model's R squared.
+    """Share of the variance that repetitions have in common, (V,) float64: the noise ceiling of a model's R squared.
 
-    For z-scored repetitions the share is v = var(average), of which a part (1 - v) / (R - 1) is noise that averaging
-    has not removed and that is subtracted.
-
-    Parameters
-    ----------
-    average : array, shape (T, V)
-        mean over repetitions that were z-scored one by one
-    n_repetitions : int
-        R, at least 2
-
-    Returns
-    -------
-    array, shape (V,), float64
-        at most 1; around 0, also below, where nothing repeats
+    For z-scored repetitions with mean `average` (T, V) the share is v = var(average), of which a part (1 - v) / (R - 1) is noise
+    that averaging has not removed and that is subtracted. At most 1; around 0, also below, where nothing repeats.
 
     References
     ----------
@@ -72,20 +51,41 @@ def explainable_variance(average, n_repetitions):
     return v - (1 - v) / (n_repetitions - 1)
 
 
-def scales(train, test, test_norm="own"):
-    """What standardises the rows of both splits.
+def average_repetitions(responses, train_rows):
+    """Mean over repetitions of responses (videos, repetitions, V); voxels without a usable signal become 0.
 
-    Parameters
-    ----------
-    train, test : array, shape (clips, V)
-    test_norm : str
-        "own" scales the test rows by their own mean and std, "train" by those of the training rows
+    `train_rows` are those by which voxels will be standardised.
 
     Returns
     -------
-    dict
-        split -> (mean, std), each (V,) float64
+    average : array, shape (videos, V), float64
+    not_finite, constant : array, shape (V,), bool
+        voxels with a NaN or an infinite value, and those without variance over the training rows
     """
+    average = np.mean(responses, axis=1, dtype=np.float64)
+    not_finite = ~np.isfinite(average).all(axis=0)
+    average[:, not_finite] = 0
+    spread = np.ptp(average[train_rows], axis=0)  # the std of equal values is rounding error, not 0
+    constant = ~not_finite & (spread <= SIGNAL_FLOOR * np.abs(average[train_rows]).max(axis=0))
+    average[:, constant] = 0
+    return average, not_finite, constant
+
+
+def correlate_all(responses):
+    """Mean Pearson r of all pairs of repetitions, which is also the explainable variance of their mean: the noise ceiling.
+
+    Of responses (videos, repetitions, V), (V,) float64; NaN for a voxel that is constant or not finite in a repetition.
+    """
+    z = np.zeros((len(responses), responses.shape[2]))
+    with np.errstate(invalid="ignore"):
+        for series in np.moveaxis(responses, 1, 0):
+            mean, std = statistics(series)
+            z += (series - mean) / np.where(std > SIGNAL_FLOOR * np.abs(mean), std, np.nan)
+    return explainable_variance(z / responses.shape[1], responses.shape[1])
+
+
+def scales(train, test, test_norm="own"):
+    """Mean and std, each (V,) float64, that standardise the rows (clips, V) of each split; `test_norm` as of `save_standardised`."""
     return {"train": statistics(train), "test": statistics(test if test_norm == "own" else train)}
 
 

@@ -6,10 +6,11 @@ import shutil
 import cv2
 
 from common import cli, video
-from common.files import SUMS, check_sum, missing, naming, read_sums, sha256, write_sums
+from common.files import SUMS, check_sum, missing, naming, read_sums, sha256
 from common.frames import read_clip
 from common.records import working
 from common.workers import add_workers_flag, run_jobs
+from Data_preprocess.cutting import keep_sums
 from Data_preprocess.movies import stretch
 
 
@@ -32,18 +33,9 @@ def frame_paths(folder, indices, ending):
 
 
 def read_stretched(clip, indices, size):
-    """Frames of a clip, stretched to size x size, whatever its proportions; a UserError for one that is not there or has changed.
+    """Frames of a clip's mp4, stretched to size x size, whatever its proportions, list of (size, size, 3) uint8.
 
-    Parameters
-    ----------
-    clip : Path
-        of an mp4
-    indices : sequence of int
-    size : int
-
-    Returns
-    -------
-    list of arrays, shape (size, size, 3), uint8
+    A UserError for one that is not there or has changed.
     """
     if not clip.is_file():
         raise missing(clip, "run step 1, or check --out_root")
@@ -52,21 +44,7 @@ def read_stretched(clip, indices, size):
 
 
 def read_cropped(whole, crop, folder, indices, size):
-    """Centres of frames that lie in a folder, resized to size x size.
-
-    Parameters
-    ----------
-    whole, crop : int
-        pixels of the frames and of their centres
-    folder : Path
-        of a clip's frames
-    indices : sequence of int
-    size : int
-
-    Returns
-    -------
-    list of arrays, shape (size, size, 3), uint8
-    """
+    """Centres, `crop` pixels wide, of frames that lie in a folder and are `whole` pixels wide, list of (size, size, 3) uint8."""
     start = (whole - crop) // 2
     return [stretch(frame[start : start + crop, start : start + crop], size) for frame in read_clip(folder, indices, whole)]
 
@@ -107,10 +85,6 @@ def make_frames(args, dataset, split, source, target, *, names=None, read=read_s
 
     Parameters
     ----------
-    args : argparse.Namespace
-        with the flags of `add_frame_flags`
-    dataset : common.datasets.Dataset
-    split : str
     source, target : function
         of a clip's name: what its frames are read from, and their folder
     names : list of str, optional
@@ -131,12 +105,7 @@ def make_frames(args, dataset, split, source, target, *, names=None, read=read_s
             return
         how = (dataset.frame_indices, size, args.format, args.jpg_quality)
         jobs = [(read, source(name), target(name), *how) for name in names]
-        made = {}
-        for sums in run_jobs(take_frames, jobs, args.workers, f"{dataset.name} {split} clips", "clip"):
-            made |= sums
-        known = read_sums(root)  # a frame keeps its first checksum: a changed one is not taken for good by a second run
-        here = {path.relative_to(root).as_posix(): path for path in frames}
-        write_sums(root, {name: made.get(name) or known.get(name) or sha256(path) for name, path in here.items()})
+        keep_sums(root, frames, run_jobs(take_frames, jobs, args.workers, f"{dataset.name} {split} clips", "clip"))
         expected = dataset.n_clips(split) * len(dataset.frame_indices)
         print(f"{dataset.name} {split}: {len(frames)} frames of {size} x {size} pixels made, {expected} expected")
         record.finish(clips=len(names), frames=len(frames), expected=expected)

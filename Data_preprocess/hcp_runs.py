@@ -5,7 +5,7 @@ import numpy as np
 
 from common.cortex import N_CORTEX, N_MESH, mesh_vertices
 from common.files import UserError, load_array, one_line
-from Data_preprocess.cifti import open_series
+from Data_preprocess.cifti import open_series, plain_and_compressed
 from Data_preprocess.fmri_arrays import check_signal
 
 ENDINGS = (".dtseries.nii", ".dtseries.nii.gz")
@@ -39,70 +39,45 @@ def choose_kind(dataset, run, kinds, wanted):
 
 
 def find_runs(dataset, data_root, subject, finder, series=None):
-    """A participant's series of the movie runs, all of one kind.
+    """A participant's series of the movie runs, all of one kind: `series`, such as '_Atlas_MSMAll', or the first of the registry's.
 
-    Parameters
-    ----------
-    dataset : HCPMovie
-    data_root : Path
-    subject : int
-    finder : Data_preprocess.finding.Finder
-    series : str, optional
-        kind to take, such as '_Atlas_MSMAll_hp2000_clean'; the first of the registry's by default
-
-    Returns
-    -------
-    paths : list of Path
-        in the order of the movies
-    kind : str
-    others : list of str
-        kinds that all runs have as well
-
-    Raises
-    ------
-    UserError
-        no such participant, a run that is missing, or runs of different kinds
+    Returns their paths in the order of the movies, the kind, and the kinds that all runs have as well. A UserError for no such
+    participant, a run that is missing, or runs of different kinds.
     """
-    found = []
+    found, root = {}, dataset.tree(data_root)
     for number, run in enumerate(dataset.runs, 1):
-        pattern = dataset.series_pattern(data_root, subject, number)
-        found.append(kinds_of(run, [path for form in (pattern, pattern.with_name(f"{pattern.name}.gz")) for path in finder.all(form)]))
-    example = f"MNINonLinear/Results/{dataset.runs[0]}/{dataset.runs[0]}{dataset.series[0]}{ENDINGS[0]}"
-    if not any(found):
+        forms = plain_and_compressed(dataset.series_pattern(data_root, subject, number))
+        found[run] = kinds_of(run, [path for form in forms for path in finder.all(form)])
+    lacking = [run for run, kinds in found.items() if not kinds]
+    if len(lacking) == len(found):
+        example = f"MNINonLinear/Results/{lacking[0]}/{lacking[0]}{dataset.series[0]}{ENDINGS[0]}"
         raise UserError(
-            f"no series of participant {subject} below {dataset.tree(data_root)}, such as {subject}/{example}; "
+            f"no series of participant {subject} below {root}, such as {subject}/{example}; "
             "docs/hcp.md says what to download, or check --data_root"
         )
-    for run, kinds in zip(dataset.runs, found, strict=True):
-        if not kinds:
-            raise UserError(
-                f"no series of run {run} of participant {subject} below {dataset.tree(data_root)}; copy or download {run}{dataset.series[0]}{ENDINGS[0]}"
-            )
-    chosen = [choose_kind(dataset, run, kinds, series) for run, kinds in zip(dataset.runs, found, strict=True)]
-    paths = [kinds[kind] for kinds, kind in zip(found, chosen, strict=True)]
-    odd = next((path for path, kind in zip(paths, chosen, strict=True) if kind != chosen[0]), None)
-    if odd:
+    if lacking:
+        run = lacking[0]
+        raise UserError(
+            f"no series of run {run} of participant {subject} below {root}; copy or download {run}{dataset.series[0]}{ENDINGS[0]}"
+        )
+    chosen = {run: choose_kind(dataset, run, kinds, series) for run, kinds in found.items()}
+    paths, (kind, *others) = [found[run][kind] for run, kind in chosen.items()], dict.fromkeys(chosen.values())
+    if others:
+        odd = next(path for path, other in zip(paths, chosen.values(), strict=True) if other != kind)
         raise UserError(
             f"{paths[0]} and {odd.name} are of different kinds of series; copy the missing one, or name one kind that all runs have with --series"
         )
-    return paths, chosen[0], [kind for kind in found[0] if kind != chosen[0] and all(kind in kinds for kinds in found)]
+    first, *rest = found.values()
+    return paths, kind, [other for other in first if other != kind and all(other in kinds for kinds in rest)]
 
 
 # ---------------------------------------------------------------------------------------------- which vertices
 
 
 def read_parcellation(path):
-    """MMP area of every cortical vertex, (59412,) of names such as 'L_V1', from a CIFTI label file.
+    """MMP area of every cortical vertex, (59412,) of names such as 'L_V1', from the first map of a .dlabel.nii.
 
-    Parameters
-    ----------
-    path : Path
-        a .dlabel.nii; its first map is taken, and areas go by name, as numberings differ
-
-    Raises
-    ------
-    UserError
-        missing, another kind of file, or of another mesh or number of vertices
+    Areas go by name, as numberings differ. A UserError for one that is missing, of another kind, mesh or number of vertices.
     """
     if not path.is_file():
         raise UserError(f"file not found: {path}; give a .dlabel.nii of {MMP}, or leave out --parcellation")
@@ -133,16 +108,9 @@ def read_parcellation(path):
 
 
 def open_runs(dataset, paths, check_tr):
-    """Open and check the series of a participant's runs before any is read.
+    """Open and check the series of a participant's runs before any is read, list of Series.
 
-    Returns
-    -------
-    list of Series
-
-    Raises
-    ------
-    UserError
-        another TR in a header, or runs that end before their last clip's volume, all of them named
+    A UserError for another TR in a header, and for runs that end before their last clip's volume, all of them named.
     """
     opened = [open_series(path) for path in paths]
     for series in opened if check_tr else ():
@@ -164,20 +132,14 @@ def read_run(job):
 
 
 def read_ready(dataset, path, vertices):
-    """Responses out of an array that somebody has made, (clips, V) float64.
+    """Responses out of an array that somebody has made, (clips, V) float64; a UserError for one of another shape.
 
     Parameters
     ----------
-    dataset : HCPMovie
     path : Path
         .npy of all clips, or all volumes of the runs one after another (whole runs, or cut after the last clip's volume), by
         the visual vertices, ascending, or all 59412
     vertices : array, shape (V,), int
-
-    Raises
-    ------
-    UserError
-        missing, damaged, or of another shape
     """
     do = "give an array of numbers"
     array = load_array(path, shape=(None, None), finite=False, mmap=True, do=do)
@@ -206,17 +168,9 @@ def find_bad(rows):
 
 
 def min_max(rows):
-    """What brings every vertex to 0...1 over all rows: what is subtracted and what is divided by, each (V,) float64.
+    """What brings every vertex of rows (clips, V) to 0...1 over all of them: what is subtracted, what is divided by, each (V,) float64.
 
-    Parameters
-    ----------
-    rows : array, shape (clips, V), float64
-        the columns of bad vertices become 0, in place, and their divisor is 0
-
-    Returns
-    -------
-    lowest, span : array, shape (V,)
-    not_finite, constant : array, shape (V,), bool
+    The columns of bad vertices become 0, in place, and their divisor is 0. Also `find_bad`'s two masks.
     """
     not_finite, constant = find_bad(rows)
     rows[:, not_finite | constant] = 0

@@ -42,13 +42,6 @@ def check_frames(path, info, n_frames):
 def resample(path, fps):
     """Frames of a movie at a constant rate: for every k/fps the frame whose timestamp is nearest (ties: the earlier).
 
-    Parameters
-    ----------
-    path : str or Path
-        of a movie of any rate, constant or not
-    fps : int or Fraction
-        wanted frames per second
-
     Yields
     ------
     av.VideoFrame
@@ -67,18 +60,7 @@ def resample(path, fps):
 
 
 def stretch(frame, size):
-    """Resize a frame to size x size pixels, whatever its proportions, with an area filter.
-
-    Parameters
-    ----------
-    frame : array, shape (H, W, 3), uint8
-    size : int
-        pixels
-
-    Returns
-    -------
-    array, shape (size, size, 3), uint8
-    """
+    """Resize a frame (H, W, 3) uint8 to size x size pixels, whatever its proportions, with an area filter."""
     height, width = frame.shape[:2]
     # OpenCV averages over areas only when both sides shrink: first shrink the longer sides, then enlarge the shorter
     smaller = cv2.resize(frame, (min(width, size), min(height, size)), interpolation=cv2.INTER_AREA)

@@ -18,19 +18,7 @@ from phantom.features import feature_groups, load_scenes
 
 
 def get_fmri_parser(doc, kind, reliability, hrf=None):
-    """Parser of a script that makes fMRI.
-
-    Parameters
-    ----------
-    doc : str
-        the script's __doc__
-    kind : type
-        class of its phantoms
-    reliability : float
-        default of --reliability
-    hrf : str, optional
-        default of --hrf; without it, the responses are no series, and made without workers
-    """
+    """Parser of a script that makes the fMRI of phantoms of a class; without a default for --hrf the responses are no series."""
     parser = cli.make_parser(doc)
     group = add_phantom_flags(parser, kind)
     group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="simulated participants, 1 to 3; they differ")
@@ -50,15 +38,7 @@ def get_fmri_parser(doc, kind, reliability, hrf=None):
 
 
 def open_features(args, dataset):
-    """What the simulated brains answer to.
-
-    Returns
-    -------
-    inputs : list of Path
-        files that it comes from
-    groups : function
-        gives the `feature_groups` of the scenes, computed once
-    """
+    """Files of what the simulated brains answer to, and a function that gives its `feature_groups`, computed once."""
     path, clip_path = dataset.truth_path(args.data_root), model_path(args, "clip")
     scenes = {split: load_scenes(path, split) for split in ("train", "test")}
     return [path, *model_files(clip_path)], cache(lambda: feature_groups(scenes, clip_path))
@@ -69,8 +49,6 @@ def make_responses(args, dataset, features, paths_of, make):
 
     Parameters
     ----------
-    args : argparse.Namespace
-    dataset : common.datasets.Dataset
     features : tuple
         of `open_features`
     paths_of : function of a participant
@@ -90,26 +68,15 @@ def make_responses(args, dataset, features, paths_of, make):
 
 
 def make_runs(args, dataset, subject, groups, runs, drift):
-    """Write a participant's series that are not there yet, and which vertices answer to what.
+    """Write a participant's series that are not there yet, and which vertices answer to what; returns what there is, str.
 
     Parameters
     ----------
-    args : argparse.Namespace
-        with the flags of `get_fmri_parser`
-    dataset : common.datasets.Dataset
-    subject : int
-    groups : dict of dict
-        of `feature_groups`
     runs : list of tuple
         features of a run's scenes (group -> array, shape (N, D)); TRs from the onset of every scene to every volume, array, shape (T, N);
         path -> seed of each of its scans
     drift : float
         size of the slow drift
-
-    Returns
-    -------
-    str
-        what there is
     """
     planted, constant, nan = draw_vertices(groups, subject, args.seed)
     response = response_weights(args.hrf, dataset.tr)

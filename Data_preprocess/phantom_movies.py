@@ -1,8 +1,6 @@
 """What the scripts share that make a phantom's movies. They, and those of phantom_fmri.py, alone write into --data_root."""
 
-import os
-from pathlib import Path
-
+from common import cli
 from common.datasets import DATASETS
 from common.files import write_json
 from common.records import working
@@ -13,23 +11,12 @@ def add_phantom_flags(parser, kind):
     """Add --dataset, of the phantoms of a class, and --data_root; returns the group."""
     group, phantoms = parser.add_argument_group("data"), [name for name, entry in DATASETS.items() if isinstance(entry, kind)]
     group.add_argument("--dataset", choices=phantoms, default=phantoms[0], help="phantom to make, an entry of common/datasets")
-    group.add_argument(
-        "--data_root", type=Path, default=Path(os.environ.get("MINDANIMATOR_DATA", "data")), changes_result=False,
-        help="folder for the raw data; $MINDANIMATOR_DATA sets the default",
-    )  # fmt: skip
+    cli.add_data_root(group, "for")
     return group
 
 
 def truth(dataset, scenes, seed):
-    """Content of phantom_truth.json: per split a list of clips in order.
-
-    Parameters
-    ----------
-    dataset : common.datasets.Dataset
-    scenes : dict
-        split -> list of Scene
-    seed : int
-    """
+    """Content of phantom_truth.json: per split a list of clips in order."""
     entries = {
         split: [
             {"clip": name, "caption": scene.caption, "scene": scene.to_json()}
@@ -50,8 +37,6 @@ def make_stimuli(args, dataset, scenes, jobs, make, name, said):
 
     Parameters
     ----------
-    args : argparse.Namespace
-    dataset : common.datasets.Dataset
     scenes : dict
         split -> list of Scene, in clip order
     jobs : list of tuple

@@ -30,22 +30,9 @@ class _ArraysAlone(pickle.Unpickler):
 
 
 def read_responses(path, shape):
-    """Read the responses to videos that a pickle of Algonauts 2021 holds.
+    """Responses to videos that a pickle of Algonauts 2021 holds, (videos, repetitions, voxels).
 
-    Parameters
-    ----------
-    path : str or Path
-    shape : tuple
-        that they must have, None for any number
-
-    Returns
-    -------
-    array, shape (videos, repetitions, voxels)
-
-    Raises
-    ------
-    UserError
-        what `read_arrays` raises, no array "train", or one of another shape
+    A UserError for what `read_arrays` raises, no array "train", or one of another shape than `shape`, None for any number.
     """
     arrays = read_arrays(path)
     if "train" not in arrays:
@@ -61,22 +48,9 @@ def _to_bytes(text, encoding):
 
 
 def read_arrays(path):
-    """Read a pickled dict of arrays.
+    """Read a pickled dict of arrays of numbers, of Python 2 or 3.
 
-    Parameters
-    ----------
-    path : str or Path
-        a .pkl of Python 2 or 3
-
-    Returns
-    -------
-    dict of str -> array
-        of numbers
-
-    Raises
-    ------
-    UserError
-        missing, damaged, or with anything in it but arrays of numbers; nothing of it has then been run
+    A UserError where the file is missing, damaged, or has anything else in it; nothing of it has then been run.
     """
     path = Path(path)
     if not path.is_file():

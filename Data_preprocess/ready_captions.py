@@ -14,7 +14,7 @@ _ENDINGS = (".h5", ".hdf5", ".txt", ".csv", ".tsv")
 
 
 def read_ready_captions(path, names):
-    """Read one caption per clip.
+    """Read one caption per clip, list of str.
 
     Parameters
     ----------
@@ -23,15 +23,6 @@ def read_ready_captions(path, names):
         "captions", or with a single column and no heading. The rows of a table with a column of clips' names may be in any order
     names : list of str
         clips in order
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    UserError
-        missing, unreadable, of another kind, an empty caption, or not one caption for each clip
     """
     path = Path(path)
     if not path.is_file():
@@ -44,14 +35,9 @@ def read_ready_captions(path, names):
 
 
 def captions_of_table(path, names):
-    """A table that an earlier step wrote, and its captions, if every clip has one; else (None, None), and a word if some have.
+    """A table of clip and caption that an earlier step wrote, and its captions, if every clip has one.
 
-    Parameters
-    ----------
-    path : Path
-        .csv with the columns clip and caption
-    names : list of str
-        clips in order
+    Else (None, None), with a warning if some have.
     """
     captions = _of_table(path, names) if path.is_file() else []
     if lacking := len(names) - sum(map(bool, captions)):

@@ -8,17 +8,7 @@ from common.readers import format_clips, parse_clips
 
 
 def make_step_parser(doc, dataset, **flags):
-    """A step's parser with --test_clips.
-
-    Parameters
-    ----------
-    doc : str
-        the script's __doc__
-    dataset : str
-        default of --dataset
-    **flags
-        of `cli.add_data_flags`
-    """
+    """A step's parser with --test_clips; `flags` are those of `cli.add_data_flags`."""
     parser = cli.make_parser(doc)
     cli.add_data_flags(parser, **flags).add_argument(
         "--test_clips", nargs="+", metavar="1-90,200", changes_result=False,
@@ -31,20 +21,7 @@ def make_step_parser(doc, dataset, **flags):
 def split_dataset(args, kind):
     """The data set of the flags, in the split of --test_clips, which its output folder keeps for all scripts.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    kind : type
-        class that the data set must be of
-
-    Returns
-    -------
-    common.datasets.Dataset
-
-    Raises
-    ------
-    UserError
-        numbers that the data set does not have, or an output folder with results of another split
+    A UserError for numbers that the data set does not have, and for an output folder with results of another split.
     """
     dataset, layout = get_dataset(args.dataset, kind), Layout.of(args)
     if not args.test_clips:

@@ -3,21 +3,18 @@
 import csv
 import re
 
+from common.cli import NUMBER
 from common.files import UserError, read_bytes
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _MOST = 64 * 2**20  # bytes of a text file
 _MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # Excel and Notepad begin files so
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def read_lines(path):
     """Lines of a UTF-8 or UTF-16 text file, list of str, without blank ones at its end.
 
-    Raises
-    ------
-    UserError
-        missing, too large, in another encoding, or with characters that no text has
+    A UserError for one that is missing, too large, in another encoding, or has characters that no text has.
     """
     content = read_bytes(path, _MOST)
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
@@ -40,11 +37,11 @@ def read_table(path, known, heading=None):
 
     Columns are separated by commas, semicolons or tabs, whichever divides the first line into names that are known; a
     line `sep=;` before it, as Excel writes it, decides. A cell with a separator stands in quotation marks, and ends on
-    its line.
+    its line. A UserError for one that is unreadable, has two columns of one name, an open quotation mark, or another number of
+    cells than columns.
 
     Parameters
     ----------
-    path : str or Path
     known : iterable of str
         names of columns, in lower case
     heading : list of str, optional
@@ -57,11 +54,6 @@ def read_table(path, known, heading=None):
     rows : list of (int, list of str)
         number of the line, and as many cells as columns
     separator : str
-
-    Raises
-    ------
-    UserError
-        unreadable, two columns of one name, a quotation mark that is not closed, another number of cells than columns
     """
     lines, marks = list(enumerate(read_lines(path), 1)), list(SEPARATORS)
     if lines and (told := re.fullmatch(r'"?sep=([,;\t])"?', lines[0][1].strip(" "), re.IGNORECASE)):
@@ -102,6 +94,6 @@ def _split(path, number, line, separator):
 def as_number(text, point="."):
     """A number as people write it; a ValueError for anything else, such as '1_0', 'nan' and '1.000,5'."""
     plain = text.replace(point, ".")
-    if not _NUMBER.fullmatch(plain) or (point != "." and "." in text):
+    if not NUMBER.fullmatch(plain) or (point != "." and "." in text):
         raise ValueError(text)
     return float(plain)

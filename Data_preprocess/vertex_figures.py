@@ -4,6 +4,7 @@ import csv
 import io
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from common import cortex
 from common.cortex import VISUAL_AREAS
@@ -15,17 +16,7 @@ BINS = 60
 
 
 def by_area(values):
-    """Mean of a vertex map over both sides of every MMP area.
-
-    Parameters
-    ----------
-    values : array, shape (59412,) or longer
-
-    Returns
-    -------
-    dict
-        area without side -> float
-    """
+    """Mean of a vertex map (59412,) or longer over both sides of every MMP area, {area without side: float}."""
     areas = np.array([label[2:] for label in cortex.area_labels()])
     cortical = values[: cortex.N_CORTEX]
     return {str(area): float(np.nanmean(cortical[areas == area])) for area in np.unique(areas) if area}
@@ -43,7 +34,6 @@ def draw_figures(folder, who, maps, mask, *, repeats="correlation of the two rep
 
     Parameters
     ----------
-    folder : Path
     who : str
         data set and subject, for the titles
     maps : dict of arrays, shape (V,)
@@ -93,27 +83,17 @@ def _limit(values):
     return max(0.1, float(np.nanpercentile(values[: cortex.N_CORTEX], 99.5)))
 
 
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def _save(path, figure, note):
     if note:
         figure.text(0.5, -0.02, note, ha="center", va="top", fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")
-    _pyplot().close(figure)
 
 
 def _histograms(path, title, maps, mask, note):
-    figure, axes = _pyplot().subplots(1, 2, figsize=(11, 3.6))
+    figure = Figure(figsize=(11, 3.6))
     labels = {"correlation": "mean correlation of repetitions", "noise_ceiling": "explainable variance"}
-    for axis, (key, label) in zip(axes, labels.items(), strict=True):
+    for axis, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         finite = np.isfinite(maps[key])
         edges = np.histogram_bin_edges(maps[key][finite], BINS)
         axis.hist(maps[key][finite], edges, color="0.7", label="all vertices")
@@ -126,7 +106,8 @@ def _histograms(path, title, maps, mask, note):
 
 def _area_bars(path, title, maps, mask, note):
     areas = by_area(maps["noise_ceiling"])
-    figure, axis = _pyplot().subplots(figsize=(8, 3.2), layout="constrained")
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axis = figure.subplots()
     axis.bar(VISUAL_AREAS, [areas[area] for area in VISUAL_AREAS], color="C0")
     axis.set(ylabel="explainable variance", title=title)
     axis.tick_params(axis="x", rotation=45)
@@ -135,7 +116,8 @@ def _area_bars(path, title, maps, mask, note):
 
 def _bad_bars(path, title, maps, mask, note):
     counts = np.bincount(maps["bad"], minlength=2)[1:]
-    figure, axis = _pyplot().subplots(figsize=(7, 3.2), layout="constrained")
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axis = figure.subplots()
     axis.bar(np.arange(1, len(counts) + 1), counts, width=1, color="C3")
     axis.set(xlabel="series in which a vertex is NaN or constant", ylabel="vertices", title=title)
     _save(path, figure, note)

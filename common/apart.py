@@ -17,24 +17,10 @@ _WRONG = 3  # exit status of a child that has said what is wrong
 
 
 def read_apart(function, path, do, seconds=_SECONDS):
-    """Call a function of a file in a child process with a limit of time and memory.
+    """Call a function of a file in a child process with a limit of time and memory; returns its dict of arrays of numbers.
 
-    Parameters
-    ----------
-    function : function of a path
-        at the top level of a module that is quick to import; returns a dict of arrays of numbers
-    path : str or Path
-    do : str
-        advice for the error line
-
-    Returns
-    -------
-    dict of str -> array
-
-    Raises
-    ------
-    UserError
-        what the function raises, or a file that it cannot read
+    The function is at the top level of a module that is quick to import. A UserError for what it raises, and for a file that it
+    cannot read; `do` is the advice in it.
     """
     words = [sys.executable, "-c", "from common.apart import _serve; _serve()", function.__module__, function.__qualname__, str(path)]
     search = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])

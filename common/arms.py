@@ -31,14 +31,7 @@ def named_arm(args, arm=None):
 
 
 def area_columns(layout, subject):
-    """Columns of the fMRI in every area, and their number in all.
-
-    Returns
-    -------
-    dict
-        MMP area of both sides, or ROI of a data set of ROIs -> (columns,) int
-    int
-    """
+    """Columns of the fMRI in every area, {MMP area of both sides, or ROI: (columns,) int}, and their number in all."""
     path = layout.roi_columns(subject)
     if path.exists():
         areas = {name: np.arange(*ends) for name, ends in read_json(path, {...: [int]}, "run the last preprocessing step again").items()}
@@ -70,31 +63,18 @@ def fmri_files(layout, dataset, subject, split, arm, data_root):
 
 
 def load_fmri(layout, dataset, subject, split, arm, data_root, seed):
-    """Decoder input of one split.
+    """Decoder input of one split, (N, V) float32, rows in the data set's order.
+
+    A UserError for a file that is missing or of another shape, and for an oracle of a real brain.
 
     Parameters
     ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
-    subject : int or str
-    split : str
-        "train" or "test"
     arm : str
         "full", "control" (training rows in random order, test rows as they are) or "oracle"
     data_root : str or Path
         folder of the raw data, for the oracle
     seed : int
         of the control's order, which is the same for all decoders of a subject
-
-    Returns
-    -------
-    array, (N, V) float32
-        rows in the data set's order
-
-    Raises
-    ------
-    UserError
-        a missing file or one of another shape, or an oracle of a real brain
     """
     (path,) = fmri_files(layout, dataset, subject, split, arm, data_root)
     do = f"run {dataset.making[-1]} again" if arm == "oracle" else "run the last step of the preprocessing, or check --out_root"

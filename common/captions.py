@@ -14,8 +14,8 @@ _ADVICE = "give a file with one caption per clip, in clip order"
 _AGAIN = "run step3_video_captioning.py again with --overwrite; captions of your own go there as --captions_train and --captions_test"
 
 
-def read_captions(path, n=None, key=None):
-    """Read the captions of a split.
+def read_captions(path, n=None):
+    """Captions of a split, list of str.
 
     Parameters
     ----------
@@ -23,12 +23,6 @@ def read_captions(path, n=None, key=None):
         .h5 with one data set of strings
     n : int, optional
         captions that the file must have
-    key : str, optional
-        name of the data set, where there are several
-
-    Returns
-    -------
-    list of str
 
     Raises
     ------
@@ -41,11 +35,10 @@ def read_captions(path, n=None, key=None):
     check_sum(path, do=_AGAIN)
     # libhdf5 answers some damage with an endless loop; a file whose checksum is known and right has none
     found = read_texts(path) if path.name in read_sums(path.parent) else read_apart(read_texts, path, _ADVICE)
-    key = next(iter(found)) if key is None and len(found) == 1 else key
-    if key not in found:
-        wanted = f"no data set {key!r}" if key else "not one data set"
-        raise UserError(f"{path} has {wanted} of text but {', '.join(found) or 'none'}; {_ADVICE}")
-    return check_captions(path, found[key].tobytes().decode().split("\0") if found[key].size else [], n)
+    if len(found) != 1:
+        raise UserError(f"{path} has not one data set of text but {', '.join(found) or 'none'}; {_ADVICE}")
+    (texts,) = found.values()
+    return check_captions(path, texts.tobytes().decode().split("\0") if texts.size else [], n)
 
 
 def check_captions(path, captions, n=None):
@@ -76,15 +69,9 @@ def read_texts(path):
 
 
 def write_captions(path, split, captions, key="{}_captions"):
-    """Write the captions of a split as HDF5 `{Split}_captions`, variable-length UTF-8, and its SHA-256 into the folder's SHA256SUMS.
+    """Write the captions of a split, in clip order, into an .h5, and its SHA-256 into the folder's SHA256SUMS.
 
-    Parameters
-    ----------
-    path : str or Path
-        an .h5
-    split : str
-        "train" or "test"
-    captions : list of str, in clip order
+    The data set is `{Split}_captions`, variable-length UTF-8.
     """
     path = Path(path)
     buffer = io.BytesIO()  # h5py does not always end well on a full disk

@@ -16,13 +16,13 @@ from tqdm import tqdm
 from common.files import UserError, full_disk, one_line, read_bytes
 
 PROJECT = Path(__file__).resolve().parents[1]
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 # ---------------------------------------------------------------------------------------------- numbers
 
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # no '1_0', 'nan' and 'inf', which Python reads
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)  # no '1_0', 'nan' and 'inf', which Python reads
 MOST = 10**6  # of anything that is counted or weighed, unless a flag says otherwise
 
 
@@ -43,7 +43,7 @@ def _number(read, what, low, high, above=None, below=None):
 
     def number(text):
         try:
-            value = read(text) if _NUMBER.fullmatch(text) else None
+            value = read(text) if NUMBER.fullmatch(text) else None
         except ValueError:
             value = None
         if value is None:
@@ -72,10 +72,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Flags:
-    """`add_argument` with one more keyword.
+    """`add_argument` with one more keyword, `changes_result`: whether results depend on the flag.
 
-    changes_result : bool, whether results depend on the flag. Those of flags that only say where, how fast or how much
-        at a time are found again when the flag has another value (common.records).
+    Those of flags that only say where, how fast or how much at a time are found again when the flag has another value
+    (common.records).
     """
 
     def add_argument(self, *names, changes_result=True, **options):
@@ -107,13 +107,7 @@ class _Parser(_Flags, argparse.ArgumentParser):
 
 
 def make_parser(doc):
-    """A parser whose description is the script's docstring, with the flags that all scripts have.
-
-    Parameters
-    ----------
-    doc : str
-        the script's __doc__
-    """
+    """A parser whose description is `doc`, the script's docstring, with the flags that all scripts have."""
     parser = _Parser(description=doc, formatter_class=_Formatter, allow_abbrev=False)
     group = parser.add_argument_group("run")
     group.add_argument("--seed", "--random_seed", dest="seed", type=whole(0, 2**32 - 1), default=42, help="random seed")
@@ -136,13 +130,7 @@ def _dataset_name(name):
 
 
 def add_data_flags(parser, subject=False, split=False, device=False):
-    """Add --dataset, --data_root, --out_root and, when asked for, --subj_ID, --split, --device.
-
-    Parameters
-    ----------
-    subject : bool or "several"
-        whether the script takes one participant, or a list of them
-    """
+    """Add --dataset, --data_root, --out_root and, when asked for, --subj_ID (one, or a list if "several"), --split, --device."""
     from common.datasets import DATASETS
 
     group = parser.add_argument_group("data")
@@ -150,10 +138,7 @@ def add_data_flags(parser, subject=False, split=False, device=False):
         "--dataset", type=_dataset_name, metavar="NAME", default="CC2017",
         help=f"data set, an entry of common/datasets: {', '.join(DATASETS)}",
     )  # fmt: skip
-    group.add_argument(
-        "--data_root", type=Path, default=Path(_at_home(os.environ.get("MINDANIMATOR_DATA", "data"))), changes_result=False,
-        help="folder with the raw data; $MINDANIMATOR_DATA sets the default",
-    )  # fmt: skip
+    add_data_root(group)
     group.add_argument("--out_root", type=Path, default=Path("outputs"), changes_result=False, help="folder for all results")
     if subject == "several":
         group.add_argument("--subj_ID", nargs="+", default=["1"], changes_result=False, help="participants, as the data set names them")
@@ -167,6 +152,13 @@ def add_data_flags(parser, subject=False, split=False, device=False):
     if device:
         group.add_argument("--device", default="auto", changes_result=False, help="computing device: auto, cpu or cuda")
     return group
+
+
+def add_data_root(group, of="with"):
+    group.add_argument(
+        "--data_root", type=Path, default=Path(_at_home(os.environ.get("MINDANIMATOR_DATA", "data"))), changes_result=False,
+        help=f"folder {of} the raw data; $MINDANIMATOR_DATA sets the default",
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------------------------------- config files
@@ -197,23 +189,8 @@ def read_config(path, parser, script):
     """Flags of a YAML file for one script, as command-line words.
 
     Top-level keys are flags of this script, or sections: `all`, whose flags go to every script that knows them, and
-    names of scripts (`train_CMG`, or `CC2017/step1_cut_video_clips` where two scripts have one name).
-
-    Parameters
-    ----------
-    path : str or Path
-    parser : the script's parser
-    script : str
-        path of the script below the project, without the ending
-
-    Returns
-    -------
-    list of str
-
-    Raises
-    ------
-    UserError
-        a missing or unreadable file, or a key that is neither a flag of this script nor the name of a script
+    names of scripts (`train_CMG`, or `CC2017/step1_cut_video_clips` where two scripts have one name). `script` is a path below
+    the project, without the ending. A UserError for a file that is missing or unreadable, or a key that is neither.
     """
     try:
         content = yaml.load(read_bytes(path, 2**20, "check --config"), _Loader) or {}
@@ -271,14 +248,8 @@ def _at_home(word):
 def parse(get_parser, argv, script):
     """Parse a command line; a config file, --config or the data set's own, gives the defaults, the data set checks the participants.
 
-    Flags that the parser does not know are an error, or go to `others` where the parser has a default for it.
-
-    Parameters
-    ----------
-    get_parser : function that returns the parser
-    argv : list of str
-    script : str
-        path of the script below the project, without the ending
+    Flags that the parser does not know are an error, or go to `others` where the parser has a default for it. `script` is a path
+    below the project, without the ending.
     """
     parser, argv = get_parser(), [_at_home(word) for word in argv]
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -399,15 +370,7 @@ def script_name(main):
 
 
 def run(main, get_parser, argv=None):
-    """Entry point of a script: parse, run `main(args)`, turn mistakes into one line.
-
-    Parameters
-    ----------
-    main : function of the parsed arguments
-    get_parser : function that returns the parser
-    argv : list of str, optional
-        the process's own by default
-    """
+    """Entry point of a script: parse its command line or `argv`, run `main(args)`, turn mistakes into one line."""
     argv = sys.argv[1:] if argv is None else [str(a) for a in argv]
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows '?' for what it lacks
         with contextlib.suppress(AttributeError, ValueError):

@@ -92,7 +92,7 @@ def clip_times(dataset):
 
 
 def choose_frames(durations, n_frames=None, times=None):
-    """Indices of the frames of a clip that are shown at the wanted times.
+    """Indices of the frames of a clip that are shown at the wanted times, list of int; fewer than n_frames when it has fewer.
 
     A clip of exactly n_frames, or of as many frames as `times` has entries, is taken to hold the wanted ones; one frame that
     is shown long enough, to be a still.
@@ -106,10 +106,6 @@ def choose_frames(durations, n_frames=None, times=None):
         number of wanted frames; by default as many as `times` has, all of a clip that has fewer, merged ones repeated
     times : tuple of Fraction, optional
         see `clip_times`; n_frames of them are wanted, evenly chosen; even times by default
-
-    Returns
-    -------
-    list of int; fewer than n_frames when the clip does not have as many
     """
     most = n_frames or len(times or [0])
     if len(durations) == 1 and durations[0] >= 2 * SHORTEST * most:
@@ -138,23 +134,10 @@ def resize_frames(frames, size):
 
 
 def split_grid(frames, borders=False):
-    """Cut side-by-side frames into ground truth (left) and reconstruction (right).
+    """Cut side-by-side frames (F, H, W, 3) into ground truth (left) and reconstruction (right).
 
-    Parameters
-    ----------
-    frames : array, (F, H, W, 3)
-        two square pictures side by side, or a released grid with 2-pixel borders
-    borders : bool
-        keep a grid's borders, which the released metrics did: halves of 516 x 515 for pictures of 512 x 512
-
-    Returns
-    -------
-    left, right : arrays, (F, h, w, 3)
-
-    Raises
-    ------
-    ValueError
-        the frames are neither
+    They are two square pictures side by side, or a released grid with 2-pixel borders; a ValueError for others. `borders` keeps
+    a grid's, which the released metrics did: halves of 516 x 515 for pictures of 512 x 512.
     """
     height, width = frames.shape[1:3]
     b = BORDER

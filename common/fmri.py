@@ -52,7 +52,9 @@ def check_run(run, order):
 
 
 def detrend(run, order=TREND_ORDER):
-    """Remove a polynomial trend over time from every vertex.
+    """Remove a polynomial trend over time from every vertex, (T, V) float64.
+
+    A constant column gives exactly 0, one with a NaN gives NaN.
 
     Parameters
     ----------
@@ -60,11 +62,6 @@ def detrend(run, order=TREND_ORDER):
         T > order
     order : int
         degree of the polynomial over t = linspace(0, 1, T)
-
-    Returns
-    -------
-    array, shape (T, V), float64
-        a constant column gives exactly 0, one with a NaN gives NaN
 
     References
     ----------
@@ -82,16 +79,9 @@ def detrend(run, order=TREND_ORDER):
 
 
 def zscore(run):
-    """Subtract the mean over time and divide by the population standard deviation.
+    """Subtract the mean over time of a run (T, V) and divide by the population standard deviation, (T, V) float64.
 
-    Parameters
-    ----------
-    run : array, shape (T, V)
-
-    Returns
-    -------
-    array, shape (T, V), float64
-        a constant column gives 0, one with a NaN gives NaN
+    A constant column gives 0, one with a NaN gives NaN.
     """
     run = check_run(run, 0)
     scaled = np.empty(run.shape[::-1])
@@ -110,16 +100,9 @@ def zscore(run):
 
 
 def correlate_repetitions(rep1, rep2):
-    """Pearson correlation over time of every vertex's two repetitions.
+    """Pearson correlation over time of every vertex's two repetitions (T, V), (V,) float64.
 
-    Parameters
-    ----------
-    rep1, rep2 : array, shape (T, V)
-
-    Returns
-    -------
-    array, shape (V,), float64
-        NaN where it is undefined (constant, NaN) or +-1 (identical or scaled repetitions)
+    NaN where it is undefined (constant, NaN) or +-1 (identical or scaled repetitions).
     """
     if np.shape(rep1) != np.shape(rep2):
         raise ValueError(f"two repetitions of one shape expected, {np.shape(rep1)} and {np.shape(rep2)} given")
@@ -134,17 +117,9 @@ def correlate_repetitions(rep1, rep2):
 
 
 def t_test(correlations):
-    """One-sample t-test of the Fisher z of correlations against 0, two-sided.
+    """One-sample t-test of the Fisher z of correlations (segments, V) against 0, two-sided: t and p, each (V,).
 
-    Parameters
-    ----------
-    correlations : array, shape (S, V)
-        per segment and vertex
-
-    Returns
-    -------
-    t, p : array, shape (V,)
-        NaN where a segment's correlation is NaN, and everywhere for fewer than two segments
+    NaN where a segment's correlation is NaN, and everywhere for fewer than two segments.
     """
     from scipy import stats  # takes a second to import
 
@@ -193,7 +168,6 @@ def select_vertices(t, p, n):
     Parameters
     ----------
     t, p : array, shape (V,)
-    n : int
 
     Returns
     -------
@@ -224,17 +198,9 @@ def statistics(rows):
 
 
 def scale(rows, mean, std):
-    """Standardise rows per voxel; a voxel whose standard deviation is 0 becomes 0.
+    """Standardise rows (clips, V) per voxel by mean and std (V,), float32; a voxel whose standard deviation is 0 becomes 0.
 
-    Parameters
-    ----------
-    rows : array, shape (clips, V)
-        mean responses in the units of `mean`, such as the z of voxels_avg/{run}.npy
-    mean, std : array, shape (V,)
-
-    Returns
-    -------
-    array, shape (clips, V), float32
+    Rows are mean responses in the units of `mean`, such as the z of voxels_avg/{run}.npy.
     """
     scaled = np.asarray(rows, np.float64) - mean
     scaled /= np.where(std > 0, std, 1)
@@ -243,7 +209,7 @@ def scale(rows, mean, std):
 
 
 def load_statistics(path, split="train", n_vertices=None):
-    """Mean and standard deviation that standardised a split's masked fMRI.
+    """Mean and standard deviation that standardised a split's masked fMRI, each (V,) float64.
 
     `scale(rows, *load_statistics(path))` brings the rows of another recording of the same vertices, in the units of
     voxels_avg/{run}.npy, onto the training rows' scale.
@@ -256,10 +222,6 @@ def load_statistics(path, split="train", n_vertices=None):
         "train", or "test" for what scaled the test rows: their own statistics, or with --test_norm train those of training
     n_vertices : int, optional
         that there must be
-
-    Returns
-    -------
-    mean, std : array, shape (V,), float64
 
     Raises
     ------
@@ -276,22 +238,15 @@ def load_statistics(path, split="train", n_vertices=None):
 
 
 def sparsify(fmri, select_rate, zero_rate, rng):
-    """Set a random part of the entries to zero, in a copy.
+    """Set a random part of the entries of an array of any shape to zero, in a copy.
 
     Parameters
     ----------
-    fmri : array
-        of any shape
     select_rate : float
         share of all entries that may be touched
     zero_rate : float
         share of those that become 0
     rng : np.random.Generator or np.random.RandomState
-
-    Returns
-    -------
-    array
-        of the same shape and type
 
     References
     ----------

@@ -11,7 +11,7 @@ _AGAIN = "delete it and run step2_get_video_frames again"
 
 
 def read_frame(folder, index, size):
-    """One frame of a clip.
+    """One frame of a clip, (size, size, 3) uint8 RGB.
 
     Parameters
     ----------
@@ -21,11 +21,6 @@ def read_frame(folder, index, size):
         frame of the clip
     size : int
         pixels that its height and width must have
-
-    Returns
-    -------
-    array, shape (size, size, 3), uint8
-        RGB
 
     Raises
     ------

@@ -9,9 +9,6 @@ _HELP = {
 }
 
 
-# ---------------------------------------------------------------------------------------------- flags
-
-
 def add_model_flags(parser, *names):
     """Add --sd_path and --clip_path, those of `names` ("sd", "clip")."""
     group = parser.add_argument_group("models")
@@ -20,18 +17,9 @@ def add_model_flags(parser, *names):
 
 
 def model_path(args, name):
-    """Source of a model: what its flag names, or else the data set's default.
+    """Source of a model, hub id, folder or file: what its flag names, or else the data set's default; None where neither says one.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    name : str
-        sd, clip, vifi, image_classifier, clip_classifier or caption_model
-
-    Returns
-    -------
-    str or None
-        hub id, folder or file; None where neither says one
+    `name` is sd, clip, vifi, image_classifier, clip_classifier or caption_model.
     """
     from common.datasets import get_dataset
 

@@ -24,6 +24,7 @@ LAYOUTS = {  # and what a clip's file is called
 PAIRED = ("side_by_side", "mindvideo")  # hold the ground truth as well
 IMAGES = (".png", ".jpg", ".jpeg")
 AGAIN = "write it again, or leave it out with --allow_missing"
+MOST = 10**6  # that a clip's number may be
 HIDDEN = (".", "__MACOSX")
 _STEMS = {  # names without ending of the GIFs that belong to a layout, besides the data set's clip names
     "gif": r"test_?(\d+)",
@@ -40,20 +41,20 @@ class NoClips(UserError):
 
 
 def parse_clips(text, flag="--clips"):
-    """Clip numbers of a flag such as '1-40,52'.
-
-    Returns
-    -------
-    list of int, ascending
-    """
+    """Clip numbers of a flag such as '1-40,52', list of int, ascending."""
     numbers = set()
     for part in str(text).split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-        if not 1 <= first <= last:
-            raise UserError(f"{flag} {text}: {part!r} is no clip number; use numbers from 1, such as 1-40,52")
+        first, last = map(_number, (match[1], match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last <= MOST:
+            raise UserError(f"{flag} {text[:80]}: {part[:40]!r} is no clip number; use numbers from 1 to {MOST}, such as 1-40,52")
         numbers |= set(range(first, last + 1))
     return sorted(numbers)
+
+
+def _number(digits):
+    """int of a word of digits; above MOST for any that is longer, as int() refuses the longest."""
+    return int(digits) if len(digits) <= len(str(MOST)) else MOST + 1
 
 
 def format_clips(numbers):
@@ -110,7 +111,7 @@ class _Clips:
 
 
 class ArrayClips(_Clips):
-    """Clips in an .npy file, memory-mapped.
+    """Clips in an .npy file, memory-mapped; `numbers` are 1..N.
 
     Parameters
     ----------
@@ -124,11 +125,6 @@ class ArrayClips(_Clips):
         stretch frames of another size instead of refusing them
     times : tuple, optional
         at which frames are wanted, see `clip_times`
-
-    Attributes
-    ----------
-    numbers : list of int
-        1..N
     """
 
     def __init__(self, path, **form):
@@ -170,7 +166,7 @@ class ArrayClips(_Clips):
 
 
 class FolderClips(_Clips):
-    """Clips in a folder or a zip.
+    """Clips in a folder or a zip; `numbers` are theirs, ascending.
 
     Files that the folder's SHA256SUMS lists are compared with it as they are read.
 
@@ -191,11 +187,6 @@ class FolderClips(_Clips):
         clip names of the data set in order, so that 'test1_3.mp4' is found at its number
     n_frames, size, resize, times
         as in ArrayClips
-
-    Attributes
-    ----------
-    numbers : list of int
-        ascending
 
     Raises
     ------
@@ -382,12 +373,12 @@ def natural_key(name):
 
 def _one_number(path, stem, index):
     digits = re.findall(r"\d+", stem)
-    if len(digits) != 1:
+    if len(digits) != 1 or _number(digits[0]) > MOST:
         known = f" and is no clip of the data set, such as {next(iter(index))}" if index else ""
         raise UserError(
-            f"{path}: {stem!r} does not hold one number{known}; rename the files test1, test2, ... in the order of the ground truth"
+            f"{path}: {stem[:80]!r} does not hold one clip number{known}; rename the files test1, test2, ... in the order of the ground truth"
         )
-    return int(digits[0])
+    return _number(digits[0])
 
 
 def detect_layout(path, names=None):
@@ -403,15 +394,9 @@ def detect_layout(path, names=None):
 
 
 def open_clips(path, layout=None, **options):
-    """Reader of an .npy (ArrayClips) or of a folder or zip (FolderClips).
+    """Reader of an .npy (ArrayClips) or of a folder or zip (FolderClips), of a layout that is found out by default.
 
-    Parameters
-    ----------
-    path : str or Path
-    layout : str, optional
-        one of LAYOUTS; found out by default
-    **options
-        of FolderClips; those that an array lacks are left out for it
+    Options are those of FolderClips; those that an array lacks are left out for it.
     """
     if Path(path).suffix.lower() == ".npy":
         return ArrayClips(path, **{key: value for key, value in options.items() if key in ("n_frames", "size", "resize", "times")})

@@ -55,13 +55,10 @@ class Record:
 
     Parameters
     ----------
-    folder : str or Path
     args : argparse.Namespace
         of a parser of common.cli, which knows the flags' defaults and which of them change results
-    inputs : iterable of paths
-        files that are read
-    outputs : iterable of paths
-        files that are there when the work is done
+    inputs, outputs : iterable of paths
+        files that are read, and that are there when the work is done
     facts : dict, optional
         further settings that results depend on
     """
@@ -76,9 +73,9 @@ class Record:
 
     # -- is it done?
 
-    def settings(self, args=None):
+    def settings(self):
         """The arguments that decide what the results are, dict."""
-        return {key: value for key, value in (args or self.args).items() if self.flags.get(key, (None, True))[1]}
+        return {key: value for key, value in self.args.items() if self.flags.get(key, (None, True))[1]}
 
     def has_results(self):
         """True when anything has come of earlier work."""

@@ -9,15 +9,7 @@ from common.files import missing
 
 @dataclass(frozen=True)
 class ReleasedTree:
-    """Paths below the authors' folder.
-
-    Parameters
-    ----------
-    root : Path
-        the folder Mind_Animator_data
-    dataset : common.datasets.Dataset
-    subject : int or str
-    """
+    """Paths below the authors' folder Mind_Animator_data, `root`."""
 
     root: Path
     dataset: object
@@ -60,17 +52,7 @@ class ReleasedTree:
         return self._of_subject(Path(self.root) / "Reconstruction_results" / self.dataset.name / "reconstruction_results_sub", ".zip")
 
     def checkpoints(self, decoder):
-        """What models.released.find_checkpoint looks for: folder, decoder, subjects, and words of this and of other data sets.
-
-        Parameters
-        ----------
-        decoder : str
-            semantic, structure, CMG or retrieval
-
-        Returns
-        -------
-        dict of its arguments, but for the epoch and the width of a token
-        """
+        """Arguments of models.released.find_checkpoint for a decoder, dict, but for the epoch and the width of a token."""
         task = "Retrieval_task" if decoder == "retrieval" else "Reconstruction_task"
         return {
             "folder": Path(self.root) / "Model_checkpoints" / task,

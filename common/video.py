@@ -84,12 +84,9 @@ def _check_whole(source, handle):
 
 @contextlib.contextmanager
 def open_movie(source):
-    """Container and video track of a movie; a UserError when it is missing, truncated, damaged or has not just one such track.
+    """Container and video track of a movie, given by path or content.
 
-    Parameters
-    ----------
-    source : str, Path or bytes
-        path or content
+    A UserError when it is missing, truncated, damaged or has not just one such track.
     """
     if not isinstance(source, bytes) and not Path(source).is_file():
         raise missing(source, "check the path")
@@ -109,12 +106,7 @@ def open_movie(source):
 
 
 def iterate_frames(source):
-    """Decode a movie one frame at a time, in the order and as upright as a player shows them.
-
-    Parameters
-    ----------
-    source : str, Path or bytes
-        path or content
+    """Decode a movie, given by path or content, one frame at a time, in the order and as upright as a player shows them.
 
     Yields
     ------
@@ -159,19 +151,9 @@ def to_rgb(frame):
 
 
 def read_frames(source, indices=None):
-    """Frames of a clip by their number, the first that a player shows being 0.
+    """Frames of a clip, given by path or content, (T, H, W, 3) uint8 RGB.
 
-    Parameters
-    ----------
-    source : str, Path or bytes
-        path or content
-    indices : sequence of int, optional
-        in any order; all by default
-
-    Returns
-    -------
-    array, shape (T, H, W, 3), uint8
-        RGB
+    `indices` are their numbers, in any order; the first that a player shows is 0. All by default.
     """
     frames = _decord_frames(source, indices) if decord and indices is not None else None
     return read_movie(source, indices)[0] if frames is None else frames
@@ -259,21 +241,14 @@ def _ready_to_encode(frame):
 
 
 def write_mp4(path, frames, fps, crf=12):
-    """Write an H.264 movie, atomically; the same frames give the same bytes.
+    """Write an H.264 movie, atomically; the same frames give the same bytes. Returns the number of frames.
 
     Parameters
     ----------
-    path : str or Path
     frames : iterable of arrays, shape (H, W, 3), uint8, or of av.VideoFrame
         RGB; an odd last row or column, which yuv420p cannot hold, is dropped
-    fps : int or Fraction
     crf : int
         constant rate factor of x264: 0 is lossless, 51 worst
-
-    Returns
-    -------
-    int
-        frames written
     """
     fps = Fraction(fps)
     buffer, n = io.BytesIO(), 0  # encoded in memory: a full disk then shows as an ordinary OSError

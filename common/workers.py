@@ -122,16 +122,9 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
 
 
 def run_jobs(function, jobs, workers, what, unit="job"):
-    """Call a function with every job, several at a time, each on one thread; results in the order of the jobs, list.
+    """Call a function, at a module's top level, with every job; results in the order of the jobs, list.
 
-    Parameters
-    ----------
-    function : of one job, at a module's top level
-    jobs : list
-    workers : int
-        processes; 1 works in this process
-    what, unit : str
-        of the progress bar, and what it counts
+    So many `workers` processes at a time, each on one thread; 1 works in this process. `what` and `unit` are of the progress bar.
     """
     jobs = list(jobs)
     results = pool_map(function, jobs, min(workers, max(1, len(jobs))))

@@ -129,7 +129,7 @@ def test_clips_frames_and_captions(raw, tmp_path, capsys):
     run_step(2, data, out, "--format", "png", "--workers", 1)
     run_step(3, data, out, "--captions", tmp_path / "all.txt")
     for split, numbers in (("train", [1, 2, 3, 4]), ("test", [5, 6])):
-        assert read_captions(layout.captions(split), key=f"{split.capitalize()}_captions") == [captions[n - 1] for n in numbers]
+        assert read_captions(layout.captions(split)) == [captions[n - 1] for n in numbers]
         for number in numbers:
             clip = layout.clip(split, f"clip_{number}")
             assert clip.read_bytes() == next((raw / "stimuli" / VIDEOS).glob(f"{number:04d}_*.mp4")).read_bytes()

@@ -84,7 +84,7 @@ def test_captions_of_all_clips(out, sources, capsys):
     run_script(script, *flags(out, sources))
     assert f"phantom train: {N_TRAIN} captions from {sources['t5']}, {N_TRAIN} expected" in capsys.readouterr().out
     layout = Layout(out / "phantom")
-    captions = read_captions(layout.captions("train"), N_TRAIN, key="Train_captions")
+    captions = read_captions(layout.captions("train"), N_TRAIN)
     entries = [json.loads(line) for line in (layout.captions("train").parent / "Train_captions.jsonl").read_text().splitlines()]
     assert [entry["clip"] for entry in entries] == SMALL.clip_names("train")
     for entry, caption in zip(entries, captions, strict=True):

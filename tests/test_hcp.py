@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import h5py
 import nibabel as nib
 import numpy as np
 import pytest
@@ -485,7 +486,9 @@ def test_other_test_clips_hold_for_all_steps(data, tmp_path, capsys):
     run_script(step(4), *flags(data, out, "--captions", tmp_path / "all.txt", workers=None))
     run_script(step(5), *flags(data, out, "--subj_ID", 100610, "--no_figures"))
     assert read_captions(layout.captions("test")) == [f"caption {i}" for i in (1, 2, 6, 9)]
-    assert read_captions(layout.captions("train").with_name("Video_Captions.h5"), key="Captions") == [f"caption {i}" for i in range(1, 12)]
+    assert read_captions(layout.captions("train").with_name("Video_Captions.h5")) == [f"caption {i}" for i in range(1, 12)]
+    with h5py.File(layout.captions("train").with_name("Video_Captions.h5")) as file:
+        assert list(file) == ["Captions"]
     made = np.load(layout.fmri_report(100610).with_name("preprocessed_fMRI.npy"))
     assert (np.load(layout.masked_fmri(100610, "test", 5820)) == made[[0, 1, 5, 8]]).all()
     assert (np.load(layout.masked_fmri(100610, "train", 5820)) == made[[2, 3, 4, 6, 7, 9, 10]]).all()

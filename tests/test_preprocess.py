@@ -210,8 +210,8 @@ def test_ready_captions(data, tmp_path, capsys):
     given = ["--captions_train", tmp_path / "train.txt", "--captions_test", tmp_path / "test.h5"]
     run_script(step(3), *flags(data, out, *given, workers=None))
     layout = Layout(out / "tiny")
-    assert read_captions(layout.captions("train"), key="Train_captions") == lines
-    assert read_captions(layout.captions("test"), key="Test_captions") == lines[: 2 * N_CLIPS]
+    assert read_captions(layout.captions("train")) == lines
+    assert read_captions(layout.captions("test")) == lines[: 2 * N_CLIPS]
     (tmp_path / "train.txt").write_text("\n".join(lines[1:]), encoding="utf-8")
     line = error_of(capsys, step(3), *flags(data, tmp_path / "other", *given, workers=None))
     assert "train.txt has 23 captions, not 24" in line
@@ -514,7 +514,7 @@ def test_what_nibabel_reads_is_read(data, tmp_path):
     scaled.set_data_dtype(np.int16)
     scaled.to_filename(tmp_path / "c.dtseries.nii")
     for name in ("a.dtseries.nii.gz", "b.dtseries.nii"):
-        np.testing.assert_array_equal(cifti.read_series(tmp_path / name, 1, N_CLIPS), series[1 : 1 + N_CLIPS])
+        np.testing.assert_array_equal(cifti.open_series(tmp_path / name).read(1, N_CLIPS), series[1 : 1 + N_CLIPS])
     read = cifti.open_series(tmp_path / "c.dtseries.nii")
     assert read.image.get_data_dtype() == np.int16 and read.tr == 2
     np.testing.assert_allclose(read.read(), np.nan_to_num(series), atol=0.01)  # of a range of 120 in 2^16 steps

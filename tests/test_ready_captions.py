@@ -95,16 +95,16 @@ def test_what_is_wrong_is_said(tmp_path, name, content, says):
 
 
 @pytest.mark.parametrize(
-    "content, key, says",
-    [({"x": ["a"], "y": ["b"]}, None, "not one data set of text but x, y"), ({"x": ["a"]}, "y", "no data set 'y'"), ({"x": [1]}, None, "but none"),
-     ({"x": [b"a", b"b\0c"]}, None, "caption number 2 has the control character"), ({"x": ["a", " "]}, None, "caption number 2 is empty")],
+    "content, says",
+    [({"x": ["a"], "y": ["b"]}, "not one data set of text but x, y"), ({"x": [1]}, "but none"),
+     ({"x": [b"a", b"b\0c"]}, "caption number 2 has the control character"), ({"x": ["a", " "]}, "caption number 2 is empty")],
 )  # fmt: skip
-def test_hdf5_that_is_no_caption_file(tmp_path, content, key, says):
+def test_hdf5_that_is_no_caption_file(tmp_path, content, says):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         for name, values in content.items():
             file[name] = np.array(values) if isinstance(values[0], bytes) else values
     with pytest.raises(UserError, match=says):
-        captions.read_captions(tmp_path / "a.h5", key=key)
+        captions.read_captions(tmp_path / "a.h5")
 
 
 def test_the_table_of_an_earlier_step_is_taken_when_every_clip_has_a_caption(tmp_path, caplog):
@@ -122,11 +122,8 @@ def test_the_table_of_an_earlier_step_is_taken_when_every_clip_has_a_caption(tmp
 def test_the_script_ends_with_one_sentence(tmp_path, capsys, spoil):
     (tmp_path / "a.csv").write_text("caption\n" + spoil)
     fails(
-        load_script("Data_preprocess/CC2017/step3_video_captioning.py"),
-        "--out_root",
-        tmp_path / "out",
-        "--captions_train",
+        load_script("Data_preprocess/CC2017/step3_video_captioning.py"), "--out_root", tmp_path / "out", "--captions_train",
         tmp_path / "a.csv",
-    )
+    )  # fmt: skip
     shown = capsys.readouterr().err
     assert shown.startswith("error: ") and shown.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -69,18 +69,12 @@ def main(args):
     for split in args.split:
         numbers, clips = dataset.clip_numbers(split), [layout.clip(split, name) for name in dataset.clip_names(split)]
         jobs = [(videos[number - 1], clip, n_frames) for number, clip in zip(numbers, clips, strict=True)]
-        folder, facts = clips[0].parent, split_facts(dataset)
-        with working(
-            folder, args, inputs=[video for video, *_ in jobs], outputs=clip_files(folder, clips), facts=facts, clear=[folder]
-        ) as record:
+        folder, sources = clips[0].parent, [video for video, *_ in jobs]
+        outputs, facts = clip_files(folder, clips), split_facts(dataset)
+        with working(folder, args, inputs=sources, outputs=outputs, facts=facts, clear=[folder]) as record:
             if record is None:
                 continue
-            made = {
-                name: digest
-                for one in run_jobs(copy_video, jobs, args.workers, f"{dataset.name} {split} videos", "video")
-                for name, digest in one.items()
-            }
-            keep_sums(folder, clips, made)
+            keep_sums(folder, clips, run_jobs(copy_video, jobs, args.workers, f"{dataset.name} {split} videos", "video"))
             print(f"{dataset.name} {split}: {len(clips)} clips made, {dataset.n_clips(split)} expected")
             record.finish(clips=len(clips), expected=dataset.n_clips(split))
     print_split(dataset)

@@ -27,9 +27,8 @@ from common.layout import Layout
 from common.records import working
 from Data_preprocess import fmri_arrays
 from Data_preprocess.finding import Finder
-from Data_preprocess.fmri_runs import summarise
+from Data_preprocess.fmri_runs import average_repetitions, correlate_all, summarise
 from Data_preprocess.pickles import read_responses
-from Data_preprocess.roi_responses import average_repetitions, correlate_all
 from Data_preprocess.splits import make_step_parser, print_split, split_dataset, split_facts
 
 MADE_BY = "Data_preprocess/Algonauts2021/step4_fMRI_preparation.py"
@@ -49,21 +48,10 @@ def find_responses(dataset, data_root, track, subject, finder):
 
 
 def prepare_roi(path, shape, rows):
-    """Averaged repetitions of one ROI.
+    """Averaged repetitions of one ROI, (videos, V) float64, and its maps, {name: (V,)}.
 
-    Parameters
-    ----------
-    path : Path
-    shape : tuple
-        videos, repetitions, None
-    rows : dict
-        split -> rows of its clips
-
-    Returns
-    -------
-    average : array, shape (videos, V), float64
-    maps : dict of arrays, shape (V,)
-        not_finite, constant, correlation (over the training rows), noise_ceiling (over the test rows)
+    The maps are not_finite, constant, correlation (over the training rows) and noise_ceiling (over the test rows); `rows` are
+    those of the clips of each split.
     """
     responses = read_responses(path, shape)
     average, not_finite, constant = average_repetitions(responses, rows["train"])
@@ -126,9 +114,6 @@ def print_summary(dataset, subject, report):
     print(f"  {bad['constant']} voxels constant and {bad['not_finite']} not finite, set to 0")
     if r:
         print(f"  repetitions correlate with r = {r['mean']:.3f} on average")
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():

@@ -41,15 +41,7 @@ def open_clip_model(source, device):
 
 
 def clip_cosines(clip_model, middles, captions):
-    """CLIP cosines of captions with frames, (B,) list of float.
-
-    Parameters
-    ----------
-    clip_model : tuple
-        model, preprocess, tokenizer
-    middles : list of arrays, shape (H, W, 3), uint8
-    captions : list of str
-    """
+    """CLIP cosines of captions with frames, (B,) list of float; `clip_model` is (model, preprocess, tokenizer)."""
     model, preprocess, tokenizer = clip_model
     pixels = torch.stack([preprocess(Image.fromarray(frame)) for frame in middles])
     images, texts = encode_clip_images(model, pixels), encode_clip_text(model, tokenizer, captions)
@@ -66,9 +58,6 @@ def describe_clips(captioner, clip_model, frames, names, prompt, key):
         model, preprocess, tokenizer
     frames : list of arrays, shape (3, H, W, 3), uint8
         first, middle and last frame of each clip
-    names : list of str
-        clips
-    prompt : str
     key : tuple
         fixes random choices, together with the clip's name
 
@@ -89,9 +78,6 @@ def describe_clips(captioner, clip_model, frames, names, prompt, key):
         entry["cosines"] = pair
         entry["caption"] = choose_caption((entry["first"], entry["last"]), pair, *key, entry["clip"])
     return entries
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():

@@ -55,31 +55,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one subject: what goes in and where it ends up.
+    """One run of one subject: what goes in and where it ends up."""
 
-    Attributes
-    ----------
-    name, split : str
-        "seg1", "train"
-    repetitions : tuple of (number, path)
-    first, n_volumes : int
-        volumes that are used
-    space : str
-        "cortex" or "full"
-    tr : float or None
-        s that the data set has; None where the files' own is not asked
-    folder : Path
-        of the split
-    """
-
-    name: str
+    name: str  # such as "seg1"
     split: str
-    repetitions: tuple
+    repetitions: tuple  # of (number, path)
     first: int
-    n_volumes: int
-    space: str
-    tr: float | None
-    folder: Path
+    n_volumes: int  # that are used, from the first on
+    space: str  # "cortex" or "full"
+    tr: float | None  # s that the data set has; None where the files' own is not asked
+    folder: Path  # of the split
 
     @property
     def average(self):
@@ -116,12 +101,7 @@ def describe_space(space):
 
 
 def average_run(run):
-    """Detrend, z-score and average the repetitions of one run, and write them.
-
-    Parameters
-    ----------
-    run : Run
-    """
+    """Detrend, z-score and average the repetitions of one run, and write them."""
     shape = (SPACES[run.space], run.n_volumes)
     total, seen, facts, bad, correlation = np.zeros(shape).T, {}, [], np.zeros(shape[0], np.int16), None
     buffers, how = [np.empty(shape).T for _ in range(2)], run.how()
@@ -161,20 +141,10 @@ def average_run(run):
 
 
 def measure(runs, space):
-    """Agreement of repetitions over runs.
+    """Agreement of repetitions over runs that are done, dict of (V,) arrays.
 
-    Parameters
-    ----------
-    runs : list of Run
-        done
-    space : str
-        "cortex" or "full"
-
-    Returns
-    -------
-    dict of arrays, shape (V,)
-        correlation (mean r over training runs), t, p, noise_ceiling (mean explainable variance of the test runs, NaN for
-        a bad vertex), bad (number of series in which the vertex is NaN or constant)
+    correlation (mean r over training runs), t, p, noise_ceiling (mean explainable variance of the test runs, NaN for a bad
+    vertex), bad (number of series in which the vertex is NaN or constant).
     """
 
     def load(what, split):
@@ -207,21 +177,7 @@ def select_masks(maps, numbers):
 
 
 def selected_rows(runs, masks, workers):
-    """Rows of the selected vertices.
-
-    Parameters
-    ----------
-    runs : list of Run
-        done
-    masks : list of arrays, shape (V,), bool
-    workers : int
-        runs read at the same time
-
-    Yields
-    ------
-    train, test : array, shape (clips, n), float32
-        of each mask
-    """
+    """Rows of the vertices of each mask, (train, test), each (clips, n) float32; `workers` runs are read at the same time."""
     union = np.logical_or.reduce(masks)
     columns = run_jobs(read_columns, [(run, union) for run in runs], workers, "selected vertices", "run")
     n_train = sum(run.split == "train" for run in runs)
@@ -305,9 +261,6 @@ def print_summary(dataset, subject, runs, report):
     print(f"  {report['bad_vertices']['in_any_series']} vertices NaN or constant in some series, set to 0")
     if r and ceiling:
         print(f"  selected vertices: repetitions correlate with r = {r['mean']:.3f} on average, explainable variance {ceiling['mean']:.3f}")
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():

@@ -47,11 +47,7 @@ log = logging.getLogger(__name__)
 def choose_vertices(dataset, labels):
     """The vertices of the visual areas, (V,) int, and of each area {"right": number, "left": number}.
 
-    Parameters
-    ----------
-    dataset : HCPMovie
-    labels : array, shape (59412,)
-        of names such as 'L_V1'
+    `labels` are names such as 'L_V1' of the 59412 vertices.
     """
     try:
         vertices = cortex.area_vertices(VISUAL_AREAS, labels)
@@ -65,26 +61,16 @@ def choose_vertices(dataset, labels):
     return vertices, {area: {side: int((labels == f"{s}_{area}").sum()) for side, s in sides.items()} for area in VISUAL_AREAS}
 
 
-def write_arrays(dataset, layout, subject, responses, vertices, source):
-    """Write responses, split and mask.
+def write_results(dataset, layout, subject, responses, vertices, source, figures):
+    """Write responses, split, mask and figures; returns the content of report.json but for what the areas and runs say.
 
     Parameters
     ----------
-    dataset : HCPMovie
-    layout : common.layout.Layout
-    subject : int
     responses : array, shape (clips, V), float64
         of all clips in order, as measured
     vertices : array, shape (V,), int
     source : dict
         what they come from, for the data cards
-
-    Returns
-    -------
-    shapes : dict
-        name of a file -> shape
-    facts : dict
-        for the report: bad vertices, and the extremes of the others before scaling
     """
     lowest, span, not_finite, constant = hcp_runs.min_max(responses)
     facts = {"made_by": MADE_BY, "selection": HOW, "vertices": vertices, **source}
@@ -98,13 +84,19 @@ def write_arrays(dataset, layout, subject, responses, vertices, source):
     shapes |= fmri_arrays.save_rows(
         layout, dataset, subject, rows, dict.fromkeys(rows, (lowest, span)), n_vertices=len(vertices), units=UNITS, **facts
     )
-    mask = np.zeros(cortex.N_CORTEX, bool)
-    mask[vertices] = True
+    mask = np.isin(np.arange(cortex.N_CORTEX), vertices)
     fmri_arrays.save_mask(layout.mask(subject), mask, rows=fmri_arrays.CORTEX_ROWS, how=HOW, made_by=MADE_BY)
+    if figures:
+        draw_figures(layout.fmri_report(subject).with_name("figures"), f"{dataset.name}, subject {subject}", {}, mask, note=dataset.note)
+    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=cortex.N_CORTEX, selected=[len(vertices)], how=HOW)
     good = ~(not_finite | constant)
-    extremes = {"smallest": lowest[good].min(), "largest": (lowest + span)[good].max()}
-    bad = {"not_finite": int(not_finite.sum()), "constant": int(constant.sum())}
-    return shapes, {"bad_vertices": bad, "values_before_scaling": extremes}
+    return report | {
+        "bad_vertices": {"not_finite": int(not_finite.sum()), "constant": int(constant.sum())},
+        "values_before_scaling": {"smallest": lowest[good].min(), "largest": (lowest + span)[good].max()},
+        "lag_seconds": dataset.lag_seconds,
+        "split": {split: format_clips(dataset.clip_numbers(split)) for split in ("train", "test")},
+        "split_of_the_paper": "not published",
+    }
 
 
 def preprocessed_path(layout, subject):
@@ -137,9 +129,6 @@ def print_summary(dataset, subject, report):
     print(f"  {bad['not_finite']} vertices with NaN or infinite values and {bad['constant']} of one value, set to 0")
     for name, shape in report["shapes"].items():
         print(f"  {name}: {shape[0]} clips x {shape[1]} vertices")
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():
@@ -194,34 +183,12 @@ def main(args):
                 responses = np.concatenate(runs)
             else:
                 responses = hcp_runs.read_ready(dataset, args.preprocessed, vertices)
-            report = finish(dataset, layout, subject, responses, vertices, source, not args.no_figures)
+            report = write_results(dataset, layout, subject, responses, vertices, source, not args.no_figures)
             report |= {"areas": areas, "runs": describe_runs(dataset, opened), **source}
             write_json(layout.fmri_report(subject), report)
             print_summary(dataset, subject, report)
             record.finish(shapes=report["shapes"], bad_vertices=report["bad_vertices"], peak_memory_gb=fmri_arrays.peak_memory())
     print_split(dataset)
-
-
-def finish(dataset, layout, subject, responses, vertices, source, figures):
-    """Write the arrays and figures of a participant; returns the content of report.json but for what the areas and runs say.
-
-    Parameters
-    ----------
-    dataset, layout, subject, responses, vertices, source
-        as for `write_arrays`
-    figures : bool
-    """
-    shapes, facts = write_arrays(dataset, layout, subject, responses, vertices, source)
-    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=cortex.N_CORTEX, selected=[len(vertices)], how=HOW)
-    if figures:
-        mask = np.isin(np.arange(cortex.N_CORTEX), vertices)
-        draw_figures(layout.fmri_report(subject).with_name("figures"), f"{dataset.name}, subject {subject}", {}, mask, note=dataset.note)
-    return report | {
-        **facts,
-        "lag_seconds": dataset.lag_seconds,
-        "split": {split: format_clips(dataset.clip_numbers(split)) for split in ("train", "test")},
-        "split_of_the_paper": "not published",
-    }
 
 
 if __name__ == "__main__":

@@ -29,15 +29,7 @@ TOO_SHORT = "copy the movie again, or correct the event table"
 
 
 def write_table(path, names, clips):
-    """Write clips.csv: what each clip is.
-
-    Parameters
-    ----------
-    path : Path
-    names : list of str
-        of the clips
-    clips : list of Event
-    """
+    """Write clips.csv: the Event that each clip is."""
     table = io.StringIO()
     lines = [(name, clip.film, clip.start, clip.caption) for name, clip in zip(names, clips, strict=True)]
     csv.writer(table).writerows([("clip", "film", "start", "caption"), *lines])

@@ -31,24 +31,14 @@ from common import cli, fmri
 from common.cortex import N_CORTEX
 from common.datasets import OwnDataset, get_dataset
 from common.files import UserError, load_array, write_json
+from common.fmri import TREND_ORDER
 from common.layout import Layout
 from common.records import working
 from common.workers import run_jobs
-from Data_preprocess import fmri_arrays
-from Data_preprocess.event_runs import (
-    average_rows,
-    check_rows,
-    convert_run,
-    correlate_halves,
-    find_presentations,
-    is_cifti,
-    list_runs,
-    read_card,
-)
+from Data_preprocess import event_runs, fmri_arrays
 from Data_preprocess.events import events_of, read_events
 from Data_preprocess.vertex_figures import draw_figures
 
-TREND_ORDER = 4  # as CC2017
 LEAST_REPEATED = 16  # clips shown more than once, below which their correlation says nothing
 MADE_BY = "Data_preprocess/Own/step4_convert_event_fMRI.py"
 VOXELS = "voxels of the series"
@@ -66,8 +56,6 @@ def measure(runs, shown, bad):
 
     Parameters
     ----------
-    runs : list of Run
-        done
     shown : dict
         split -> presentations
     bad : array, shape (V,), bool
@@ -82,7 +70,7 @@ def measure(runs, shown, bad):
     for key, split in (("correlation", "train"), ("test_correlation", "test")):
         repeated = [places for places in shown[split] if len(places) > 1]
         if len(repeated) >= LEAST_REPEATED:
-            maps[key] = correlate_halves(runs, repeated, bad)
+            maps[key] = event_runs.correlate_halves(runs, repeated, bad)
     return maps
 
 
@@ -159,7 +147,7 @@ def write_arrays(dataset, layout, subject, rows, mask, vertices, maps, how, test
 
 def make_report(report, runs, shown, bad, maps, mask):
     """Content of report.json, beyond what all data sets' reports say."""
-    cards = [read_card(run) for run in runs]
+    cards = [event_runs.read_card(run) for run in runs]
     repetitions = {"inter_repetition_correlation": "correlation", "test_repetition_correlation": "test_correlation"}
     return report | {
         "presentations": {split: {"least": min(map(len, clips)), "most": max(map(len, clips))} for split, clips in shown.items()},
@@ -186,9 +174,6 @@ def print_summary(dataset, subject, report):
     for key, what in (("inter_repetition_correlation", "training"), ("test_repetition_correlation", "test")):
         if key in report and report[key]["selected"]:
             print(f"  selected voxels: {what} repetitions correlate with r = {report[key]['selected']['mean']:.3f} on average")
-
-
-# ---------------------------------------------------------------------------------------------- script
 
 
 def get_parser():
@@ -230,12 +215,12 @@ def main(args):
             n_voxels = rows["train"].shape[1]
         else:
             events = read_events(dataset, args.data_root)  # of all subjects, whose clips are in one order
-            runs, n_voxels = list_runs(
+            runs, n_voxels = event_runs.list_runs(
                 dataset, layout, args.data_root, subject, events_of(dataset, args.data_root, events, subject),
                 lag=lag, volumes=args.volumes, trend_order=args.trend_order, check_tr=not args.ignore_header_tr,
             )  # fmt: skip
-            shown = {split: find_presentations(runs, events, split, subject) for split in ("train", "test")}
-        vertices = np.arange(N_CORTEX) if runs and is_cifti(runs[0].path) else load_vertices(args.vertices, n_voxels)
+            shown = {split: event_runs.find_presentations(runs, events, split, subject) for split in ("train", "test")}
+        vertices = np.arange(N_CORTEX) if runs and event_runs.is_cifti(runs[0].path) else load_vertices(args.vertices, n_voxels)
         folder, outputs = layout.fmri_report(subject).parent, fmri_arrays.output_paths(layout, subject, [dataset.n_vertices])
         inputs = [*(ready.values() or [dataset.events_path(args.data_root)]), *filter(None, (args.mask_from, args.vertices))]
         complete = all(run.is_done() for run in runs)
@@ -265,15 +250,17 @@ def prepare(dataset, layout, subject, runs, shown, rows, n_voxels, vertices, set
     settings : dict
         flags that the report tells, test_norm among them
     """
-    run_jobs(convert_run, [(run, MADE_BY) for run in runs if not run.is_done()], workers, f"{dataset.name} subject {subject}", "run")
-    check_rows(runs)
+    run_jobs(
+        event_runs.convert_run, [(run, MADE_BY) for run in runs if not run.is_done()], workers, f"{dataset.name} subject {subject}", "run"
+    )
+    event_runs.check_rows(runs)
     bad = np.zeros(n_voxels, bool)
     for run in runs:
-        bad[read_card(run)["bad_voxels"]] = True
+        bad[event_runs.read_card(run)["bad_voxels"]] = True
     maps = measure(runs, shown, bad) if runs else {}
     mask, how = select_voxels(dataset, n_voxels, maps, mask_from)
     if rows is None:
-        rows = {split: average_rows(runs, shown[split], np.flatnonzero(mask)) for split in ("train", "test")}
+        rows = {split: event_runs.average_rows(runs, shown[split], np.flatnonzero(mask)) for split in ("train", "test")}
     else:
         rows = {split: values[:, mask] for split, values in rows.items()}
     shapes = write_arrays(dataset, layout, subject, rows, mask, vertices, maps, how, settings["test_norm"])

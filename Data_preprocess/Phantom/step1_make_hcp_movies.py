@@ -25,14 +25,7 @@ CRF = 8  # as the phantom's other movies
 
 
 def movie_frames(scenes, n_seconds, fps, size):
-    """Frames of a movie, one after another, (size, size, 3) uint8.
-
-    Parameters
-    ----------
-    scenes : dict
-        second -> Scene; the other seconds are grey
-    n_seconds, fps, size : int
-    """
+    """Frames of a movie, one after another, (size, size, 3) uint8; `scenes` by second, the other seconds are grey."""
     step, border = 8 / 3, (size - world.SIZE) // 2  # a clip's frames 0, 3, ... are the scene's 0, 8, ...
     for second in range(n_seconds):
         pictures = np.full((fps, world.SIZE, world.SIZE, 3), REST, np.uint8)

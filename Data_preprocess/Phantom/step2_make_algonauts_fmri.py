@@ -33,17 +33,9 @@ PROTOCOL = 2  # of the real data set's pickles
 
 
 def draw_responses(features, width, reliability, repetitions, rng):
-    """Responses of one ROI, (N, repetitions, width): features by random weights, and noise; the first voxel is constant.
+    """Responses of one ROI of `width` voxels, (N, repetitions, width): features (N, D) by random weights, and noise.
 
-    Parameters
-    ----------
-    features : array, shape (N, D)
-    width : int
-        voxels
-    reliability : float
-        correlation of two repetitions
-    repetitions : int
-    rng : np.random.Generator
+    `reliability` is the correlation of two repetitions. The first voxel is constant.
     """
     weights = rng.standard_normal((features.shape[1], width)) * (rng.random((features.shape[1], width)) < DENSITY)
     clean = features @ weights

@@ -19,7 +19,8 @@ import numpy as np
 
 from common import cli
 from common.datasets import Phantom, get_dataset
-from common.files import card_path, read_json, save_array, sha256
+from common.files import save_array, sha256
+from Data_preprocess.fmri_arrays import is_made
 from Data_preprocess.phantom_fmri import get_fmri_parser, make_responses, make_runs, open_features
 from phantom.brain import DRIFT
 from phantom.features import true_features
@@ -41,28 +42,12 @@ def series_paths(dataset, data_root, subject):
 
 
 def write_true_features(dataset, data_root, groups, sources):
-    """Write what the oracle arm has in place of fMRI.
-
-    Parameters
-    ----------
-    dataset : Phantom
-    data_root : Path
-    groups : dict of dict
-        of `feature_groups`
-    sources : dict
-        file that the features come from -> SHA-256, for the data card
-    """
+    """Write what the oracle arm has in place of fMRI; `sources`, {file: SHA-256}, are for the data card."""
     for split in ("train", "test"):
         save_array(
             dataset.oracle_path(data_root, split), true_features(groups, split), rows=f"{split} clips in order",
             units="standard deviations over the training scenes", made_by="Data_preprocess/Phantom/step2_make_fmri.py", sources=sources,
         )  # fmt: skip
-
-
-def has_true_features(dataset, data_root, sources):
-    """Whether the arrays of `write_true_features` are there and of these sources."""
-    paths = [dataset.oracle_path(data_root, split) for split in ("train", "test")]
-    return all(path.exists() and card_path(path).exists() and read_json(card_path(path)).get("sources") == sources for path in paths)
 
 
 def make_subject(args, dataset, subject, groups):
@@ -77,9 +62,6 @@ def make_subject(args, dataset, subject, groups):
     return make_runs(args, dataset, subject, groups, runs, drift=DRIFT)
 
 
-# ---------------------------------------------------------------------------------------------- script
-
-
 def get_parser():
     return get_fmri_parser(__doc__, Phantom, reliability=0.3, hrf="phantom")
 
@@ -88,7 +70,8 @@ def main(args):
     dataset = get_dataset(args.dataset, Phantom)
     inputs, groups = features = open_features(args, dataset)
     sources = {path.name: sha256(path) for path in inputs}
-    if args.overwrite or not has_true_features(dataset, args.data_root, sources):
+    oracle = [dataset.oracle_path(args.data_root, split) for split in ("train", "test")]
+    if args.overwrite or not all(is_made(path, {"sources": sources}) for path in oracle):
         write_true_features(dataset, args.data_root, groups(), sources)
     paths_of = partial(series_paths, dataset, args.data_root)
     make_responses(args, dataset, features, paths_of, partial(make_subject, args, dataset))

@@ -43,27 +43,7 @@ from transformers import (
 from common import cli
 from common.files import atomic_path, write_json
 from models.pipeline import INVERSION_TOKENS
-from phantom import world
-from phantom.training import (
-    SCALE,
-    LabelledClips,
-    accuracies,
-    as_pixels,
-    augmented,
-    choose_prompts,
-    disturb,
-    draw_clips,
-    draw_stills,
-    encode_stills,
-    factor_log_probabilities,
-    make_tokenizer,
-    mixed_precision,
-    optimise,
-    save,
-    to_tokens,
-    whiten,
-    write_record,
-)
+from phantom import training, world
 
 VAE_BATCH, UNET_BATCH, CLIP_BATCH, CLIP_TOKENS = 32, 32, 96, 24
 PEAK_LR = {"vae": 2e-3, "unet": 1.2e-3, "clip": 1e-3, "classifier": 1e-3}
@@ -93,12 +73,12 @@ def train_vae(folder, *, steps, seed):
     rng = np.random.default_rng([seed, 1])
     vae = AutoencoderKL(
         block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=world.SIZE, scaling_factor=SCALE,
+        layers_per_block=1, latent_channels=4, norm_num_groups=8, sample_size=world.SIZE, scaling_factor=training.SCALE,
     )  # fmt: skip
 
     def loss_of(step):
-        pixels = as_pixels(draw_stills(VAE_BATCH, rng)[1])  # b 3 h w
-        with mixed_precision():
+        pixels = training.as_pixels(training.draw_stills(VAE_BATCH, rng)[1])  # b 3 h w
+        with training.mixed_precision():
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample  # b 3 h w
         error = decoded.float() - pixels
@@ -106,15 +86,15 @@ def train_vae(folder, *, steps, seed):
         return loss, {"psnr": f"{-10 * math.log10(error.square().mean().item() / 4):.1f} dB"}
 
     start = time.time()
-    optimise(vae, loss_of, steps=steps, lr=PEAK_LR["vae"], weight_decay=1e-4, name="vae")
+    training.optimise(vae, loss_of, steps=steps, lr=PEAK_LR["vae"], weight_decay=1e-4, name="vae")
     vae.eval()
-    whiten(vae, rng)
+    training.whiten(vae, rng)
     with torch.no_grad():
-        pixels = as_pixels(draw_stills(256, rng)[1])
+        pixels = training.as_pixels(training.draw_stills(256, rng)[1])
         decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
     psnr = -10 * torch.log10((decoded - pixels).square().mean((1, 2, 3)) / 4).mean().item()
-    save(vae, folder / "vae")
-    write_record(folder, vae={"seed": seed, "steps": steps, "minutes": minutes_since(start), "psnr_db": round(psnr, 2)})
+    training.save(vae, folder / "vae")
+    training.write_record(folder, vae={"seed": seed, "steps": steps, "minutes": minutes_since(start), "psnr_db": round(psnr, 2)})
 
 
 # ---------------------------------------------------------------------------------------------- generator
@@ -146,11 +126,11 @@ def train_unet(folder, *, steps, bank, seed):
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 2])
-    tokenizer = make_tokenizer()
+    tokenizer = training.make_tokenizer()
     unet, text_encoder, scheduler = make_generator(tokenizer)
-    save(tokenizer, folder / "tokenizer")
-    save(scheduler, folder / "scheduler")
-    latents, captions = encode_stills(AutoencoderKL.from_pretrained(folder / "vae"), bank, rng)
+    training.save(tokenizer, folder / "tokenizer")
+    training.save(scheduler, folder / "scheduler")
+    latents, captions = training.encode_stills(AutoencoderKL.from_pretrained(folder / "vae"), bank, rng)
     trained = torch.nn.ModuleList([unet, text_encoder])
     average = torch.optim.swa_utils.AveragedModel(trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999))
     losses, start = [], time.time()
@@ -163,9 +143,9 @@ def train_unet(folder, *, steps, bank, seed):
         noise = torch.randn_like(clean)
         a = scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
         noisy = a.sqrt() * clean + (1 - a).sqrt() * noise
-        prompts, length = choose_prompts(step, [captions[i] for i in index], rng)
-        with mixed_precision():
-            words = text_encoder(to_tokens(tokenizer, prompts, length))[0]  # b tokens 96
+        prompts, length = training.choose_prompts(step, [captions[i] for i in index], rng)
+        with training.mixed_precision():
+            words = text_encoder(training.to_tokens(tokenizer, prompts, length))[0]  # b tokens 96
             guess = unet(noisy, t, words).sample  # b c h w
         return F.mse_loss(guess.float(), noise), {"mean_loss": f"{np.mean(losses[-500:] or np.nan):.4f}"}
 
@@ -173,12 +153,12 @@ def train_unet(folder, *, steps, bank, seed):
         average.update_parameters(trained)
         losses.append(loss)
         if (step + 1) % 1000 == 0 or step + 1 == steps:
-            save(average.module[0], folder / "unet")
-            save(average.module[1], folder / "text_encoder")
+            training.save(average.module[0], folder / "unet")
+            training.save(average.module[1], folder / "text_encoder")
             record = {"seed": seed, "steps": step + 1, "batch": UNET_BATCH, "minutes": minutes_since(start)}
-            write_record(folder, unet_and_text_encoder=record | {"loss": float(np.mean(losses[-1000:]))})
+            training.write_record(folder, unet_and_text_encoder=record | {"loss": float(np.mean(losses[-1000:]))})
 
-    optimise(trained, loss_of, steps=steps, lr=PEAK_LR["unet"], weight_decay=1e-3, name="unet", after=after)
+    training.optimise(trained, loss_of, steps=steps, lr=PEAK_LR["unet"], weight_decay=1e-3, name="unet", after=after)
     write_json(folder / "model_index.json", PIPELINE)
 
 
@@ -198,17 +178,17 @@ def train_clip(folder, *, steps, seed):
     """open_clip model on stills and captions, EDA-augmented ones too; equal captions in a batch count as one."""
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 3])
-    tokenizer = make_tokenizer()
-    save(tokenizer, folder)
+    tokenizer = training.make_tokenizer()
+    training.save(tokenizer, folder)
     model = make_clip(folder, tokenizer)
     start, last = time.time(), {}
 
     def loss_of(step):
-        scenes, pictures = draw_stills(CLIP_BATCH, rng)
+        scenes, pictures = training.draw_stills(CLIP_BATCH, rng)
         captions = [scene.caption for scene in scenes]
-        tokens = to_tokens(tokenizer, augmented(captions, rng, 0.5), CLIP_TOKENS)
-        with mixed_precision():
-            image, text, scale = model(as_pixels(pictures), tokens)  # b 512 each
+        tokens = training.to_tokens(tokenizer, training.augmented(captions, rng, 0.5), CLIP_TOKENS)
+        with training.mixed_precision():
+            image, text, scale = model(training.as_pixels(pictures), tokens)  # b 512 each
         logits = scale * image.float() @ text.float().T  # images texts
         names = np.array(captions)
         same = torch.from_numpy((names[:, None] == names).astype(np.float32))
@@ -221,10 +201,10 @@ def train_clip(folder, *, steps, seed):
     def after(step, loss):
         model.logit_scale.clamp_(max=math.log(100))
 
-    optimise(model, loss_of, steps=steps, lr=PEAK_LR["clip"], weight_decay=0.02, name="clip", after=after)
+    training.optimise(model, loss_of, steps=steps, lr=PEAK_LR["clip"], weight_decay=0.02, name="clip", after=after)
     with atomic_path(folder / "open_clip_model.safetensors") as temporary:
         save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
-    write_record(folder, clip={"seed": seed, "steps": steps, "minutes": minutes_since(start), **last})
+    training.write_record(folder, clip={"seed": seed, "steps": steps, "minutes": minutes_since(start), **last})
 
 
 # ---------------------------------------------------------------------------------------------- classifiers
@@ -241,13 +221,9 @@ def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, ban
     ----------
     folder : Path
         to save into; the VAE is in sd/vae beside it
-    model, processor
-        of transformers
     draw : draw_stills or draw_clips
     factors : dict
         name -> values, whose combinations are the classes
-    batch, steps : int
-        size and number of the batches
     bank : int
         pictures or clips that go through the latents before training
     n_test : int
@@ -255,10 +231,10 @@ def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, ban
     """
     rng = np.random.default_rng([seed, 4])
     vae = AutoencoderKL.from_pretrained(folder.parent / "sd" / "vae").eval().requires_grad_(False)
-    source, sizes = LabelledClips(draw, factors, vae, folder.name), [len(values) for values in factors.values()]
+    source, sizes = training.LabelledClips(draw, factors, vae, folder.name), [len(values) for values in factors.values()]
 
     def logits_of(clips):
-        return model(pixel_values=clips if draw is draw_clips else clips[:, 0]).logits  # b classes
+        return model(pixel_values=clips if draw is training.draw_clips else clips[:, 0]).logits  # b classes
 
     def loss_of(step):
         if step % 3 < 2:
@@ -266,24 +242,24 @@ def fit_classifier(folder, model, processor, draw, factors, *, batch, steps, ban
         else:
             rows = rng.integers(len(degraded), size=batch)
             clips, wanted = degraded[rows], their_wanted[rows]
-        logits = logits_of(disturb(clips) if step % 3 else clips)
+        logits = logits_of(training.disturb(clips) if step % 3 else clips)
         joint = torch.from_numpy(np.ravel_multi_index(wanted.T.numpy(), sizes))
         loss = F.cross_entropy(logits, joint)
-        for guess, values in zip(factor_log_probabilities(logits, factors), wanted.T, strict=True):
+        for guess, values in zip(training.factor_log_probabilities(logits, factors), wanted.T, strict=True):
             loss = loss + F.nll_loss(guess, values)
         return loss, {}
 
     start = time.time()
     degraded, their_wanted = source.degraded(bank, rng, FADING)
-    optimise(model, loss_of, steps=steps, lr=PEAK_LR["classifier"], weight_decay=0.02, name=folder.name)
+    training.optimise(model, loss_of, steps=steps, lr=PEAK_LR["classifier"], weight_decay=0.02, name=folder.name)
     minutes = minutes_since(start)
     model.eval()
-    save(model, folder)
-    save(processor, folder)
+    training.save(model, folder)
+    training.save(processor, folder)
     rng = np.random.default_rng([seed, 5])
-    accuracy = {"clean": accuracies(logits_of, *source.clean(n_test, rng), factors)}
-    accuracy["degraded"] = accuracies(logits_of, *source.degraded(n_test, rng, 0.0), factors)
-    write_record(folder, **{folder.name: {"seed": seed, "steps": steps, "batch": batch, "minutes": minutes, "accuracy": accuracy}})
+    accuracy = {"clean": training.accuracies(logits_of, *source.clean(n_test, rng), factors)}
+    accuracy["degraded"] = training.accuracies(logits_of, *source.degraded(n_test, rng, 0.0), factors)
+    training.write_record(folder, **{folder.name: {"seed": seed, "steps": steps, "batch": batch, "minutes": minutes, "accuracy": accuracy}})
 
 
 def named(names):
@@ -296,7 +272,7 @@ def train_image_classifier(folder, *, seed, **options):
     torch.manual_seed(seed)
     model = ViTForImageClassification(ViTConfig(**SHAPE, patch_size=8, **named(world.image_class_names())))
     processor = ViTImageProcessor(size={"height": world.SIZE, "width": world.SIZE}, **PIXELS)
-    fit_classifier(folder, model, processor, draw_stills, world.IMAGE_FACTORS, batch=64, seed=seed, **options)
+    fit_classifier(folder, model, processor, training.draw_stills, world.IMAGE_FACTORS, batch=64, seed=seed, **options)
 
 
 def train_clip_classifier(folder, *, seed, **options):
@@ -305,7 +281,7 @@ def train_clip_classifier(folder, *, seed, **options):
     config = VideoMAEConfig(**SHAPE, patch_size=16, num_frames=8, tubelet_size=2, **named(world.clip_class_names()))
     processor = VideoMAEImageProcessor(size={"shortest_edge": world.SIZE}, crop_size={"height": world.SIZE, "width": world.SIZE}, **PIXELS)
     model = VideoMAEForVideoClassification(config)
-    fit_classifier(folder, model, processor, draw_clips, world.CLIP_FACTORS, batch=32, seed=seed, **options)
+    fit_classifier(folder, model, processor, training.draw_clips, world.CLIP_FACTORS, batch=32, seed=seed, **options)
 
 
 # ---------------------------------------------------------------------------------------------- script

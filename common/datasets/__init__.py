@@ -54,19 +54,7 @@ def use_split(name, path):
 
 
 def get_dataset(name, kind=Dataset):
-    """Registry entry by name.
-
-    Parameters
-    ----------
-    name : str
-    kind : type
-        class that the entry must be of
-
-    Raises
-    ------
-    UserError
-        no such entry, or one of another kind
-    """
+    """Registry entry by name; a UserError where there is none, or one that is not of the class `kind`."""
     if name not in DATASETS:
         left_out = "".join(f", or correct {file} ({why})" for file, why in BROKEN.items())
         raise UserError(f"there is no data set {name!r}; choose from {', '.join(DATASETS)}, or add a file to common/datasets{left_out}")

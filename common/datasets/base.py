@@ -15,34 +15,16 @@ RELEASED_EPOCHS = {"semantic": 30, "structure": 75, "CMG": 70, "retrieval": 40}
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file that a raw data set must have, for Data_preprocess/check_data.py.
+    """One file that a raw data set must have, for Data_preprocess/check_data.py."""
 
-    Attributes
-    ----------
-    group : str
-        heading under which it is counted, such as "subject 1"
-    path : Path
-        a path, or a pattern of which the first match is taken; "**" stands for any depth
-    kind : str
-        movie, series, array, rows, responses, events, ...: what check_data looks at
-    least, rate : float
-        seconds of a movie, volumes of a series or an array; frames per second that a movie must have, 0 for any
-    tr : float
-        s between volumes of a series
-    shape : tuple
-        of an array, None for any number
-    preferred : tuple of Path
-        patterns that go before `path` where there is such a file; files of a group are then of one of them
-    """
-
-    group: str
-    path: Path
-    kind: str
-    least: float = 0
-    tr: float = 0
-    shape: tuple = ()
-    preferred: tuple = ()
-    rate: float = 0
+    group: str  # heading under which it is counted, such as "subject 1"
+    path: Path  # or a pattern of which the first match is taken; "**" stands for any depth
+    kind: str  # movie, series, array, rows, responses, events, ...: what check_data looks at
+    least: float = 0  # seconds of a movie, volumes of a series or an array
+    tr: float = 0  # s between volumes of a series
+    shape: tuple = ()  # of an array, None for any number
+    preferred: tuple = ()  # patterns that go before `path` where there is such a file; files of a group are then of one of them
+    rate: float = 0  # frames per second that a movie must have, 0 for any
 
 
 @dataclass(frozen=True)
@@ -169,13 +151,7 @@ class Dataset:
         return [f"clip_{number}" for number in self.clip_numbers(split)]
 
     def find_subject(self, word):
-        """Participant of a word such as '1', 'sub01' or '100610': the entry of `subjects`.
-
-        Raises
-        ------
-        UserError
-            the data set has no such participant
-        """
+        """Participant of a word such as '1', 'sub01' or '100610', the entry of `subjects`; a UserError where there is none."""
         plain = re.sub(r"^(?:subject|subj|sub)[-_]?", "", str(word), flags=re.IGNORECASE)
         for subject in self.subjects:
             names = (str(subject), re.sub(r"^(?:subject|subj|sub)[-_]?", "", str(subject), flags=re.IGNORECASE))

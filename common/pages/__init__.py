@@ -19,15 +19,12 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def render(template, path, *, title, subtitle="", note="", pages=(), docs=(), forward="", **values):
-    """Write a page.
+    """Write a page and return its path.
 
     Parameters
     ----------
     template : str
         file name in templates/
-    path : Path
-        of the page
-    title, subtitle : str
     note : str
         what nobody should overlook, such as that the data are simulated
     pages : sequence of (str, Path or None or "")
@@ -38,10 +35,6 @@ def render(template, path, *, title, subtitle="", note="", pages=(), docs=(), fo
         address to which the page forwards
     **values
         what else the template shows
-
-    Returns
-    -------
-    Path of the page
     """
     pages = [(label, target and relative(target, path)) for label, target in pages]
     docs = [(name.replace("_", " "), relative(DOCS / f"{name}.md", path)) for name in docs if (DOCS / f"{name}.md").is_file()]
