@@ -19,6 +19,7 @@ from models.loading import load_clip, load_sd_text
 SELECT_RATE, ZERO_RATE = 0.2, 0.5  # of fMRI sparsification
 CROP = 400 / 512  # side of the crop of a frame
 BANK_BYTES = 512e6  # text features that are held at a time
+ENCODED = 256  # captions that are encoded at a time
 _AGAIN = "run the feature extraction again"
 
 
@@ -42,17 +43,14 @@ class CaptionBank:
         of the training clips
     n_epochs : int
         epochs of the whole training
-    seed : int
     encode : function
         of a list of captions; gives a dict of tensors, one row a caption
     row_bytes : int
         size of the features of one caption
-    batch_size : int
-        captions that are encoded at a time
     """
 
-    def __init__(self, captions, n_epochs, seed, encode, row_bytes, batch_size=256):
-        self.captions, self.n_epochs, self.seed, self.encode, self.batch_size = captions, n_epochs, seed, encode, batch_size
+    def __init__(self, captions, n_epochs, seed, encode, row_bytes):
+        self.captions, self.n_epochs, self.seed, self.encode = captions, n_epochs, seed, encode
         self.epochs_at_once = max(1, int(BANK_BYTES / (row_bytes * len(captions))))
         self.block = None
 
@@ -69,8 +67,8 @@ class CaptionBank:
         first = epoch - rest
         drawn = {e: draw_captions(self.captions, self.seed, e) for e in range(first, min(first + self.epochs_at_once, self.n_epochs + 1))}
         distinct = sorted({caption for captions in drawn.values() for caption in captions})
-        starts = tqdm(range(0, len(distinct), self.batch_size), desc="augmented captions", unit="batch", leave=False)
-        parts = [self.encode(distinct[start : start + self.batch_size]) for start in starts]
+        starts = tqdm(range(0, len(distinct), ENCODED), desc="augmented captions", unit="batch", leave=False)
+        parts = [self.encode(distinct[start : start + ENCODED]) for start in starts]
         self.tables = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         place = {caption: i for i, caption in enumerate(distinct)}
         self.rows = {e: np.array([place[caption] for caption in captions]) for e, captions in drawn.items()}
@@ -99,21 +97,16 @@ class ContrastiveTask(Task):
 
     Parameters
     ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
     fmri : tensor, shape (N, V), float32
         of the training split
     n_train : int
         clips that are trained on, the first of the split
-    n_epochs, seed : int
     alpha : float
         weight of text against image in the contrastive loss
     crop_frames : bool
         draw a new crop of every frame in every epoch, rather than take the stored image features
-    clip_path : str
-        source of CLIP
-    sd_path : str, optional
-        source of Stable Diffusion, whose text tokens are then targets too
+    clip_path, sd_path : str
+        source of CLIP; and of Stable Diffusion, if its text tokens are targets too
     """
 
     def __init__(self, layout, dataset, fmri, *, n_train, n_epochs, seed, alpha, crop_frames, clip_path, sd_path=None):

@@ -1,29 +1,17 @@
 """The losses of a training, as a figure and for TensorBoard."""
 
+from matplotlib.figure import Figure
+
 from common.files import UserError, atomic_path
 
 PARTS = ("train", "validation")
 
 
 def draw_losses(entries, path, title):
-    """Draw the losses over epochs, one panel for the total and for each term.
-
-    Parameters
-    ----------
-    entries : list of dict
-        lines of log.jsonl
-    path : Path
-        .png file
-    title : str
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    """Draw the losses over epochs, lines of log.jsonl, one panel for the total and for each term."""
     names = list(dict.fromkeys(name for entry in entries for part in PARTS for name in entry[part]))
-    figure, axes = plt.subplots(1, len(names), figsize=(3.4 * len(names), 3), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
+    figure = Figure(figsize=(3.4 * len(names), 3), layout="constrained")
+    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for part in PARTS:
             points = [(entry["epoch"], entry[part][name]) for entry in entries if name in entry[part]]
             if points:
@@ -33,7 +21,6 @@ def draw_losses(entries, path, title):
     figure.suptitle(title)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def open_tensorboard(folder, epoch):

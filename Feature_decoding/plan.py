@@ -32,12 +32,8 @@ def get_training_parser(doc, *, epoch, lr, models=()):
 
     Parameters
     ----------
-    doc : str
-        the script's docstring
-    epoch : int
-        default number of epochs
-    lr : float or None
-        default learning rate; None for a script without --lr
+    epoch, lr
+        defaults; None for a script without --lr
     models : tuple of str
         which of --sd_path ("sd") and --clip_path ("clip") it needs
     """
@@ -122,19 +118,7 @@ class Plan:
 
     @contextlib.contextmanager
     def working(self, args, targets):
-        """`common.records.working` on this training.
-
-        Parameters
-        ----------
-        args : argparse.Namespace
-        targets : iterable of paths
-            files that are read beside the fMRI
-
-        Yields
-        ------
-        Record or None
-            None when the training has finished already
-        """
+        """`common.records.working` on this training, which reads the files `targets` beside the fMRI; None when it has finished already."""
         old = [path for pattern in ("last.*", "best.*", "epoch_*", TRAINING_STATE) for path in self.folder.glob(pattern)]
         with working(self.folder, args, inputs=[*self.fmri_files, *targets], outputs=[self.last], clear=old) as record:
             if record is None:
@@ -147,12 +131,8 @@ class Plan:
 def make_plan(args, decoder, further_epochs=(), name=None):
     """Plan of a command line; further_epochs are kept beside the one that reconstruction takes.
 
-    `name` is that of the folder and the figure where it is not the decoder's.
-
-    Raises
-    ------
-    UserError
-        as many validation clips as there are training clips
+    `name` is that of the folder and the figure where it is not the decoder's. A UserError for as many validation clips as there
+    are training clips.
     """
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     folder = args.model_dir or layout.checkpoints(args.subj_ID, arm_name(named_arm(args), args.seed), name or decoder)

@@ -30,7 +30,7 @@ from Feature_decoding.plan import build_model, get_training_parser, load_trainin
 from Feature_decoding.training import Task, Trainer, make_adam
 from models.cmg import ConsistencyMotionGenerator, sparse_causal_mask
 from models.cmg_patch import PatchCMG
-from models.losses import cmg_loss
+from models.losses import structure_loss
 from models.schedules import compounding_decay, noam_lr
 
 L1_DECAY = 1e-3
@@ -57,7 +57,6 @@ class MotionTask(Task):
         "released" or "causal": what later frames see in validation
     l1_weight : array, shape (epochs + 1,)
         weight of the L1 norm in each epoch
-    seed : int
     """
 
     def __init__(self, fmri, contents, *, whole_frames, keep_ratio, new_masks, visibility, l1_weight, seed):
@@ -82,7 +81,7 @@ class MotionTask(Task):
         return {"frames": model(batch["fmri"], before, batch["mask"])}, {"frames": after}
 
     def loss(self, model, outputs, targets, epoch):
-        return cmg_loss(outputs["frames"], targets["frames"], model.parameters(), self.l1_weight[epoch])
+        return structure_loss(outputs["frames"], targets["frames"], model.parameters(), self.l1_weight[epoch])
 
     def validate(self, model, batch):
         frames = batch["frames"]
@@ -92,19 +91,7 @@ class MotionTask(Task):
 
 
 def build_cmg(args, in_dim, n_frames, frame_shape, whole_frames):
-    """The CMG whose token is a whole frame, or the patch CMG.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    in_dim : int
-        vertices
-    n_frames : int
-        frames of a clip
-    frame_shape : tuple of int
-        channels, height, width of a latent frame
-    whole_frames : bool
-    """
+    """The CMG whose token is a whole frame, or the patch CMG; `frame_shape` is (channels, height, width) of a latent frame."""
     channels, height, width = frame_shape
     n_heads = args.n_heads or (4 if whole_frames else 8)
     attn_dim, flag = (args.attn_dim, "--attn_dim") if whole_frames else (args.hidden_dim, "--hidden_dim")
@@ -123,9 +110,6 @@ def build_cmg(args, in_dim, n_frames, frame_shape, whole_frames):
         PatchCMG, args.seed, input_size=height, patch_size=int(args.patch_size), in_channels=channels, in_dim=in_dim,
         hidden_dim=args.hidden_dim, depth=args.N or 4, n_heads=n_heads, n_frames=n_frames - 1,
     )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- the script
 
 
 def get_parser():

@@ -29,8 +29,6 @@ from models.loading import model_files
 from models.losses import semantic_loss
 from models.semantic_decoder import SemanticDecoder
 
-# ---------------------------------------------------------------------------------------------- what it learns
-
 
 class SemanticTask(ContrastiveTask):
     """fMRI to CLIP embedding and tokens; k1, k2 : float, weights of the contrastive and of the token loss."""
@@ -48,9 +46,6 @@ class SemanticTask(ContrastiveTask):
             outputs["embedding"], outputs["tokens"], targets["text"], targets["image"], targets["tokens"], model.logit_scale,
             k1=self.k1, k2=self.k2, alpha=self.alpha,
         )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------------------------- the script
 
 
 def get_parser():

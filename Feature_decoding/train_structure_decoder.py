@@ -30,8 +30,6 @@ from models.structure_decoder import StructureDecoder
 SELECT_RATE, ZERO_RATE = 0.4, 0.5  # of fMRI sparsification
 L1_DECAY = 5e-5
 
-# ---------------------------------------------------------------------------------------------- what it learns
-
 
 class StructureTask(Task):
     """fMRI to the latent of the first frame.
@@ -43,7 +41,6 @@ class StructureTask(Task):
         latents; may be a memory map
     n_train : int
         clips that are trained on, the first of the split
-    seed : int
     k : float
         weight of the squared error
     l1_weight : array, shape (epochs + 1,)
@@ -71,9 +68,6 @@ class StructureTask(Task):
     def validation_loss(self, model, outputs, targets):
         mse = F.mse_loss(outputs["latent"], targets["latent"])
         return self.k * mse, {"mse": mse}
-
-
-# ---------------------------------------------------------------------------------------------- the script
 
 
 def get_parser():

@@ -74,9 +74,9 @@ def make_adam(model, lr, **options):
     return torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=lr, fused=True, **options)
 
 
-def exponential_lr(lr, factor=0.999):
-    """Learning rate that is multiplied by `factor` after every epoch, as a function of step and epoch, both from 1."""
-    return lambda step, epoch: lr * factor ** (epoch - 1)
+def exponential_lr(lr):
+    """Learning rate that is multiplied by 0.999 after every epoch, as a function of step and epoch, both from 1."""
+    return lambda step, epoch: lr * 0.999 ** (epoch - 1)
 
 
 # ---------------------------------------------------------------------------------------------- batches
@@ -154,16 +154,12 @@ def check_finite(values, names, where):
 
 
 class Trainer:
-    """Trains a model and keeps its folder: checkpoints, log, figure.
+    """Trains a model, one of models.checkpoints.KINDS, and keeps its folder: checkpoints, log, figure.
 
     Parameters
     ----------
-    plan : Feature_decoding.plan.Plan
     record : common.records.Record
         started
-    model : nn.Module
-        one of models.checkpoints.KINDS
-    task : Task
     optimizer : torch.optim.Optimizer
         over the model's parameters
     learning_rate : function
@@ -239,13 +235,7 @@ class Trainer:
                 self.accelerator.backward(total + share if last else share)
 
     def fit(self):
-        """Train from the last whole epoch on.
-
-        Raises
-        ------
-        UserError
-            a loss that is not finite, or a damaged training state
-        """
+        """Train from the last whole epoch on; a UserError for a loss that is not finite, or a damaged training state."""
         plan, log_path = self.plan, self.plan.folder / "log.jsonl"
         self.accelerator.wait_for_everyone()  # each has started its record
         done, best = load_state(plan.state, self.model, self.optimizer)

@@ -15,18 +15,10 @@ from models.checkpoints import record_path, safetensors_path
 
 
 def save_state(path, model, optimizer, epoch, best):
-    """Write all that training goes on from, as one file that is whole or absent.
+    """Write all that training goes on from, as one .safetensors file that is whole or absent.
 
-    Parameters
-    ----------
-    path : Path
-        .safetensors file; its entries are `model.{name}` and `optimizer.{parameter}.{name}`
-    model : nn.Module
-    optimizer : torch.optim.Optimizer
-    epoch : int
-        the last whole one
-    best : dict
-        epoch and loss of the best epoch so far
+    Its entries are `model.{name}` and `optimizer.{parameter}.{name}`. `epoch` is the last whole one, `best` the best one so far
+    with its loss.
     """
     tensors = {f"model.{name}": tensor.contiguous() for name, tensor in model.state_dict().items()}
     for index, entry in optimizer.state_dict()["state"].items():
@@ -38,18 +30,13 @@ def save_state(path, model, optimizer, epoch, best):
 
 
 def load_state(path, model, optimizer):
-    """Put model and optimiser where `save_state` found them.
+    """Put model and optimiser where `save_state` found them; a UserError for a state that is damaged or of another model.
 
     Returns
     -------
     epoch : int
         the last whole one; 0 when there is no state
     best : dict or None
-
-    Raises
-    ------
-    UserError
-        the state is damaged or of another model
     """
     if not path.exists():
         return 0, None

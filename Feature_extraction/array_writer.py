@@ -14,9 +14,7 @@ class ArrayWriter:
 
     Parameters
     ----------
-    path : str or Path
-        of the final .npy
-    shape, dtype
+    path, shape, dtype
         of the whole array
     key : anything that JSON holds
         what the array depends on; a half-done array of another key is thrown away

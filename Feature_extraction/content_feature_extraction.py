@@ -11,6 +11,8 @@ Writes   features/{split}_contents.npy                    (N, 4, 8, 64, 64), cha
 A frame of 512 x 512 takes 15 s on one CPU thread, so CC2017 needs a GPU; memory grows with --batch_size.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from einops import rearrange
@@ -22,15 +24,8 @@ from common.frames import read_clip
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
 from common.randomness import torch_generator
-from Feature_extraction.extraction import ROWS, extracting, fill_arrays, frame_sums, join_processes, record_folder
+from Feature_extraction.extraction import extract_splits, frame_sums
 from models.loading import load_sd_part, model_files
-
-SCRIPT = "content_feature_extraction"
-
-
-def posterior_noise(shape, seed, split, clip):
-    """Standard normal numbers that belong to one clip, whatever the batch it comes in."""
-    return torch.randn(shape, generator=torch_generator(seed, "posterior", split, clip))
 
 
 @torch.no_grad()
@@ -39,7 +34,6 @@ def encode_frames(vae, frames, noise=None):
 
     Parameters
     ----------
-    vae : diffusers.AutoencoderKL
     frames : array, shape (B, F, H, W, 3), uint8
     noise : tensor, shape (B, F, C, h, w), optional
         to sample the posterior with; without it, its mode is taken
@@ -67,45 +61,25 @@ def latent_shape(vae, n_frames, size):
     return vae.config.latent_channels, n_frames, size // factor, size // factor
 
 
-def extract(layout, dataset, split, paths, source, record, *, latents, dtype, seed, state, batch_size):
-    """Fill the arrays of one split.
-
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
-    split : str
-    paths : list of Path
-        of the arrays: latents and, in the test split, true frames
-    source : str
-        folder or hub id of Stable Diffusion
-    record : common.records.Record
-    latents : str
-        "sample" draws from the VAE's posterior, "mean" takes its mode
-    dtype : str
-        of the stored latents
-    seed : int
-    state : accelerate.PartialState
-    batch_size : int
-        clips at a time
-    """
+def prepare(layout, dataset, source, args, split, device):
+    """What `extract_splits` asks for of a split."""
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     size, indices = dataset.frame_size, dataset.frame_indices
-    vae = load_sd_part(source, "vae").to(state.device, memory_format=torch.channels_last)
+    vae = load_sd_part(source, "vae").to(device, memory_format=torch.channels_last)
     shape = channels, n_frames, *hw = latent_shape(vae, len(indices), size)
 
     def compute(rows):
         frames = np.stack([read_clip(folders[i], indices, size) for i in rows])  # (B, F, H, W, 3)
         noise = None
-        if latents == "sample":
-            noise = torch.stack([posterior_noise((n_frames, channels, *hw), seed, split, i) for i in rows])  # (B, F, C, h, w)
+        if args.latents == "sample":  # a clip has its noise whatever the batch it comes in
+            generators = [torch_generator(args.seed, "posterior", split, i) for i in rows]
+            noise = torch.stack([torch.randn((n_frames, channels, *hw), generator=own) for own in generators])  # (B, F, C, h, w)
         return [encode_frames(vae, frames, noise), frames]
 
-    card = {"rows": ROWS, "made_by": SCRIPT, "model": source, "frames": list(indices)}
-    units = (f"VAE latent x {vae.config.scaling_factor}", "RGB, 0 to 255")
-    kinds = ((shape, dtype), ((n_frames, size, size, 3), "uint8"))
-    arrays = [(path, *kind, {**card, "units": unit}) for path, kind, unit in zip(paths, kinds, units, strict=False)]
-    fill_arrays(state, arrays, compute, len(folders), batch_size, record, f"{split} clips")
+    card = {"model": source, "frames": list(indices)}
+    latents = (shape, args.dtype, card | {"units": f"VAE latent x {vae.config.scaling_factor}"})
+    true_frames = ((n_frames, size, size, 3), "uint8", card | {"units": "RGB, 0 to 255"})
+    return len(folders), [latents, true_frames], compute
 
 
 def get_parser():
@@ -120,17 +94,14 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
-    state = join_processes(args.device)
-    for split in args.split:
-        inputs = [*frame_sums(layout, dataset, split), *model_files(source, "vae")]
-        paths = [layout.contents(split)] + ([layout.ground_truth] if split == "test" else [])
-        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
-            if record is None:
-                continue
-            extract(
-                layout, dataset, split, paths, source, record, latents=args.latents, dtype=args.dtype, seed=args.seed,
-                state=state, batch_size=args.batch_size,
-            )  # fmt: skip
+
+    def inputs(split):
+        return [*frame_sums(layout, dataset, split), *model_files(source, "vae")]
+
+    def outputs(split):
+        return [layout.contents(split)] + ([layout.ground_truth] if split == "test" else [])
+
+    extract_splits(args, "content_feature_extraction", inputs, outputs, partial(prepare, layout, dataset, source, args))
 
 
 if __name__ == "__main__":

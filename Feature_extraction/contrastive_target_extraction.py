@@ -12,6 +12,8 @@ Writes   features/{split}_text_embeddings_CLIP_512.npy    (N, 512) float32, not 
 About a minute for CC2017 on one GPU.
 """
 
+from functools import partial
+
 import torch
 from PIL import Image
 
@@ -21,34 +23,17 @@ from common.datasets import get_dataset
 from common.frames import read_frame
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
-from Feature_extraction.extraction import ROWS, extracting, fill_arrays, frame_sums, join_processes, record_folder
+from Feature_extraction.extraction import extract_splits, frame_sums
 from models.encoders import encode_clip_images, encode_clip_text
 from models.loading import load_clip, model_files
 
-SCRIPT = "contrastive_target_extraction"
 
-
-def extract(layout, dataset, split, paths, source, record, *, state, batch_size):
-    """Fill the two arrays of one split.
-
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
-    split : str
-    paths : list of Path
-        of the arrays: text, image
-    source : str
-        of CLIP
-    record : common.records.Record
-    state : accelerate.PartialState
-    batch_size : int
-        captions or frames at a time
-    """
+def prepare(layout, dataset, source, split, device):
+    """What `extract_splits` asks for of a split."""
     captions = read_captions(layout.captions(split), dataset.n_clips(split))
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     model, preprocess, tokenizer = load_clip(source)
-    model = model.to(state.device)
+    model = model.to(device)
 
     def compute(rows):
         frames = [read_frame(folders[i], dataset.middle_frame, dataset.frame_size) for i in rows]
@@ -56,10 +41,8 @@ def extract(layout, dataset, split, paths, source, record, *, state, batch_size)
         text = encode_clip_text(model, tokenizer, captions[rows.start : rows.stop])  # (B, 512)
         return [text.cpu().numpy(), encode_clip_images(model, pixels).cpu().numpy()]
 
-    card = {"rows": ROWS, "made_by": SCRIPT, "model": source}
     units = ("CLIP feature of the caption", f"CLIP feature of frame {dataset.middle_frame}")
-    arrays = [(path, (model.visual.output_dim,), "float32", {**card, "units": unit}) for path, unit in zip(paths, units, strict=True)]
-    fill_arrays(state, arrays, compute, len(captions), batch_size, record, f"{split} captions and frames")
+    return len(captions), [((model.visual.output_dim,), "float32", {"units": unit, "model": source}) for unit in units], compute
 
 
 def get_parser():
@@ -72,14 +55,14 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "clip")
-    state = join_processes(args.device)
-    for split in args.split:
-        inputs = [layout.captions(split), *frame_sums(layout, dataset, split), *model_files(source)]
-        paths = [layout.text_embeddings_clip(split), layout.image_embeddings_clip(split)]
-        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=paths) as record:
-            if record is None:
-                continue
-            extract(layout, dataset, split, paths, source, record, state=state, batch_size=args.batch_size)
+
+    def inputs(split):
+        return [layout.captions(split), *frame_sums(layout, dataset, split), *model_files(source)]
+
+    def outputs(split):
+        return [layout.text_embeddings_clip(split), layout.image_embeddings_clip(split)]
+
+    extract_splits(args, "contrastive_target_extraction", inputs, outputs, partial(prepare, layout, dataset, source))
 
 
 if __name__ == "__main__":

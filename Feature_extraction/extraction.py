@@ -12,18 +12,12 @@ from tqdm import tqdm
 
 from common.cli import choose_device
 from common.files import SUMS, sha256
-from common.layout import part
+from common.layout import Layout, part
 from common.records import working
 from Feature_extraction.array_writer import ArrayWriter
 from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
-ROWS = "clips in the data set's order"  # of every data card
-
-
-def record_folder(layout, script, split):
-    """Folder of the record of one split."""
-    return layout.features / "records" / f"{script}_{part(split)}"
 
 
 def frame_sums(layout, dataset, split):
@@ -32,19 +26,32 @@ def frame_sums(layout, dataset, split):
     return [path] if path.is_file() else []
 
 
-def join_processes(device):
-    """This process among those that a launcher has started: accelerate's state, with its `device`; `device` is the flag."""
+def extract_splits(args, script, inputs, outputs, prepare):
+    """Extract features of every split of --split, in this process and those that a launcher has started beside it.
+
+    Parameters
+    ----------
+    script : str
+        name of the script, for its records
+    inputs, outputs : function of a split
+        files that are read, and the arrays that are written
+    prepare : function of a split and a device
+        loads what is needed; gives the number of clips, of each array its (shape of a row, dtype, data card), and a function
+        of a range of clips that computes these rows of each array (more are left out)
+    """
     allow_tf32(False)
-    return PartialState(cpu=choose_device(device).type == "cpu")
-
-
-@contextlib.contextmanager
-def extracting(state, folder, args, **files):
-    """`common.records.working` in every process, the first one before the others."""
-    with contextlib.ExitStack() as stack:
-        with state.main_process_first():
-            record = stack.enter_context(working(folder, args, **files))
-        yield record
+    state = PartialState(cpu=choose_device(args.device).type == "cpu")
+    for split in args.split:
+        paths, folder = outputs(split), Layout.of(args).features / "records" / f"{script}_{part(split)}"
+        with contextlib.ExitStack() as stack:
+            with state.main_process_first():
+                record = stack.enter_context(working(folder, args, inputs=inputs(split), outputs=paths))
+            if record is None:
+                continue
+            n, kinds, compute = prepare(split, state.device)
+            shared = {"rows": "clips in the data set's order", "made_by": script}
+            arrays = [(path, shape, dtype, shared | card) for path, (shape, dtype, card) in zip(paths, kinds, strict=False)]
+            fill_arrays(state, arrays, compute, n, args.batch_size, record, f"{split} clips")
 
 
 def fill_arrays(state, arrays, compute, n, batch_size, record, what):
@@ -52,7 +59,6 @@ def fill_arrays(state, arrays, compute, n, batch_size, record, what):
 
     Parameters
     ----------
-    state : accelerate.PartialState
     arrays : list of (path, shape of a row, dtype, data card)
     compute : function
         of a range of rows; gives these rows of each of `arrays` (more are left out)
@@ -60,8 +66,6 @@ def fill_arrays(state, arrays, compute, n, batch_size, record, what):
         rows
     batch_size : int
         rows at a time
-    record : common.records.Record
-        started
     what : str
         for the progress bar
     """

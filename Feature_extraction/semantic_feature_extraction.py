@@ -10,45 +10,30 @@ Writes   features/{split}_text_embeddings_SD.npy          (N, 20, 768) float32, 
 Seconds on a GPU, minutes on a CPU for CC2017.
 """
 
+from functools import partial
+
 from common import cli
 from common.captions import read_captions
 from common.datasets import get_dataset
 from common.layout import Layout
 from common.model_sources import add_model_flags, model_path
-from Feature_extraction.extraction import ROWS, extracting, fill_arrays, join_processes, record_folder
+from Feature_extraction.extraction import extract_splits
 from models.encoders import N_TOKENS, encode_sd_text
 from models.loading import load_sd_text, model_files
 
-SCRIPT = "semantic_feature_extraction"
 
-
-def extract(captions, path, source, record, *, state, batch_size, what):
-    """Fill the array of one split.
-
-    Parameters
-    ----------
-    captions : list of str
-    path : Path
-        of the array
-    source : str
-        folder or hub id of Stable Diffusion
-    record : common.records.Record
-    state : accelerate.PartialState
-    batch_size : int
-        captions at a time
-    what : str
-        for the progress bar
-    """
+def prepare(layout, dataset, source, split, device):
+    """What `extract_splits` asks for of a split."""
+    captions = read_captions(layout.captions(split), dataset.n_clips(split))
     tokenizer, text_encoder = load_sd_text(source)
-    text_encoder.to(state.device)
+    text_encoder.to(device)
 
     def compute(rows):
         tokens = encode_sd_text(text_encoder, tokenizer, captions[rows.start : rows.stop])  # (B, 20, 768)
         return [tokens.cpu().numpy()]
 
-    card = {"rows": ROWS, "units": "hidden state of Stable Diffusion's text encoder", "made_by": SCRIPT, "model": source}
-    arrays = [(path, (N_TOKENS, text_encoder.config.hidden_size), "float32", card)]
-    fill_arrays(state, arrays, compute, len(captions), batch_size, record, what)
+    card = {"units": "hidden state of Stable Diffusion's text encoder", "model": source}
+    return len(captions), [((N_TOKENS, text_encoder.config.hidden_size), "float32", card)], compute
 
 
 def get_parser():
@@ -61,15 +46,14 @@ def get_parser():
 
 def main(args):
     dataset, layout, source = get_dataset(args.dataset), Layout.of(args), model_path(args, "sd")
-    state = join_processes(args.device)
-    for split in args.split:
-        inputs = [layout.captions(split), *model_files(source, "text_encoder", "tokenizer")]
-        path = layout.text_embeddings_sd(split)
-        with extracting(state, record_folder(layout, SCRIPT, split), args, inputs=inputs, outputs=[path]) as record:
-            if record is None:
-                continue
-            captions = read_captions(layout.captions(split), dataset.n_clips(split))
-            extract(captions, path, source, record, state=state, batch_size=args.batch_size, what=f"{split} captions")
+
+    def inputs(split):
+        return [layout.captions(split), *model_files(source, "text_encoder", "tokenizer")]
+
+    def outputs(split):
+        return [layout.text_embeddings_sd(split)]
+
+    extract_splits(args, "semantic_feature_extraction", inputs, outputs, partial(prepare, layout, dataset, source))
 
 
 if __name__ == "__main__":

@@ -49,9 +49,6 @@ def get_parser():
     return parser
 
 
-# ---------------------------------------------------------------------------------------------- where each one goes
-
-
 def of_dataset(released, root, dataset):
     """Those of the found checkpoints whose path speaks of no other data set; the others are named."""
     ours = []
@@ -86,9 +83,6 @@ def plan_targets(released, layout, subjects, arm):
     return places
 
 
-# ---------------------------------------------------------------------------------------------- one checkpoint
-
-
 @torch.no_grad()
 def probe(model, seed):
     """Output of a model on a seeded random input of its own size, as a list of tensors."""
@@ -103,13 +97,11 @@ def probe(model, seed):
 
 
 def convert(item, place, seed, facts):
-    """Convert one file and verify what was written.
+    """Convert one file to the checkpoint `place` and verify what was written.
 
     Parameters
     ----------
     item : models.released.Released
-    place : Path
-        of the new checkpoint
     seed : int
         of the input on which both are compared
     facts : dict
@@ -132,9 +124,6 @@ def is_converted(item, place):
     if read_json(record_path(place)).get("source_sha256") != sha256(item.path):
         raise UserError(f"{place} was not converted from {item.path.name}; use --overwrite to replace it, or another --arm")
     return True
-
-
-# ---------------------------------------------------------------------------------------------- the script
 
 
 def main(args):

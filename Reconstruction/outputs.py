@@ -38,8 +38,6 @@ class Outputs:
         what is written of each clip, of FORMATS
     save_stage1 : bool
         whether the decoding before stage 2 is written
-    n_frames : int
-        of a clip
     n_samples : int
         reconstructions of a clip, each from a noise of its own; the first is the one that is shown
     """
@@ -144,12 +142,7 @@ def to_uint8(frames):
 
 
 def gif_bytes(frames):
-    """An endless GIF with a palette for each frame; frames that repeat the one before are kept, which PIL's own saving drops.
-
-    Parameters
-    ----------
-    frames : array, shape (F, H, W, 3), uint8
-    """
+    """An endless GIF of frames (F, H, W, 3) uint8, each with a palette; repeated frames are kept, which PIL's own saving drops."""
     pictures = [Image.fromarray(frame).quantize(256) for frame in frames]
     blocks = list(GifImagePlugin.getheader(pictures[0], info={"loop": 0, "optimize": False})[0])
     for picture in pictures:
@@ -177,18 +170,15 @@ FORMATS = {
 
 
 def write_clip(outputs, clip, frames, gt=None, stage1=None, samples=()):
-    """Write all files of one clip.
+    """Write all files of one clip; frames are (F, H, W, 3) uint8.
 
     Parameters
     ----------
-    outputs : Outputs
-    clip : int
-    frames : array, shape (F, H, W, 3), uint8
-    gt : likewise, optional
+    gt : array, optional
         true frames; stretched to the size of `frames` if they have another
-    stage1 : likewise, optional
+    stage1 : array, optional
         the decoding before stage 2
-    samples : sequence of arrays likewise
+    samples : sequence of arrays
         from other noises
     """
     for path, sample in zip(outputs.samples(clip), samples, strict=True):
@@ -220,16 +210,7 @@ def read_log(path):
 
 
 def write_manifest(outputs, facts, clips):
-    """Write manifest.json.
-
-    Parameters
-    ----------
-    outputs : Outputs
-    facts : dict
-        of the whole reconstruction
-    clips : iterable of int
-        that there may be; those that are there get an entry
-    """
+    """Write manifest.json: facts of the whole reconstruction, and an entry of each of the clips that is there."""
     logged = read_log(outputs.root / "log.jsonl")
     entries = {}
     for clip in sorted(outputs.finished(clips)):

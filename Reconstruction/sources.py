@@ -30,16 +30,7 @@ NEAREST = 5  # captions that the gallery names of a clip
 class DatasetClips:
     """Clips of one split, as preprocessing and feature extraction left them.
 
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    dataset : common.datasets.Dataset
-    subject : int or str
-    split, arm : str
-    data_root : Path
-        of the raw data, for the oracle arm
-    seed : int
-        of the training, for the control arm
+    `data_root` is for the oracle arm, the training's `seed` for the control arm.
     """
 
     def __init__(self, layout, dataset, subject, split, arm, data_root, seed):
@@ -78,13 +69,7 @@ class DatasetClips:
 
 
 class ReleasedClips:
-    """Test clips of the authors' folder.
-
-    Parameters
-    ----------
-    tree : ReleasedTree
-    dataset : common.datasets.Dataset
-    """
+    """Test clips of the authors' folder, a ReleasedTree."""
 
     def __init__(self, tree, dataset):
         self.tree, self.dataset, self.n = tree, dataset, dataset.n_test
@@ -135,17 +120,13 @@ class RecordingClips:
         clips, where there is no fMRI
     gt : Path, optional
         true clips: .npy (N, F, H, W, 3) or a folder or zip of movies, GIFs, npz
-    n_frames : int
-        frames of a clip
     times : tuple, optional
         at which they are taken of the true clips, see `common.clip_frames.clip_times`
     norm : str, optional
         "own" scales the rows by their own mean and standard deviation, "saved" by those of the training, "none" leaves them;
         by default "saved" where there is such a file, else "own"
-    saved : list of Path
-        where the statistics of the training may be; the first that exists is taken
-    masks : list of Path
-        likewise masks of 59412 zeros and ones
+    saved, masks : list of Path
+        where the statistics of the training, and masks of 59412 zeros and ones, may be
     """
 
     def __init__(self, path, *, n=None, gt=None, n_frames=8, times=None, norm=None, saved=(), masks=()):
@@ -209,15 +190,7 @@ def no_captions(clip, embedding):
 
 
 class CaptionRanker:
-    """Nearest captions to decoded semantics, by cosine in CLIP's space.
-
-    Parameters
-    ----------
-    captions : list of str
-        of all clips of the split
-    features : array, shape (N, 512)
-        CLIP text features of the captions
-    """
+    """Nearest captions to decoded semantics, by cosine in CLIP's space with the text features (N, 512) of the split's captions."""
 
     def __init__(self, captions, features):
         self.captions = captions

@@ -30,42 +30,17 @@ def count_clips(folder):
 
 
 def save_stage1(folder, decoded, made_by):
-    """Write what stage 1 decoded of all clips.
-
-    Parameters
-    ----------
-    folder : str or Path
-    decoded : Decoded
-    made_by : str
-        script
-    """
+    """Write what stage 1 decoded of all clips, Decoded; `made_by` names the script."""
     for name, array in zip(NAMES, decoded, strict=True):
         if array is not None:
             save_array(Path(folder) / f"{name}.npy", array.cpu().numpy(), rows="clips", units=UNITS[name], made_by=made_by)
 
 
 def load_stage1(folder, n_clips, n_frames, channels, token_dim):
-    """Read and check the arrays of a folder.
+    """Read and check the arrays of a folder, Decoded; n_clips None for any number.
 
-    Parameters
-    ----------
-    folder : str or Path
-    n_clips : int or None
-        None for any number
-    n_frames : int
-    channels : int
-        of Stable Diffusion's latents
-    token_dim : int
-        width of the tokens that Stable Diffusion takes
-
-    Returns
-    -------
-    Decoded
-
-    Raises
-    ------
-    UserError
-        an array is missing, damaged, has NaN, or does not fit the clips or Stable Diffusion
+    `channels` and `token_dim` are those of Stable Diffusion's latents and tokens. A UserError for an array that is missing,
+    damaged, has NaN, or does not fit.
     """
     wanted = {"latents": (n_clips, channels, n_frames, None, None), "tokens": (n_clips, None, token_dim), "embedding": (n_clips, None)}
     sizes = {

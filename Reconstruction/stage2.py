@@ -54,7 +54,9 @@ def add_stage2_flags(parser):
     group.add_argument(
         "--guidance_interval", type=cli.whole(0, 999), nargs=2, metavar=("LOW", "HIGH"), help="steps with guidance (default: all)"
     )
-    group.add_argument("--deep_every", type=cli.whole(1, 999), default=1, help="steps of which one computes the UNet's deep blocks")
+    group.add_argument(
+        "--deep_every", type=cli.whole(1, 999), default=1, help="number of steps of which one computes the UNet's deep blocks"
+    )
     group.add_argument("--no_inversion", action="store_true", help="no inversion: noise added to the decoded latents themselves")
     group.add_argument("--noise_timestep", type=cli.whole(0, 999), default=200, help="level of the added noise, 0 to 999")
     group.add_argument(
@@ -132,21 +134,16 @@ def load_pipeline(
 
 
 def clip_noise(seed, clip, shape, shared=False, sample=1):
-    """Noise of one clip, the same whichever other clips are made.
+    """Noise of one clip, (C, F or 1, h, w) float32, the same whichever other clips are made.
 
     Parameters
     ----------
-    seed, clip : int
     shape : tuple
         (C, F, h, w)
     shared : bool
         one noise frame for all frames
     sample : int
         which of a clip's noises, from 1
-
-    Returns
-    -------
-    torch.Tensor, shape (C, F or 1, h, w), float32
     """
     channels, n_frames, height, width = shape
     which = (seed, "noise", clip) if sample == 1 else (seed, "noise", clip, sample)
@@ -157,7 +154,7 @@ def render_batches(batches, make, worked=False, debug=False):
     """Frames of clips, batch by batch.
 
     A batch that fails is tried again clip by clip, so that one clip costs no other; when nothing of the first one works,
-    nothing else will.
+    nothing else will, which is a UserError.
 
     Parameters
     ----------
@@ -172,15 +169,8 @@ def render_batches(batches, make, worked=False, debug=False):
     ------
     seconds : float
         per clip
-    made : dict
-        clip -> (frames, stage1)
-    failed : dict
-        clip -> reason
-
-    Raises
-    ------
-    UserError
-        no clip of the first batch could be made, and there are others
+    made, failed : dict
+        clip -> (frames, stage1), and clip -> reason
     """
 
     def attempt(batch):

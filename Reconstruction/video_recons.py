@@ -248,15 +248,9 @@ def make_outputs(args, dataset, layout, name, has_truth):
 
 
 def run_stage1(args, plan, share, device, is_main):
-    """Latents, tokens and embeddings of the clips of a share.
+    """Latents, tokens and embeddings of the clips of a share, Decoded, and {decoder: epoch of its checkpoint}.
 
     All of the share, whatever is there already, in one batch: a reconstruction that goes on computes the same numbers.
-
-    Returns
-    -------
-    Decoded
-    dict
-        decoder -> epoch of its checkpoint
     """
     channels, token_dim = plan.sd_config["in_channels"], plan.sd_config["cross_attention_dim"]
     n_frames, rows = plan.outputs.n_frames, torch.tensor(share, dtype=torch.long) - 1

@@ -35,25 +35,16 @@ exit $status
 
 @dataclass
 class Batch:
-    """Jobs that are one batch script: one, or several that differ by one value, an array.
-
-    Attributes
-    ----------
-    jobs : list of Job
-    option : str or None
-        --seed or --subj_ID, in which the jobs differ
-    needs : list of int
-        indices of the batches that it waits for
-    """
+    """Jobs that are one batch script: one, or several that differ by one value, an array."""
 
     jobs: list
-    option: str | None
-    needs: list
+    option: str | None  # --seed or --subj_ID, in which the jobs differ
+    needs: list  # indices of the batches that it waits for
 
     @property
     def values(self):
         """Seeds or participants of an array, in the order of its indices, list of str."""
-        return [_value(job.argv, self.option) for job in self.jobs] if self.option else []
+        return [job.argv[job.argv.index(self.option) + 1] for job in self.jobs] if self.option else []
 
     @property
     def argv(self):
@@ -72,10 +63,6 @@ class Batch:
         subject = "" if job.shared[0] or self.option == "--subj_ID" else f"sub{job.subject}"
         of_task = job.task.name if self.option == "--seed" else job.name
         return re.sub(r"[^\w.-]+", "_", f"{of_task} {subject} {numbers}").strip("_")
-
-
-def _value(argv, option):
-    return argv[argv.index(option) + 1]
 
 
 def _masked(job, option):
@@ -108,16 +95,7 @@ def make_batches(waves):
 
 
 def write_script(batch, folder, args):
-    """Write a batch script and return its path.
-
-    Parameters
-    ----------
-    batch : Batch
-    folder : Path
-        of the scripts and of what the jobs say
-    args : Namespace
-        partition, gpus, time and sbatch of run_pipeline.py
-    """
+    """Write a batch script and return its path; `args` are those of run_pipeline.py."""
     task, device = batch.jobs[0].task, "--device" in batch.jobs[0].task.options
     gpus = (args.gpus if task.stage in SHARDED else min(args.gpus, 1)) if device else 0
     launcher = [sys.executable]
@@ -145,19 +123,7 @@ def write_script(batch, folder, args):
 
 
 def submit(batches, paths):
-    """Submit batch scripts, each of which waits until those that it needs have ended well; all or none.
-
-    Parameters
-    ----------
-    batches : list of Batch
-    paths : list of Path
-        of their scripts
-
-    Returns
-    -------
-    list of str
-        numbers of the jobs
-    """
+    """Submit batch scripts, each of which waits until those that it needs have ended well; all or none. Returns the jobs' numbers."""
     if shutil.which("sbatch") is None:
         raise UserError("--cluster slurm: there is no sbatch on the path; log in to a node that submits, or use --cluster print")
     numbers = []

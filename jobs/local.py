@@ -81,7 +81,6 @@ def run_here(waves, layout, subjects, workers, words):
     Parameters
     ----------
     waves : list of lists of Job
-    layout : common.layout.Layout
     subjects : list
         participants whose timings are returned, those of earlier runs included
     workers : int

@@ -18,27 +18,14 @@ PLANNED = (*CLUSTER, "seeds", "ablate", "arms")  # flags of the pipeline that no
 
 @dataclass
 class Job:
-    """A call of a script with its command line.
-
-    Attributes
-    ----------
-    task : Task
-    subject : str or int
-        participant that it is of; the first of all for what participants share
-    seed : int
-    argv : list of str
-    shared : tuple of bool
-        whether it is for all participants, and for all seeds
-    mark : str
-        what its name says besides the task's: the seed, where there are several
-    """
+    """A call of a script with its command line."""
 
     task: Task
-    subject: object
+    subject: object  # participant that it is of; the first of all for what participants share
     seed: int
     argv: list
-    shared: tuple = (False, False)
-    mark: str = ""
+    shared: tuple = (False, False)  # whether it is for all participants, and for all seeds
+    mark: str = ""  # what its name says besides the task's: the seed, where there are several
 
     @property
     def name(self):
@@ -46,6 +33,7 @@ class Job:
 
     @property
     def log(self):
+        """Path of the log below the folder of logs."""
         return Path(re.sub(r"[^\w/.-]", "_", self.name) + ".log")
 
     def needs(self, other):
@@ -55,17 +43,7 @@ class Job:
 
 
 def make_plan(stages, dataset, args, actions):
-    """Waves of jobs, list of lists; jobs of a wave do not depend on each other.
-
-    Parameters
-    ----------
-    stages : list of str
-    dataset : common.datasets.Dataset
-    args : Namespace
-        of run_pipeline.py
-    actions : list of argparse actions
-        of run_pipeline.py
-    """
+    """Waves of jobs, list of lists; jobs of a wave do not depend on each other. `actions` are those of run_pipeline.py's parser."""
     seeds, waves = args.seeds or [args.seed], []
     for stage in stages:
         per_seed = []

@@ -1,7 +1,6 @@
 """Stages of the chain: which scripts each of them calls, with which flags of its own."""
 
 import importlib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,36 +16,18 @@ ABLATIONS = ("semantic", "structure", "motion")
 
 @dataclass
 class Task:
-    """One call of a script.
-
-    Attributes
-    ----------
-    stage : str
-    script : str
-        path below the project
-    flags : list
-        that this call sets itself
-    alone : bool
-        whether the script uses all cores
-    profile : bool
-        whether it takes a config file and the flags that are not the pipeline's own
-    """
+    """One call of a script."""
 
     stage: str
-    script: str
-    flags: list = field(default_factory=list)
-    alone: bool = False
-    profile: bool = True
+    script: str  # path below the project
+    flags: list = field(default_factory=list)  # that this call sets itself
+    alone: bool = False  # whether the script uses all cores
+    profile: bool = True  # whether it takes a config file and the flags that are not the pipeline's own
 
     @property
     def name(self):
         """Script and flags, such as 'Feature_decoding/train_CMG arm full': no two calls have the same."""
         return " ".join([self.script.removesuffix(".py"), *(str(flag).lstrip("-") for flag in self.flags)])
-
-    @property
-    def log(self):
-        """Path of the log below the folder of logs."""
-        return Path(re.sub(r"[^\w/.-]", "_", self.name) + ".log")
 
     @property
     def module(self):
