@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 
+import browser
 import numpy as np
 import pytest
 import torch
@@ -191,6 +192,21 @@ def test_identity_gives_all_in_both_directions(decoded, capsys):
     assert page.count("<video") + page.count("no movie at hand") == (N + 3) * 6 and "Phantom" in page
 
 
+@pytest.mark.skipif(browser.BINARY is None, reason="no Chromium on the path")
+def test_the_page_holds_the_movies_that_are_near(decoded, tmp_path):
+    run_script(SMALL_SET, *command(decoded))
+    with browser.Browser(tmp_path / "profile", tmp_path) as page:
+        page.open(decoded.retrieval(1) / "small_set" / "gallery.html", height=400)
+        last = f"document.querySelector('#clip{N} .row')"
+        page.wait("!!document.querySelector('.row figure')")
+        assert page.value("document.querySelectorAll('figure.found').length") < (N + 3) * 6 and not page.value(
+            f"{last}.querySelector('figure')"
+        )
+        page.value(f"{last}.scrollIntoView(), 1")
+        page.wait(f"{last}.querySelectorAll('figure').length === 6 && !document.querySelector('#typical figure')")
+        assert page.value("document.querySelector('#typical .row').offsetHeight") > 100  # it keeps its place
+
+
 def test_ties_average_and_image_target_have_folders_of_their_own(decoded):
     run_script(SMALL_SET, *command(decoded, "--ties", "average"))
     facts, rows = read(decoded.retrieval(1) / "small_set_average")
@@ -272,19 +288,8 @@ def test_released_weights_and_fmri_load(features, tmp_path):
 def test_baselines_train_and_are_searched_with(flags, kind, features, tmp_path):
     clip = make_clip(tmp_path / "clip")
     training = [
-        "--dataset",
-        "phantom",
-        "--out_root",
-        features.root.parent,
-        "--n_val",
-        6,
-        "--batch_size",
-        8,
-        "--epoch",
-        2,
-        "--clip_path",
-        clip,
-    ]
+        "--dataset", "phantom", "--out_root", features.root.parent, "--n_val", 6, "--batch_size", 8, "--epoch", 2, "--clip_path", clip,
+    ]  # fmt: skip
     run_script(TRAIN, *training, "--device", "cpu", "--method", *flags)
     name = "_".join(["retrieval", *(word for word in flags if not word.startswith("--"))])
     model, record = load_checkpoint(features.checkpoints(1, "full", name) / "last.safetensors")
