@@ -24,18 +24,9 @@ CHANNEL_ORDERS = {"released": cv2.COLOR_BGR2GRAY, "rgb": cv2.COLOR_RGB2GRAY}
 
 
 def grey_frames(clip, channel_order="released"):
-    """Grey frames of a clip.
+    """Grey frames (F, H, W) uint8 of a clip (F, H, W, 3) uint8 RGB.
 
-    Parameters
-    ----------
-    clip : array, (F, H, W, 3) uint8
-        RGB
-    channel_order : str
-        "released" weighs the channels as if they were blue, green, red; "rgb" as they are
-
-    Returns
-    -------
-    array, (F, H, W) uint8
+    "released" weighs the channels as if they were blue, green, red; "rgb" as they are.
     """
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order must be one of {', '.join(CHANNEL_ORDERS)}, got {channel_order!r}")
@@ -51,19 +42,9 @@ _RECENT = {}  # flows of the last two clips: several metrics ask for those of on
 
 
 def flows(clip, channel_order="released"):
-    """Optical flow between successive frames of a clip; that of a clip which was among the last two is not computed again.
+    """Flow between successive frames of a clip (F, H, W, 3) uint8 RGB: (F - 1, H, W, 2) float32, pixels to the right and down per frame.
 
-    Parameters
-    ----------
-    clip : array, (F, H, W, 3) uint8
-        RGB
-    channel_order : str
-        see grey_frames
-
-    Returns
-    -------
-    array, (F - 1, H, W, 2) float32
-        pixels to the right and down per frame, not to be written into
+    That of a clip which was among the last two is not computed again, and not to be written into.
     """
     key = channel_order, clip.shape, blake2b(np.ascontiguousarray(clip)).digest()
     if key not in _RECENT:
@@ -76,20 +57,7 @@ def flows(clip, channel_order="released"):
 
 
 def flow_errors(flow, true_flow):
-    """Mean end-point error and mean angle between two flow fields.
-
-    Parameters
-    ----------
-    flow, true_flow : arrays, (..., 2)
-        pixels; computed with in float64
-
-    Returns
-    -------
-    epe : float
-        pixels
-    angle : float
-        degrees; a pixel without flow on one side or both counts 90
-    """
+    """Mean end-point error, pixels, and mean angle, degrees, between two flows (..., 2); a pixel without flow on either side counts 90."""
     # component by component: numpy is slow at sums over an axis of two
     (ux, uy), (vx, vy) = (np.moveaxis(np.asarray(field, np.float64), -1, 0) for field in (flow, true_flow))
     epe = np.sqrt((ux - vx) ** 2 + (uy - vy) ** 2).mean()

@@ -42,16 +42,7 @@ def _ssim_plane(x, y):
 
 
 def ssim_frame(x, y):
-    """SSIM of two frames: skimage's structural_similarity with data_range 255 and channel_axis -1, three times as fast.
-
-    Parameters
-    ----------
-    x, y : arrays, (H, W, 3) uint8
-        H and W at least 7
-
-    Returns
-    -------
-    float
+    """SSIM of two frames (H, W, 3) uint8: skimage's structural_similarity with data_range 255 and channel_axis -1, three times as fast.
 
     References
     ----------
@@ -62,19 +53,10 @@ def ssim_frame(x, y):
 
 
 def ssim_of_columns(x, y):
-    """SSIM of two frames as MindEye and NEURONS compute it: of grey pictures, whose columns are taken for channels.
+    """SSIM of two frames (H, W, 3) uint8 as MindEye and NEURONS compute it: of grey pictures, whose columns are taken for channels.
 
     skimage's structural_similarity with channel_axis -1, gaussian_weights, sigma 1.5, use_sample_covariance False and
     data_range 1: a window of one dimension, along each column.
-
-    Parameters
-    ----------
-    x, y : arrays, (H, W, 3) uint8
-        H at least 11
-
-    Returns
-    -------
-    float
     """
     c1, c2, edge = 0.01**2, 0.03**2, GAUSSIAN_WINDOW // 2
     x, y = ((frame / 255.0) @ GREY for frame in (x, y))

@@ -19,32 +19,13 @@ from Evaluation_Metrics import metric_script, per_clip
 
 
 def clip_features(frame_features):
-    """Features of whole clips: the mean of the frames', of length 1.
-
-    Parameters
-    ----------
-    frame_features : array, (N, F, D)
-
-    Returns
-    -------
-    array, (N, D) float64
-    """
+    """Features of whole clips, (N, D) float64: the mean of the frames' (N, F, D), of length 1."""
     mean = np.asarray(frame_features, np.float64).mean(1)
     return mean / np.linalg.norm(mean, axis=-1, keepdims=True)
 
 
 def vifi_score(pred_features, gt_features):
-    """Cosine of the clip features of reconstruction and truth.
-
-    Parameters
-    ----------
-    pred_features, gt_features : arrays, (N, F, D)
-        frame features of ViFi-CLIP
-
-    Returns
-    -------
-    array, (N,) float64
-    """
+    """Cosine of the clip features of reconstruction and truth, (N,) float64, from frame features (N, F, D) of ViFi-CLIP."""
     return (clip_features(pred_features) * clip_features(gt_features)).sum(-1)
 
 

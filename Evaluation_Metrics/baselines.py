@@ -18,18 +18,7 @@ SAMPLE = 200  # clips that the mean frame is taken over
 
 
 class ConstantClips:
-    """The same frame in every clip.
-
-    Parameters
-    ----------
-    path : str
-        name for messages
-    frame : array, (H, W, 3) uint8
-    n_frames : int
-        frames per clip
-    numbers : list of int
-        clips
-    """
+    """The same frame (H, W, 3) uint8 in every clip; `path` is its name for messages."""
 
     def __init__(self, path, frame, n_frames, numbers):
         self.path, self.frame, self.n_frames, self.numbers = path, frame, n_frames, list(numbers)
@@ -42,16 +31,7 @@ class ConstantClips:
 
 
 class RenumberedClips:
-    """Clips of another reader in another order.
-
-    Parameters
-    ----------
-    path : str
-        name for messages
-    reader : FolderClips or ArrayClips
-    origin : dict
-        number -> number in the reader
-    """
+    """Clips of another reader in another order: `origin` {number: number in the reader}; `path` is a name for messages."""
 
     def __init__(self, path, reader, origin):
         self.path, self.reader, self.origin, self.numbers = path, reader, origin, sorted(origin)
@@ -101,18 +81,7 @@ class AutoencodedClips:
 
 
 def shuffled(numbers, seed):
-    """Each clip's number to another's: a random cycle, so that none keeps its own.
-
-    Parameters
-    ----------
-    numbers : list of int
-        two or more
-    seed : int
-
-    Returns
-    -------
-    dict
-    """
+    """Each of two or more clips' numbers to another's: a random cycle, so that none keeps its own."""
     order = np.random.default_rng(seed).permutation(numbers).tolist()
     return dict(zip(order, order[1:] + order[:1], strict=True))
 
@@ -129,7 +98,7 @@ def mean_frame(reader, seed):
 
 
 def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
-    """The free baselines that the data at hand allow.
+    """The free baselines that the data at hand allow: two dicts, name -> reader, and name -> why there is none.
 
     Parameters
     ----------
@@ -143,15 +112,6 @@ def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
         of the random ones
     sd_path : str, optional
         Stable Diffusion, for the autoencoder
-    device : torch.device or str
-        of the autoencoder
-
-    Returns
-    -------
-    made : dict
-        name -> reader
-    absent : dict
-        name -> why
     """
     truth = pairs.truth()
     shape = truth.read(numbers[0]).shape
@@ -197,10 +157,8 @@ def score_baselines(pairs, numbers, score, *, frames, names, form, seed, sd_path
 
     Returns
     -------
-    values : dict
-        baseline -> {column: values}
-    made_of, absent : dict
-        baseline -> what it was made of, or why it was not made
+    values, made_of, absent : dict
+        baseline -> {column: values}, what it was made of, or why it was not made
     """
     training = FolderClips(frames, "ours", resize=True, names=names, **form) if frames.is_dir() else None
     made, absent = make_baselines(pairs, numbers, training, seed, sd_path, device)

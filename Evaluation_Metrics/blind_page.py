@@ -21,12 +21,7 @@ LARGEST, MILLISECONDS = 256, 125  # pixels of a movie on the page, and for how l
 
 
 def as_address(clip):
-    """A clip as an endless movie inside a page: a data: address of a lossless WebP, without a file's name that tells its method.
-
-    Parameters
-    ----------
-    clip : array, (F, H, W, 3) uint8
-    """
+    """A clip (F, H, W, 3) uint8 as an endless movie inside a page: a data: address of a lossless WebP, which no file's name gives away."""
     small = resize_frames(clip, LARGEST) if max(clip.shape[1:3]) > LARGEST else clip
     first, *others = [Image.fromarray(frame) for frame in small]
     content = io.BytesIO()
@@ -35,19 +30,7 @@ def as_address(clip):
 
 
 def draw_order(clips, n_clips, seed):
-    """Which clips are shown in which order, and whether A stands left.
-
-    Parameters
-    ----------
-    clips : array, (N,) int
-    n_clips : int
-        at most
-    seed : int
-
-    Returns
-    -------
-    list of (int, bool)
-    """
+    """Which of the clips (N,), at most n_clips, are shown in which order, and whether A stands left: list of (int, bool)."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(clips)[:n_clips]
     left = rng.permutation(np.arange(len(chosen)) % 2 == 0)  # each as often on either side
@@ -55,22 +38,9 @@ def draw_order(clips, n_clips, seed):
 
 
 def build_blind_page(out, names, clips, readers, *, n_clips, seed, note=""):
-    """Write blind.html, to hand out, and blind_key.json, to keep.
+    """Write blind.html, to hand out, and blind_key.json, to keep; returns the page's path.
 
-    Parameters
-    ----------
-    out : Path
-    names : (str, str)
-        methods A and B
-    clips : array, (N,) int
-    readers : {"truth", "A", "B": clip reader}
-    n_clips, seed : int
-    note : str
-        what the page must say of the data
-
-    Returns
-    -------
-    Path of the page
+    `readers` {"truth", "A", "B": reader of clips}; `note` is what the page must say of the data.
     """
     order, items, size = draw_order(clips, n_clips, seed), [], 0
     key = {"names": dict(zip("AB", names, strict=True)), "seed": seed, "questions": list(QUESTIONS)}

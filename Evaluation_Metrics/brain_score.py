@@ -53,15 +53,7 @@ def ceiling_of_average(ceiling, n_repetitions):
 def correlate(measured, predicted, counts=None):
     """Pearson r of each vertex over clips; 0 where a prediction is the same for all clips, which tells nothing of them.
 
-    Parameters
-    ----------
-    measured, predicted : array, shape (N, V)
-    counts : array, shape (B, N), optional
-        how often each clip is drawn in each resample; each once by default
-
-    Returns
-    -------
-    array, shape (V,), or (B, V) with counts
+    `measured` and `predicted` (N, V); with `counts` (B, N), how often each clip is drawn in each resample, (B, V) instead of (V,).
     """
     x, y = measured - measured.mean(0), predicted - predicted.mean(0)
     y[:, np.ptp(predicted, axis=0) <= 1e-9 * np.abs(predicted).max(0)] = 0  # rounding is no variance
@@ -75,11 +67,7 @@ def correlate(measured, predicted, counts=None):
 def area_shares(labels, counted):
     """Which vertices a mean is taken over, (V, 1 + areas): all, then each MMP area of both sides; and their names.
 
-    Parameters
-    ----------
-    labels : array, shape (V,)
-        of names such as 'L_V1'; '' where there is none
-    counted : array, shape (V,) bool
+    `labels` (V,) are names such as 'L_V1', '' for none; `counted` (V,) bool.
     """
     plain = np.array([label[2:] for label in labels])
     names = [name for name in dict.fromkeys(plain) if name and (counted & (plain == name)).any()]
@@ -88,26 +76,10 @@ def area_shares(labels, counted):
 
 
 def bootstrap_scores(measured, predictions, root_ceiling, shares, *, n_bootstraps, rng, batch=100):
-    """Means of r over areas in resamples of the clips, the same resamples for every condition.
+    """Means of r over areas in resamples of the clips, the same for every condition: {condition: (n_bootstraps, A)}.
 
-    Parameters
-    ----------
-    measured : array, shape (N, V)
-    predictions : dict
-        condition -> (N, V)
-    root_ceiling : array, shape (V,)
-        that r is divided by
-    shares : array, shape (V, A)
-        of area_shares
-    n_bootstraps : int
-    rng : np.random.Generator
-    batch : int
-        resamples at a time
-
-    Returns
-    -------
-    dict
-        condition -> (n_bootstraps, A)
+    `measured` and every one of `predictions` (N, V); `root_ceiling` (V,), which r is divided by; `shares` (V, A) of area_shares;
+    `batch` resamples at a time.
     """
     n = len(measured)
     drawn = [rng.multinomial(n, np.full(n, 1 / n), size=min(batch, n_bootstraps - i)) for i in range(0, n_bootstraps, batch)]
@@ -160,10 +132,8 @@ def load_measured(args, dataset, place):
     -------
     runs : list of str
         that the model is fitted on
-    rows : array of int
-        of the training clips of these runs
-    groups : array of int
-        their runs
+    rows, groups : arrays of int
+        training clips of these runs, and their runs
     fmri : dict
         "train", of these rows, and "test" -> (N, V)
     mask : array, (59412,) bool
@@ -215,18 +185,9 @@ def common_numbers(args, readers):
 
 
 def predict_all(args, features, fmri, groups, numbers):
-    """Predictions of every condition, and of every band from the true clips.
+    """Predictions of every condition, {name: (N, V)}, those of every band from the true clips, and the Encoder.
 
-    Parameters
-    ----------
-    features : dict
-        "train", "true clips" and names of reconstructions -> {band: (N, D)}
-
-    Returns
-    -------
-    predictions, by_band : dict
-        condition or band -> (N, V)
-    Encoder
+    `features` {"train", "true clips", names of reconstructions: {band: (N, D)}}.
     """
     names = list(features)
     features = dict(zip(names, standardise(features["train"], [features[name] for name in names[1:]]), strict=True))
@@ -282,15 +243,7 @@ def compare(names, value, draws):
 
 
 def resample_alone(args, dataset, fmri, rows, predictions, shares):
-    """As `resample`, of what the clips alone tell; two empty dicts where they are too few.
-
-    Parameters
-    ----------
-    fmri : array, shape (T, V)
-        of all test clips
-    rows : array of int
-        of those that are scored
-    """
+    """As `resample`, of what the clips alone tell; two empty dicts where they are too few. `fmri` (T, V) of all test clips, `rows` those scored."""
     runs = np.repeat(np.arange(len(dataset.runs("test"))), dataset.clips_per_run("test"))
     trend, near = neighbours_and_trend(np.asarray(fmri, np.float64), runs, rows)
     if len(rows) < (least := LEAST_SHARE * (trend.shape[1] + len(near))):

@@ -21,17 +21,7 @@ POOLED = 8  # latents per side
 
 
 def encode_latents(vae, first):
-    """Latents of pictures, pooled to 8 x 8.
-
-    Parameters
-    ----------
-    vae : AutoencoderKL
-    first : array, shape (N, H, W, 3), uint8
-
-    Returns
-    -------
-    array, shape (N, C * 64), float32
-    """
+    """Latents of pictures (N, H, W, 3) uint8, pooled to 8 x 8: (N, C * 64) float32."""
     import torch
 
     parameter = next(vae.parameters())
@@ -42,25 +32,9 @@ def encode_latents(vae, first):
 
 
 class ClipFeatures:
-    """Features of clips by band; finished blocks lie in the cache.
+    """Features of clips by band (of BANDS); finished blocks lie in the cache. A UserError for a band whose model is not named.
 
-    Parameters
-    ----------
-    bands : sequence of str
-        of BANDS
-    towers : Towers
-        with "clip", where that band is wanted
-    sd_path : str, optional
-        Stable Diffusion, for the latents
-    device : torch.device or str
-    cache : Path, optional
-    fps : float
-        frames a second of the clips
-
-    Raises
-    ------
-    UserError
-        a band's model is not named
+    `towers` holds "clip" where that band is wanted, `sd_path` names Stable Diffusion for the latents, `fps` is the clips' frame rate.
     """
 
     def __init__(self, bands, towers, sd_path=None, device="cpu", cache=None, fps=3.75):
@@ -93,15 +67,7 @@ class ClipFeatures:
         return encode_latents(self._vae, clips[:, 0])
 
     def __call__(self, reader, numbers, desc):
-        """Features of clips, {band: (N, D) float64}.
-
-        Parameters
-        ----------
-        reader : reader of clips
-        numbers : list of int
-        desc : str
-            of the progress bar
-        """
+        """Features of a reader's clips, {band: (N, D) float64}."""
         found = {band: [] for band in self.bands}
         blocks = [numbers[i : i + BLOCK] for i in range(0, len(numbers), BLOCK)]
         models = {band: self.identity(band) for band in self.bands}

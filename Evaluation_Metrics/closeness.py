@@ -33,11 +33,12 @@ from Evaluation_Metrics.baselines import RenumberedClips
 from Evaluation_Metrics.bootstrap_with_wilcoxon import paired_interval
 from Evaluation_Metrics.clip_features import ClipFeatures, training_clips
 from Evaluation_Metrics.gallery import read_manifest
-from Evaluation_Metrics.metric_script import frame_rate
+from Evaluation_Metrics.metric_script import frame_rate, kinds_of
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_needs
-from Evaluation_Metrics.results import LOWER_IS_BETTER, read_per_clip, read_result, summarise, write_csv
+from Evaluation_Metrics.results import LOWER_IS_BETTER, VERSION, differing, read_per_clip, read_result, scored_facts, summarise, write_csv
+from Evaluation_Metrics.tables import table_lines
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
 log = logging.getLogger(__name__)
@@ -112,13 +113,7 @@ def regress(distance, value, rng, n_bootstraps=2000):
 
 
 def share_of(method, baseline, trivial):
-    """Share of a score above its trivial value that a baseline has; None where the score is no clear step from it.
-
-    Parameters
-    ----------
-    method, baseline, trivial : arrays, (N,)
-        of the same clips
-    """
+    """Share of a score above its trivial value that a baseline has, of (N,) values each; None where the score is no clear step from it."""
     known = np.isfinite(method) & np.isfinite(baseline) & np.isfinite(trivial)
     step = method[known] - trivial[known]
     if len(step) < 2 or abs(step.mean()) <= 2 * step.std(ddof=1) / np.sqrt(len(step)):
@@ -168,23 +163,10 @@ def held_out(dataset, data_root, numbers):
 
 
 def compare_held_out(values, retrieved, apart, rng, lower=False, n_bootstraps=2000):
-    """A metric on the clips of held-out combinations, beside the other clips and beside the nearest training clip.
+    """A metric (N,) on the clips of held-out combinations, beside the other clips and beside the nearest training clip, `retrieved` (N,).
 
-    Parameters
-    ----------
-    values, retrieved : arrays, (N,)
-        of the method, and of the training clip that retrieval shows
-    apart : array, (N,) bool
-        clips of held-out combinations
-    rng : np.random.Generator
-    lower : bool
-        whether less is better
-
-    Returns
-    -------
-    dict
-        means, 95 % bootstrap intervals of both differences, and whether retrieval is beaten: True, False, or None where the interval
-        holds 0; None with fewer than two clips of a kind
+    `apart` (N,) bool are the clips of held-out combinations. Returns a dict of means, 95 % bootstrap intervals of both differences, and
+    whether retrieval is beaten: True, False, or None where the interval holds 0; None with fewer than two clips of a kind.
     """
     known = np.isfinite(values) & np.isfinite(retrieved)
     parts, beyond = [values[apart & known], values[~apart & known]], (values - retrieved)[apart & known]
@@ -212,15 +194,7 @@ def words_of_held_out(rows):
 
 
 def read_distances(args, dataset, place, truth, training, numbers):
-    """Distances of test clips to their nearest training clips, and the training clips of both baselines.
-
-    Returns
-    -------
-    distances : dict
-        of DISTANCES -> (N,)
-    chosen : dict
-        baseline -> {test clip: training clip}
-    """
+    """Distances of test clips to their nearest training clips, {of DISTANCES: (N,)}, and {baseline: {test clip: training clip}}."""
     extract = ClipFeatures(("clip", "motion"), Towers.of(args), cache=place.root / "metrics" / "cache", fps=frame_rate(dataset))
     known, seen = extract(training, training.numbers, "training clips"), extract(truth, numbers, "test clips")
     rows = [number - 1 for number in numbers]
@@ -268,19 +242,19 @@ def draw(path, title, distances, values, lines):
 def to_table(title, method, rows, with_floor=True):
     """The audit as Markdown; without a floor, the clip-shuffled reconstructions' scores, there are no shares."""
     head = ["metric", method, *BASELINES, f"{method} - decoded", "share, decoded", "share, true", *(f"slope, {name}" for name in DISTANCES)]
-    lines = [f"# {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    cells = []
     for column, row in rows.items():
         means = [f"{mean:.3f}" if mean is not None else "–" for mean in row["means"].values()]
         shares = [f"{100 * share:.0f} %" if share is not None else "–" for share in row["shares"].values()]
         slopes = [f"{of['slope']:.3g} [{of['low']:.3g}, {of['high']:.3g}]" if of else "–" for of in row["lines"].values()]
         beyond = "{difference:.3f} [{low:.3f}, {high:.3f}]".format(**row["beyond_decoded"])
-        lines.append("| " + " | ".join([column, *means, beyond, *shares, *slopes]) + " |")
+        cells.append([column, *means, beyond, *shares, *slopes])
     note = "Share: of the step from the clip-shuffled reconstructions to the method, what the nearest training clip has already; – without "
     note += "a clear step. " if with_floor else "that baseline (evaluate.py --baselines all makes it). "
     note += (
         "Slopes: of the metric on the distance to the nearest training clip, 95 % bootstrap intervals over clips, of the difference, too."
     )
-    return "\n".join([*lines, "", note])
+    return "\n".join([f"# {title}", "", *table_lines(head, cells), "", note])
 
 
 def get_parser():
@@ -304,14 +278,15 @@ def onto_clips(numbers, clips, columns):
     }
 
 
-def audit(args, dataset, facts, numbers, own, trivial, distances, free):
-    """Rows of the table, and what the held-out combinations say.
+def check_alike(folder, facts, scored):
+    """Raise a UserError for an evaluation of another truth, by other models or another version than what is scored now."""
+    if found := differing(facts, facts | scored | {"protocol_version": VERSION}, ignore=("clips",)):
+        words = "; ".join(f"{what} {before}, now {now}" for what, (before, now) in found.items())
+        raise UserError(f"{folder} was not scored as the training clips would be ({words}); name its models, or run evaluate.py again")
 
-    Returns
-    -------
-    dict
-        metric -> means, shares, lines, beaten (paired difference to the decoded baseline), held_out
-    """
+
+def audit(args, dataset, facts, numbers, own, trivial, distances, free):
+    """Rows of the table: {metric: means, shares, lines, beyond_decoded (paired difference to the decoded baseline), held_out}."""
     rng, rows, apart = np.random.default_rng(args.seed), {}, held_out(dataset, args.data_root, numbers)
     for column in (column for column in facts["columns"] if column in own and column in free[BASELINES[0]]):
         value, others = own[column], {name: free[name][column] for name in BASELINES}
@@ -338,6 +313,8 @@ def main(args):
     numbers = [int(number) for number in clips]
     if len(numbers) < 3:
         raise UserError(f"{folder} has {len(numbers)} clips, too few for a regression over clips; score more")
+    metrics, _ = split_by_needs(protocol_metrics(args.protocol, dataset), towers, len(numbers))
+    check_alike(folder, facts, scored_facts(Pairs(truth, truth, numbers), [], towers, kinds_of(metrics)))
     out = args.out or folder / "closeness"
     embeddings = [place.image_embeddings_clip("train"), *map(place.text_embeddings_clip, ("train", "test"))]
     inputs = [folder / "per_clip.npz", place.ground_truth, find_decoder(args, place)[0], *embeddings]
@@ -345,7 +322,6 @@ def main(args):
         if record is None:
             return
         distances, chosen = read_distances(args, dataset, place, truth, training, numbers)
-        metrics, _ = split_by_needs(protocol_metrics(args.protocol, dataset), towers, len(numbers))
         free = {}
         for name, origin in chosen.items():
             pairs = Pairs(RenumberedClips(name, training, origin), truth, numbers)

@@ -31,6 +31,7 @@ from Evaluation_Metrics.comparison_page import build_comparison
 from Evaluation_Metrics.gallery import note_of, subject_pages
 from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, align, differing, read_result, write_csv, write_dicts
 from Evaluation_Metrics.samples import spread_of
+from Evaluation_Metrics.tables import table_lines
 
 NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # results that differ in one of these don't compare at all
 
@@ -39,21 +40,9 @@ NEVER = ("data set", "phantom", "protocol", "version of the protocol")  # result
 
 
 def check_comparable(a, b, folders, allow_differences):
-    """In what two results differ, in words, "" for nothing.
+    """In what the results (metrics.json) a and b differ, in words, "" for nothing; a UserError where they don't compare.
 
-    Parameters
-    ----------
-    a, b : dict
-        of their metrics.json
-    folders : sequence of Path
-        theirs, for the error line
-    allow_differences : bool
-        other subjects, truths and models are no error
-
-    Raises
-    ------
-    UserError
-        they don't compare
+    `folders` are theirs, for the error line; with `allow_differences` other subjects, truths and models are no error.
     """
     found = differing(a, b, ignore=("clips",))
     refused = [what for what in found if what in NEVER or not allow_differences]
@@ -79,13 +68,7 @@ def common_clips(results, folders):
 
 
 def compare_columns(pairs, seed):
-    """Paired comparison of every column.
-
-    Parameters
-    ----------
-    pairs : dict
-        column -> (values of A, values of B)
-    seed : int
+    """Paired comparison of every column of `pairs` {column: (values of A, values of B)}.
 
     Returns
     -------
@@ -118,17 +101,16 @@ def markdown(title, names, table):
     heads = ["metric", "clips", "A", "B", "A - B", "95 % interval", "better", "released test p"]
     with_notes, with_samples = (any(row.get(key) for row in table) for key in ("note", "between_samples"))
     heads += ["std between samples"] * with_samples + ["note"] * with_notes
-    lines = [f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    rows = []
     for row in table:
         metric = row["metric"] + (" ↓" if row["metric"] in LOWER_IS_BETTER else "")
         p = "–" if row["p"] is None else f"{row['p']:.2g} {stars(row['p']) if row['better'] else ''}".strip()
         interval = f"{row['low']:.4f} to {row['high']:.4f}"
         cells = [metric, row["clips"], f"{row['a']:.4f}", f"{row['b']:.4f}", f"{row['difference']:.4f}", interval, row["better"] or "–", p]
-        cells += [row["between_samples"] or "–"] * with_samples + [row["note"]] * with_notes
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        rows.append(cells + [row["between_samples"] or "–"] * with_samples + [row["note"]] * with_notes)
     note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number. "
     note += "Stars (* p < 0.05, ** 0.01, *** 0.001) only where the interval excludes 0."
-    return "\n".join([*lines, "", note])
+    return "\n".join([f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", *table_lines(heads, rows), "", note])
 
 
 # ---------------------------------------------------------------------------------------------- pages

@@ -27,34 +27,22 @@ def write_strips(pictures):
 
 
 def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note="", pages=()):
-    """Write gallery.html, and below strips/ the pictures that it shows.
+    """Write gallery.html, and below strips/ the pictures that it shows; returns the page's path.
 
     Parameters
     ----------
-    out : Path
-        folder of the comparison
-    title : str
-    names : (str, str)
-        methods A and B
     table : list of dict
         metric, clips, a, b, difference, low, high, better; a `note` says how the two sides differ
-    clips : (N,) int
+    clips : array, (N,) int
         clip numbers
-    pairs : {metric: (values of A, values of B)}
-        (N,) each, of the metrics to show
-    readers : {"truth", "A", "B": clip reader}
+    pairs : dict
+        metric to show -> (values of A, values of B), (N,) each
+    readers : dict
+        "truth", "A", "B" -> reader of clips
     n_clips : int
         clips per metric
-    lower_is_better : collection of str
-        metrics
-    note : str
-        what the page must say of the data
     pages : sequence of (str, Path)
         other pages, linked on top
-
-    Returns
-    -------
-    Path of the page
     """
     out = Path(out)
     path = out / "gallery.html"

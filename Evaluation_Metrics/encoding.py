@@ -19,15 +19,7 @@ NEAR = 2  # volumes on either side that are partialled out
 
 @dataclass(frozen=True)
 class Encoder:
-    """Linear model from features to vertices.
-
-    Attributes
-    ----------
-    weights : array, (D, V)
-    intercept : array, (V,)
-    penalties : array, (bands, V)
-        that cross-validation chose
-    """
+    """Linear model from features to vertices: weights (D, V), intercept (V,), and the penalties (bands, V) that cross-validation chose."""
 
     weights: np.ndarray
     intercept: np.ndarray

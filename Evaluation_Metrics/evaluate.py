@@ -67,17 +67,7 @@ def histogram_bins(values):
 def draw_distributions(path, title, values, rows, chance):
     """Histogram of every metric over the clips, with the baselines' means and chance.
 
-    Parameters
-    ----------
-    path : Path
-        of the PNG
-    title : str
-    values : dict
-        column -> values of the method, (N,)
-    rows : dict
-        method -> {column: summary}, the method first
-    chance : dict
-        column -> level
+    `values` {column: (N,)} are the method's, `rows` {method: {column: summary}} with the method first, `chance` {column: level}.
     """
     from matplotlib.figure import Figure
 
@@ -109,19 +99,7 @@ def draw_distributions(path, title, values, rows, chance):
 def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
     """One line per column, then the baselines and the clips that are not there.
 
-    Parameters
-    ----------
-    columns : list of str
-    summaries : dict
-        column -> summary
-    n_wanted : int
-        clips that should be there
-    levels : dict
-        column -> {words such as "chance": number}
-    unable, absent : dict
-        column, baseline -> why there is none
-    lost : list of int
-        clips that were not scored
+    `levels` {column: {words such as "chance": number}}; `unable` and `absent` {column or baseline: why there is none}.
     """
     for column in columns:
         print(f"{column}: – ({unable[column]})" if column in unable else describe(column, summaries[column], n_wanted, levels.get(column)))
@@ -134,18 +112,7 @@ def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
 def write_table(path, title, columns, subject, rows, levels, notes):
     """The evaluation as a table, printed and written as Markdown.
 
-    Parameters
-    ----------
-    path : Path
-    title : str
-    columns : list of str
-    subject : int or str
-    rows : dict
-        method -> {column: summary}
-    levels : dict
-        words such as "chance" -> {column: number}
-    notes : iterable of str
-        below it
+    `rows` {method: {column: summary}}, `levels` {words such as "chance": {column: number}}; `notes` stand below.
     """
     lines = [Row.of(name, subject, row, ranked=False) for name, row in rows.items()]
     lines += [Row(words, values=level, ranked=False) for words, level in levels.items() if level]

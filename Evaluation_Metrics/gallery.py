@@ -75,17 +75,8 @@ def read_manifest(folder):
 def typical_clips(clips, values):
     """Clips to show first: the best, the median and the worst one.
 
-    Parameters
-    ----------
-    clips : iterable of int
-        numbers of the clips that there are
-    values : dict, clip -> {metric: float}
-
-    Returns
-    -------
-    metric : str or None
-        by which they were ranked; None without metrics, when the first three clips are taken
-    {clip: words that say why it is shown}
+    `values` {clip: {metric: float}}. Returns the metric by which they were ranked, and {clip: words that say why it is shown}; None
+    and the first three clips where there are no metrics.
     """
     clips = sorted(clips)
     for metric in RANKING:
@@ -120,19 +111,7 @@ def about(manifest):
 
 
 def build_gallery(folder, metrics_folder=None):
-    """Write gallery.html into a reconstruction's folder.
-
-    Parameters
-    ----------
-    folder : Path
-        that holds manifest.json
-    metrics_folder : Path, optional
-        of its evaluation
-
-    Returns
-    -------
-    Path of the page
-    """
+    """Write gallery.html into a reconstruction's folder, with what its evaluation's folder holds; returns the page's path."""
     folder = Path(folder)
     path = folder / "gallery.html"
     own = Shown.read(folder, metrics_folder)
@@ -197,20 +176,9 @@ def _beside(own, metrics_folder):
 
 
 def page_data(page, shown, ranked_by, typical):
-    """What the page's script reads.
+    """What the page's script reads; lists over clips have one entry for each of `numbers`, None where a reconstruction lacks it.
 
-    Parameters
-    ----------
-    page : Path
-    shown : list of Shown
-        the page's own first
-    ranked_by, typical
-        of `typical_clips`
-
-    Returns
-    -------
-    dict
-        lists over clips have one entry for each of `numbers`, None where a reconstruction lacks it
+    `shown` has the page's own first; `ranked_by` and `typical` are those of `typical_clips`.
     """
     numbers = sorted({number for one in shown for number in one.clips})
     captions = {number: clip["caption"] for one in shown for number, clip in one.clips.items() if clip.get("caption")}
@@ -281,14 +249,9 @@ def _subtitle(manifest, n):
 
 
 def subject_pages(recons, here=""):
-    """A subject's report and galleries, where they are, as `pages` of `render`.
+    """A subject's report and galleries, where they are, as `pages` of `render`; `here` names the reconstruction whose gallery the page is.
 
-    Parameters
-    ----------
-    recons : Path
-        folder of the subject's reconstructions, recons/sub{ID}; of any other there are no pages
-    here : str
-        name of the reconstruction whose gallery the page is
+    `recons` is recons/sub{ID}; any other folder has no pages.
     """
     if recons.parent.name != "recons":
         return []

@@ -22,19 +22,9 @@ MODES = ("released", "pearson")
 
 
 def hue_planes(clip, mode):
-    """Hue of every pixel, flat per frame.
+    """Hue of every pixel of a clip (F, H, W, 3) uint8 RGB, flat per frame: (F, H W) float64, 0..179 / 360.
 
-    Parameters
-    ----------
-    clip : array, (F, H, W, 3) uint8
-        RGB
-    mode : str
-        "released" reads red as blue, as the released script does; "pearson" reads RGB
-
-    Returns
-    -------
-    array, (F, H W) float64
-        0..179 / 360
+    "released" reads red as blue, as the released script does; "pearson" reads RGB.
     """
     code = cv2.COLOR_BGR2HSV if mode == "released" else cv2.COLOR_RGB2HSV
     return np.stack([cv2.cvtColor(frame, code)[..., 0].ravel() for frame in clip]) / 360.0

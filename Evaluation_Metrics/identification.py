@@ -29,14 +29,7 @@ FEATURES = {  # column -> what it reads
 
 
 def check_features(pred_features, true_features, least=1):
-    """Features of reconstructions and truths as two arrays (N, D); a ValueError unless they fit each other and are finite.
-
-    Parameters
-    ----------
-    pred_features, true_features : arrays, (N, ...)
-    least : int
-        rows that are needed
-    """
+    """Features (N, ...) of reconstructions and truths as two arrays (N, D); a ValueError unless they fit, are finite and `least` rows or more."""
     pred, true = (np.asarray(features) for features in (pred_features, true_features))
     if pred.ndim < 2 or pred.shape != true.shape:
         raise ValueError(f"features of reconstructions and truths must have one shape (clips, ...), got {pred.shape} and {true.shape}")

@@ -13,22 +13,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, Imag
 
 @dataclass(frozen=True)
 class Net:
-    """A network of torchvision, and what is read from it.
+    """A network of torchvision (`name` of torchvision.models, `options`), the flag of its weights, and the size (pixels) of its input.
 
-    Attributes
-    ----------
-    name : str
-        of the function of torchvision.models
-    flag : str
-        that names its weights
-    size : int
-        pixels, height and width of its input
-    heads : dict
-        part that is not needed -> beginning of its entries; further ones are parts that torchvision's network doesn't have
-    layers : dict
-        output -> module that gives it
-    options : dict
-        of the function
+    `heads` are parts that are not needed or that torchvision's network lacks, `layers` {output: module that gives it}.
     """
 
     name: str
@@ -70,19 +57,9 @@ def read_weights(path, flag):
 
 
 def load_net(kind, path):
-    """A network of NETS without its heads, filled from a file, in evaluation mode.
+    """A network of NETS without its heads, in evaluation mode, filled from its published weights, .pth or .safetensors.
 
-    Parameters
-    ----------
-    kind : str
-        of NETS
-    path : str or Path
-        of the weights as they were published, .pth or .safetensors
-
-    Raises
-    ------
-    UserError
-        missing, broken, or not the weights of this network
+    A UserError where these are missing, broken, or not this network's.
     """
     import torch
     import torchvision
@@ -104,18 +81,7 @@ def load_net(kind, path):
 
 
 class FrameNet:
-    """A network of NETS as a model that metrics look through.
-
-    Parameters
-    ----------
-    kind : str
-        of NETS
-    source : str or Path
-        file of weights
-    device : torch.device
-    batch_size : int
-        frames per call
-    """
+    """A network of NETS as a model that metrics look through, `batch_size` frames per call; `source` is its file of weights."""
 
     def __init__(self, kind, source, device="cpu", batch_size=64):
         import torch
@@ -146,16 +112,7 @@ class FrameNet:
 
 
 class LpipsPairs:
-    """LPIPS of reconstructed and true frames: AlexNet's features weighed as people judge (package lpips, v0.1).
-
-    Parameters
-    ----------
-    source : str or Path
-        AlexNet's weights
-    device : torch.device
-    batch_size : int
-        frames per call
-    """
+    """LPIPS of reconstructed and true frames: AlexNet's features (`source`) weighed as people judge (package lpips, v0.1)."""
 
     def __init__(self, source, device="cpu", batch_size=64):
         import lpips

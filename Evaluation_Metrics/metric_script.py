@@ -72,14 +72,12 @@ def open_pairs(
     dataset, place, subject, *, name="full", recons_dir=None, gt=None, released_root=None, layout=None, borders=False, clips=None,
     allow_missing=False, **form,
 ):  # fmt: skip
-    """Reconstructions and ground truth.
+    """Reconstructions and ground truth, Pairs.
 
     Parameters
     ----------
-    dataset : Dataset
     place : Layout
         of the project's own results
-    subject : int or str
     name : str
         of one of the subject's reconstructions
     recons_dir, gt : Path, optional
@@ -96,10 +94,6 @@ def open_pairs(
         as in Pairs
     **form
         n_frames, size, resize of the readers
-
-    Returns
-    -------
-    Pairs
     """
     form |= {"names": dataset.clip_names("test"), "times": clip_times(dataset)}
     true_form = form
@@ -127,11 +121,7 @@ def kinds_of(metrics):
 def levels_of(metrics, of_truth):
     """What stands beside the columns of metrics, {column: {"chance", "the truth", "a still": number}}, those that are known.
 
-    Parameters
-    ----------
-    metrics : list of Metric
-    of_truth : dict
-        column -> mean that the truth itself scores
+    `of_truth` {column: mean that the truth itself scores}.
     """
     parts = (
         [("chance", metric.chance) for metric in metrics] + [("the truth", of_truth)] + [("a still", metric.still) for metric in metrics]
@@ -170,16 +160,7 @@ def is_current(folder, identity):
 
 
 def main(args, metrics, title=None):
-    """Score clips with one metric: the end of every metric's script.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        of metric_parser
-    metrics : list of Metric
-    title : str, optional
-        name of the files, the first column's by default
-    """
+    """Score clips with one metric: the end of every metric's script; `title` names the files, by default after the first column."""
     dataset, place, towers, title = get_dataset(args.dataset), Layout.of(args), Towers.of(args), title or metrics[0].columns[0]
     for kind in kinds_of(metrics):
         if kind not in towers:

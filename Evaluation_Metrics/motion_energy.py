@@ -127,18 +127,9 @@ def frame_correlations(pred, true):
 
 
 def moving_correlations(pred, true, fps=3.75):
-    """Correlation of opponent energies of every reconstruction with every truth, mean over frames; the diagonal is the metric.
+    """Correlation of opponent energies of N reconstructions with M truths, (F, H, W, 3) uint8 each: (N, M), mean over frames.
 
-    Off it are wrong pairs: their mean is the level of chance of these very clips.
-
-    Parameters
-    ----------
-    pred, true : sequences of N and M arrays (F, H, W, 3), uint8
-
-    Returns
-    -------
-    array, shape (N, M), float64
-        as `frame_correlations` treats what has no spread
+    The diagonal is the metric; the mean off it the level of chance of these very clips. As `frame_correlations` treats what has no spread.
     """
     blocks = ([clips[i : i + per_clip.BLOCK] for i in range(0, len(clips), per_clip.BLOCK)] for clips in (pred, true))
     x, y = (normalise(np.stack([moving for block in of for _, moving in motion_energies(block, fps)])) for of in blocks)

@@ -20,14 +20,7 @@ def zoom(width):
 
 
 def write_strip(path, *clips):
-    """Write clips as one PNG, a row each; below and right of every frame is a transparent gap.
-
-    Parameters
-    ----------
-    path : Path
-    *clips : (F, H, W, 3) uint8
-        of one size
-    """
+    """Write clips (F, H, W, 3) uint8 of one size as one PNG, a row each; below and right of every frame is a transparent gap."""
     rows = []
     for clip in clips:
         height, width = clip.shape[1:3]

@@ -108,18 +108,7 @@ def _sampled(scores, is_true, best, n_way, top_k, n_trials, rng):
 
 
 def true_classes(scores, n_true=N_TRUE):
-    """The best classes of the true pictures, best first, equal scores by class number.
-
-    Parameters
-    ----------
-    scores : array, (..., M)
-    n_true : int
-        classes to take
-
-    Returns
-    -------
-    array, (..., n_true) int
-    """
+    """The n_true best classes of the true pictures' scores (..., M), (..., n_true) int: best first, equal scores by class number."""
     left, classes = np.array(scores, np.float64), []
     for _ in range(n_true):
         classes.append(left.argmax(-1))
@@ -128,19 +117,7 @@ def true_classes(scores, n_true=N_TRUE):
 
 
 def clip_accuracy(pred_scores, true_ids, **options):
-    """n_way_accuracy of frames averaged over each clip.
-
-    Parameters
-    ----------
-    pred_scores : array, (N, F, M)
-    true_ids : array, (N, F, G) int
-    **options
-        of n_way_accuracy
-
-    Returns
-    -------
-    array, (N,) float64
-    """
+    """n_way_accuracy of frames, scores (N, F, M) and class ids (N, F, G), averaged over each clip, (N,); `options` are its own."""
     flat = n_way_accuracy(rearrange(pred_scores, "n f m -> (n f) m"), rearrange(true_ids, "n f g -> (n f) g"), **options)
     return rearrange(flat, "(n f) -> n f", n=len(pred_scores)).mean(1)
 

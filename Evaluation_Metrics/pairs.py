@@ -5,7 +5,7 @@ from common.readers import AGAIN, PAIRED, format_clips
 
 
 class Pairs:
-    """Reconstructed clips with their ground truth.
+    """Reconstructed clips with their ground truth; a UserError where clips are missing and that is not allowed, or the truth is not known.
 
     Parameters
     ----------
@@ -19,17 +19,8 @@ class Pairs:
 
     Attributes
     ----------
-    wanted : list of int
-        clips that should be there
-    numbers : list of int
-        clips that are there, ascending
-    absent : list of int
-        clips that are not
-
-    Raises
-    ------
-    UserError
-        clips are missing and that is not allowed, or reconstructions have no ground truth
+    wanted, numbers, absent : list of int
+        clips that should be there, that are there, ascending, and that are not
     """
 
     def __init__(self, pred, gt=None, numbers=None, allow_missing=False):

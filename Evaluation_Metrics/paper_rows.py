@@ -26,14 +26,7 @@ STAR_NOTE = (
 
 
 def published_rows(table, **where):
-    """Rows of a table of reference_values.json whose entries are as given.
-
-    Parameters
-    ----------
-    table : dict
-    **where
-        entry=value that the row must have
-    """
+    """Rows of a table of reference_values.json whose entries are as given by `where`, entry=value."""
     rows = []
     for entry in table["rows"]:
         if any(entry.get(key) != value for key, value in where.items()):
@@ -67,25 +60,10 @@ def find_results(folder, protocol):
 
 
 class Method:
-    """A method's evaluations of one data set under one protocol.
+    """A method's evaluations, `folders` {subject: folder}, of one data set under one protocol.
 
-    Parameters
-    ----------
-    folders : dict
-        subject -> folder
-    dataset : Dataset
-    protocol : str
-    reference : dict, optional
-        facts that the others must share, or their rows say in what they differ
-
-    Attributes
-    ----------
-    facts : dict
-        of the first subject's metrics.json
-    values : dict
-        subject -> (clips, columns)
-    remarks : dict
-        subject -> in what it differs from the reference, "" for nothing
+    `reference` are facts that the others must share, or their rows say in what they differ: `remarks` {subject: words, "" for
+    nothing}. `facts` is the first subject's metrics.json, `values` {subject: (clips, columns)}.
     """
 
     def __init__(self, folders, dataset, protocol, reference=None):
@@ -112,18 +90,7 @@ class Method:
 def rows_of(label, subjects, columns, dataset, remarks, ranked=True):
     """A row per subject and, for several, their mean.
 
-    Parameters
-    ----------
-    label : str
-        of the method
-    subjects : dict
-        subject -> (clips, {column: values})
-    columns : list of str
-    dataset : Dataset
-    remarks : dict
-        subject -> what its label says besides
-    ranked : bool
-        as in Row
+    `label` is the method's, `subjects` {subject: (clips, {column: values})}, `remarks` {subject: what its label says besides}.
     """
     rows = []
     for subject, (_, values) in subjects.items():
@@ -142,16 +109,7 @@ def rows_of(label, subjects, columns, dataset, remarks, ranked=True):
 
 
 def differences(main, others, columns, seed):
-    """Our method against our other rows, per subject, clip by clip.
-
-    Parameters
-    ----------
-    main : dict
-        subject -> (clips, columns)
-    others : dict
-        label -> {subject: (clips, columns)}
-    columns : list of str
-    seed : int
+    """Our method, {subject: (clips, columns)}, against our other rows, {label: the same}, per subject, clip by clip.
 
     Returns
     -------
@@ -180,7 +138,6 @@ class Ours:
     ----------
     results : Path
         metrics folder
-    dataset : Dataset
     names : list of str
         reconstructions to show, the method itself first
     protocol : str

@@ -53,19 +53,9 @@ def main_table(reference, ours, wanted=None):
 
 
 def further_table(reference, ours, key, file, ranked_subjects, wanted=None):
-    """Another table of published values with our rows below.
+    """Another table of published values, `key` in reference_values.json, with our rows below.
 
-    Parameters
-    ----------
-    reference : dict
-    ours : Ours
-    key : str
-        in reference_values.json
-    file : str
-    ranked_subjects : tuple of str
-        entries of the subject column among which best and second are sought
-    wanted : list of str, optional
-        columns
+    Best and second are sought among `ranked_subjects`, entries of the subject column; `wanted` are the columns, all by default.
     """
     table = reference["tables"][key]
     columns = [column for column in table["columns"] if not wanted or column in wanted]

@@ -109,16 +109,7 @@ class Metric:
 
 
 class ClipScorer:
-    """Read one clip and score its pixels: the work of a pool's process.
-
-    Parameters
-    ----------
-    pairs : Pairs
-    metrics : list of Metric
-        of frames
-    keep_frames : bool
-        hand the frames back as well
-    """
+    """Read one clip and score its pixels by metrics of frames: the work of a pool's process. With `keep_frames` it hands these back as well."""
 
     def __init__(self, pairs, metrics, keep_frames):
         self.pairs, self.metrics, self.keep_frames = pairs, metrics, keep_frames
@@ -192,12 +183,7 @@ _SIDES = {"pred": (0,), "gt": (1,), "both": (0, 1)}  # which clips of a pair a m
 class _Pass:
     """One pass over the clips of `pairs`, in blocks; see score_pairs.
 
-    Attributes
-    ----------
-    found : list of dict
-        per block, (kind, side) -> {name: array}, None where it is not known yet
-    lost : dict
-        clip that is left out -> why
+    `found` is per block {(kind, side): {name: array}}, None where it is not known yet; `lost` {clip that is left out: why}.
     """
 
     def __init__(self, pairs, metrics, towers, cache, allow_missing):

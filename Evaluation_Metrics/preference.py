@@ -20,19 +20,14 @@ from scipy.stats import binomtest
 from common import cli
 from common.files import UserError, read_bytes, read_json, write_text
 from Evaluation_Metrics.results import write_dicts
+from Evaluation_Metrics.tables import table_lines
 
 COLUMNS = ("page", "rater", "item", "question", "side")
 _KEY = {"page": str, "names": {...: str}, "questions": [str], "items": [{"item": int, "clip": int, "left": str}]}
 
 
 def share_preferred(chosen):
-    """Share of answers that prefer A, with its exact (Clopper-Pearson) 95 % interval and two-sided p against one half.
-
-    Parameters
-    ----------
-    chosen : array, shape (N,) bool
-        one or more
-    """
+    """Share of one or more answers (N,) bool that prefer A, with its exact (Clopper-Pearson) 95 % interval and two-sided p against 1/2."""
     test = binomtest(int(np.sum(chosen)), len(chosen))
     low, high = test.proportion_ci(0.95, "exact")
     return {"share": float(np.mean(chosen)), "low": float(low), "high": float(high), "p": float(test.pvalue), "n": len(chosen)}
@@ -41,10 +36,7 @@ def share_preferred(chosen):
 def agreement(answers):
     """Share of pairs of raters' answers to the same item that agree, and Krippendorff's alpha (nominal); None without such pairs.
 
-    Parameters
-    ----------
-    answers : dict
-        rater -> {item: bool}
+    `answers` {rater: {item: bool}}.
     """
     items = {item for of in answers.values() for item in of}
     given = [[of[item] for of in answers.values() if item in of] for item in items]
@@ -109,26 +101,15 @@ def main(args):
             raters = {rater: {item: a for (who, item), a in of.items() if who == rater} for rater, _ in of}
             rows.append({"question": question, **share_preferred(list(of.values())), "raters": len(raters), **agreement(raters)})
     a, b = key["names"]["A"], key["names"]["B"]
-    lines = [
-        f"# Preferred: {a} over {b}",
-        "",
-        "| question | share | exact 95 % interval | p | answers | raters | agreement | alpha |",
-        "|" + " --- |" * 8,
-    ]
+    head, cells = ("question", "share", "exact 95 % interval", "p", "answers", "raters", "agreement", "alpha"), []
     for row in rows:
         pair = [f"{row[name]:.2f}" if row[name] is not None else "–" for name in ("agreement", "alpha")]
-        cells = [
-            row["question"],
-            f"{row['share']:.3f}",
-            f"{row['low']:.3f} to {row['high']:.3f}",
-            f"{row['p']:.3g}",
-            row["n"],
-            row["raters"],
-            *pair,
-        ]
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        interval = f"{row['low']:.3f} to {row['high']:.3f}"
+        cells.append([row["question"], f"{row['share']:.3f}", interval, f"{row['p']:.3g}", row["n"], row["raters"], *pair])
     note = "The interval takes answers as independent: with several raters of the same clips it is too narrow. Agreement: share of pairs of raters "
-    text = "\n".join([*lines, "", note + "who chose alike; alpha: Krippendorff's, 0 by chance."])
+    text = "\n".join(
+        [f"# Preferred: {a} over {b}", "", *table_lines(head, cells), "", note + "who chose alike; alpha: Krippendorff's, 0 by chance."]
+    )
     print(text)
     out = args.out or args.key.parent
     write_text(out / "preference.md", text + "\n")

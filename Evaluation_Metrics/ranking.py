@@ -20,18 +20,9 @@ def unit_rows(name, rows):
 
 
 class Gallery:
-    """Rows that are searched; equal ones are compared once and tie exactly.
+    """Rows (M, D) that are searched; equal ones are compared once and tie exactly.
 
-    Parameters
-    ----------
-    rows : array, shape (M, D)
-
-    Attributes
-    ----------
-    group : array, shape (M,), int
-        which of the distinct rows each row is
-    counts : array, shape (G,), int
-        rows that are equal, for each of the distinct ones
+    `group` (M,) says which of the G distinct rows each row is, `counts` (G,) how many are equal.
     """
 
     def __init__(self, rows):
@@ -56,20 +47,12 @@ class Gallery:
             yield part, queries[part] @ self.distinct.T
 
     def rank(self, queries, labels):
-        """Where the own entries stand.
-
-        Parameters
-        ----------
-        queries : array, shape (Q, D)
-        labels : array, shape (Q,), int
-            row of the gallery that is each query's own, from 0
+        """Where the own entries of queries (Q, D) stand; `labels` (Q,) are their rows of the gallery, from 0.
 
         Returns
         -------
-        strict : array, shape (Q,), int
-            1 + the number of rows that are more similar
-        loose : array, shape (Q,), int
-            the number of rows that are at least as similar
+        strict, loose : arrays, (Q,) int
+            1 + the number of rows that are more similar, and the number of those at least as similar
         """
         labels = np.asarray(labels)
         if labels.shape != (len(queries),) or not np.issubdtype(labels.dtype, np.integer):

@@ -228,20 +228,9 @@ def _metric_files(layout, evaluations, checks, subject, page):
 
 
 def build_report(layout, dataset, subject, seed, timings):
-    """Write report_sub{ID}.html and, with all metrics, the galleries that it links.
+    """Write report_sub{ID}.html and, with all metrics, the galleries that it links; returns the page's path.
 
-    Parameters
-    ----------
-    layout : Layout
-    dataset : Dataset
-    subject : int or str
-    seed : int
-        whose reconstructions stand first
-    timings : dict, call of a script -> stage, seconds, core_seconds, peak_GB
-
-    Returns
-    -------
-    Path of the page
+    Reconstructions of `seed` stand first; `timings` {call of a script: stage, seconds, core_seconds, peak_GB}.
     """
     page = layout.subject_report(subject)
     found, evaluations = _reconstructions(layout, subject, seed), _evaluations(layout, subject, seed)
@@ -312,17 +301,7 @@ def _subject_card(layout, dataset, subject, page):
 
 
 def build_overview(layout, dataset):
-    """Write report.html: a card for every subject that has a report; it forwards straight to the only one.
-
-    Parameters
-    ----------
-    layout : Layout
-    dataset : Dataset
-
-    Returns
-    -------
-    Path of the page
-    """
+    """Write report.html: a card for every subject that has a report; it forwards straight to the only one. Returns the page's path."""
     page = layout.report
     subjects = [subject for subject in dataset.subjects if layout.subject_report(subject).is_file()]
     cards = [_subject_card(layout, dataset, subject, page) for subject in subjects]

@@ -105,14 +105,7 @@ def describe(column, summary, n_wanted, levels=None):
 def note_gaps(numbers, columns, lost):
     """{column: clips that were scored and have no value}, of those columns that have such clips; each is printed.
 
-    Parameters
-    ----------
-    numbers : list of int
-        of the rows
-    columns : dict
-        name -> values, (N,)
-    lost : list of int
-        clips that were not scored
+    `numbers` are those of the rows of `columns` {name: (N,)}, `lost` the clips that were not scored.
     """
     undefined = {column: sorted(set(gaps(numbers, values)) - set(lost)) for column, values in columns.items()}
     undefined = {column: clips for column, clips in undefined.items() if clips}
@@ -125,15 +118,7 @@ def note_gaps(numbers, columns, lost):
 
 
 def write_csv(path, numbers, columns):
-    """Write per-clip values, one row per clip, an empty field where there is none.
-
-    Parameters
-    ----------
-    path : str or Path
-    numbers : sequence of int, (N,)
-    columns : dict
-        name -> values, (N,)
-    """
+    """Write per-clip values {name: (N,)} of the clips `numbers`, one row per clip, an empty field where there is none."""
     values = [{name: "" if np.isnan(of[i]) else float(of[i]) for name, of in columns.items()} for i in range(len(numbers))]
     write_dicts(path, [{"clip": number} | row for number, row in zip(numbers, values, strict=True)])
 
@@ -170,15 +155,7 @@ def read_evaluation(path):
 
 
 def read_result(folder):
-    """metrics.json and per-clip values of an evaluation.
-
-    Returns
-    -------
-    facts : dict
-    clips : array, (N,) int
-    columns : dict
-        name -> values, (N,)
-    """
+    """metrics.json, clip numbers (N,) and per-clip values {name: (N,)} of an evaluation."""
     folder = Path(folder)
     facts = read_evaluation(folder / "metrics.json")
     if "protocol" not in facts or not (folder / "per_clip.npz").exists():
@@ -187,18 +164,7 @@ def read_result(folder):
 
 
 def align(a, b):
-    """Values of two methods for the clips that both have.
-
-    Parameters
-    ----------
-    a, b : tuples of clips and columns, as of read_per_clip
-
-    Returns
-    -------
-    clips : array, (N,) int
-    pairs : dict
-        column -> (values of A, values of B)
-    """
+    """Values of two methods, (clips, columns) as of read_per_clip, for the clips that both have: clips (N,), {column: (of A, of B)}."""
     clips, rows_a, rows_b = np.intersect1d(a[0], b[0], return_indices=True)
     return clips, {column: (a[1][column][rows_a], b[1][column][rows_b]) for column in a[1] if column in b[1]}
 
@@ -207,17 +173,7 @@ def align(a, b):
 
 
 def scored_facts(pairs, lost, towers, kinds):
-    """What decides the values besides the protocol, as metrics.json holds it: truth, models, clips.
-
-    Parameters
-    ----------
-    pairs : Pairs
-    lost : list of int
-        clips that could not be scored
-    towers : Towers
-    kinds : iterable of str
-        models that were used
-    """
+    """What decides the values besides the protocol, as metrics.json holds it: truth, models (those of `kinds`), clips (`lost` were not scored)."""
     truth, scored = pairs.truth(), [number for number in pairs.wanted if number not in set(lost)]
     return {
         "truth": {"path": truth.path, "sha256": truth.sha256(pairs.numbers)},
@@ -244,20 +200,7 @@ def count_samples(facts):
 
 
 def differing(a, b, ignore=()):
-    """In what two results differ besides the method that was scored.
-
-    Parameters
-    ----------
-    a, b : dict
-        of their metrics.json
-    ignore : iterable of str
-        entries of metrics.json that may differ
-
-    Returns
-    -------
-    dict
-        what -> (how it is in a, how it is in b)
-    """
+    """In what two results (metrics.json) differ besides the method that was scored, {what: (in a, in b)}; entries to `ignore` may."""
     a, b = ({**facts, "protocol_version": major(facts["protocol_version"])} if "protocol_version" in facts else facts for facts in (a, b))
     found = {words: (a.get(key), b.get(key)) for key, words in _COMPARED.items() if key not in ignore}
     found["samples of a clip"] = tuple(map(count_samples, (a, b)))

@@ -8,19 +8,7 @@ from Evaluation_Metrics.pairs import Pairs
 
 
 def open_samples(pairs, n_samples, dataset, form, allow_missing=False):
-    """Pairs of the second to the last sample, which Reconstruction/video_recons.py --n_samples writes beside the first.
-
-    Parameters
-    ----------
-    pairs : Pairs
-        of the first
-    n_samples : int
-    dataset : Dataset
-    form : dict
-        of protocol_form
-    allow_missing : bool
-        as in Pairs
-    """
+    """Pairs of the second to the last sample, which Reconstruction/video_recons.py --n_samples writes beside the first, that of `pairs`."""
     if n_samples == 1:
         return []
     if pairs.gt is None:
@@ -34,17 +22,12 @@ def open_samples(pairs, n_samples, dataset, form, allow_missing=False):
 
 
 def mean_over_samples(columns):
-    """Mean of every metric over samples, and the spread between samples beside the one between clips.
-
-    Parameters
-    ----------
-    columns : list of dict
-        of each sample, column -> (N,); a clip without a value in one of them has none
+    """Mean of every metric over samples, {column: (N,)} each, and the spread between samples beside the one between clips.
 
     Returns
     -------
     means : dict
-        column -> (N,)
+        column -> (N,), NaN for a clip without a value in one of them
     spread : dict
         column -> between_samples (root of the mean variance over samples), between_clips (std of the means), n_samples
     """

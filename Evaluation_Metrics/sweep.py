@@ -11,18 +11,7 @@ from Evaluation_Metrics.tables import Row, Table, write_table
 def gather_sweep(layout, subjects, seeds, variants):
     """Write sweep.md, .csv and .tex beside the reports; results that are not there are named.
 
-    Parameters
-    ----------
-    layout : common.layout.Layout
-    subjects : list
-    seeds : list of int
-    variants : list of (str, str or None)
-        arm, and what is left out of it
-
-    Returns
-    -------
-    Path or None
-        of the Markdown; None where nothing was scored
+    `variants` are (arm, and what is left out of it, or None). Returns the path of the Markdown; None where nothing was scored.
     """
     found, absent = {}, []
     for subject in subjects:

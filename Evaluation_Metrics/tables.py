@@ -9,24 +9,10 @@ from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, write_dicts
 
 @dataclass
 class Row:
-    """One line of a table.
+    """One line of a table: method, subject and number of clips ("" where it is not known) on the left, then by column
+    values, spread (standard deviation), source (tag of the publication; empty for ours) and marks (stars).
 
-    Attributes
-    ----------
-    method, subject, clips : str
-        what stands on the left; clips is the number of clips, "" where it is not known
-    values : dict
-        column -> number
-    spread : dict
-        column -> standard deviation
-    source : dict
-        column -> tag of the publication; empty for ours
-    marks : dict
-        column -> stars
-    ranked : bool
-        takes part in best and second
-    key : str
-        the method's name alone, of rows that are ours
+    `ranked` rows take part in best and second; `key` is the method's name alone, of rows that are ours.
     """
 
     method: str
@@ -106,15 +92,21 @@ def _heads(table):
     return ["method", "subject", "clips", *(column + (" ↓" if column in LOWER_IS_BETTER else "") for column in table.columns)]
 
 
+def table_lines(head, rows):
+    """Lines of a Markdown table."""
+    return [f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows]]
+
+
 def to_markdown(table):
     """A table as Markdown."""
     sources = [", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "") for row in table.rows]
     with_sources = set(sources) - {"ours", ""} != set()
     heads = [*_heads(table), *["source"] * with_sources]
-    lines = [f"### {table.title}", "", "| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    for row, cells, source in zip(table.rows, styled(table, MARKDOWN), sources, strict=True):
-        lines.append("| " + " | ".join([row.method, row.subject, row.clips, *cells, *[source] * with_sources]) + " |")
-    return "\n".join([*lines, "", *(note.replace("*", r"\*") + "  " for note in table.notes)])
+    rows = [
+        [row.method, row.subject, row.clips, *cells, *[source] * with_sources]
+        for row, cells, source in zip(table.rows, styled(table, MARKDOWN), sources, strict=True)
+    ]
+    return "\n".join([f"### {table.title}", "", *table_lines(heads, rows), "", *(note.replace("*", r"\*") + "  " for note in table.notes)])
 
 
 def escape(text):

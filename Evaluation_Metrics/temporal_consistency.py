@@ -17,16 +17,7 @@ from Evaluation_Metrics.CLIP_consist import clip_pcc
 
 
 def temporal_consistency(features):
-    """Mean cosine of the features of neighbouring frames.
-
-    Parameters
-    ----------
-    features : array, (N, F, D)
-        DINOv2 features of the frames
-
-    Returns
-    -------
-    array, (N,) float64
+    """Mean cosine of the DINOv2 features (N, F, D) of neighbouring frames, (N,) float64.
 
     References
     ----------

@@ -23,17 +23,9 @@ from models.loading import library_words, load_clip, load_helper, load_model, we
 
 
 class ClipTower:
-    """Image side of an open_clip model.
+    """Image side of an open_clip model, `batch_size` frames per call.
 
-    Parameters
-    ----------
-    source : str
-        open_clip folder, "hf-hub:..." or name:weights such as "ViT-B-32:openai"
-    device : torch.device
-    batch_size : int
-        frames per call
-    flag : str
-        that gave the source, for an error
+    `source` is an open_clip folder, "hf-hub:..." or name:weights such as "ViT-B-32:openai"; `flag` gave it, for an error.
     """
 
     def __init__(self, source, device="cpu", batch_size=64, flag="--clip_path"):
@@ -63,21 +55,10 @@ HEAD_WIDTH = 64  # of CLIP's attention heads
 
 
 def read_vifi_checkpoint(path):
-    """Entries of the image tower of a released ViFi-CLIP checkpoint, float32, by open_clip's names.
+    """Entries of the image tower of a released ViFi-CLIP checkpoint, float32 tensors by open_clip's names.
 
-    Parameters
-    ----------
-    path : str or Path
-        .pth with `module.image_encoder.*` entries, bare or below "model"
-
-    Returns
-    -------
-    dict of tensors
-
-    Raises
-    ------
-    UserError
-        missing, broken, holding objects other than arrays and settings, or without such entries
+    The .pth has `module.image_encoder.*` entries, bare or below "model"; a UserError where it is missing, broken, without them, or holds
+    objects other than arrays and settings.
     """
     import torch
 
@@ -100,19 +81,9 @@ def read_vifi_checkpoint(path):
 
 
 def build_vifi_tower(state, path):
-    """open_clip's vision transformer of the sizes that the entries have, filled with them.
+    """open_clip's vision transformer of the sizes that the entries of read_vifi_checkpoint have, filled with them.
 
-    Parameters
-    ----------
-    state : dict
-        of tensors, of read_vifi_checkpoint
-    path : str or Path
-        where it comes from, for the error line
-
-    Raises
-    ------
-    UserError
-        entries are missing, left over or of another shape
+    A UserError, which names `path`, where entries are missing, left over or of another shape.
     """
     from open_clip.transformer import QuickGELU, VisionTransformer
 
@@ -138,18 +109,9 @@ def build_vifi_tower(state, path):
 
 
 def vifi_inputs(frames, size=224):
-    """Frames as ViFi-CLIP sees them: to 512, to 256, the centre 224, standardised.
+    """Frames (F, H, W, 3) uint8 RGB as ViFi-CLIP sees them, (F, 3, size, size) float32: to 512, to 256, the centre 224, standardised.
 
-    Parameters
-    ----------
-    frames : array, (F, H, W, 3) uint8
-        RGB
-    size : int
-        pixels of the tower's input; the steps before scale with it
-
-    Returns
-    -------
-    array, (F, 3, size, size) float32
+    For a tower of another input `size`, pixels, the steps before scale with it.
     """
     side, edge = size * 8 // 7, size // 14  # 256 and 16 for 224
     scaled = np.stack([cv2.resize(cv2.resize(frame, (512, 512)), (side, side)) for frame in frames])
@@ -158,16 +120,7 @@ def vifi_inputs(frames, size=224):
 
 
 class VifiTower:
-    """Image tower of ViFi-CLIP.
-
-    Parameters
-    ----------
-    source : str or Path
-        released checkpoint
-    device : torch.device
-    batch_size : int
-        frames per call
-    """
+    """Image tower of ViFi-CLIP, of a released checkpoint; `batch_size` frames per call."""
 
     def __init__(self, source, device="cpu", batch_size=64):
         import torch
@@ -205,16 +158,7 @@ def _check_call(classifier, flag, source, shape):
 
 
 class _FrameModel:
-    """An image model of transformers with its processor, for frames.
-
-    Parameters
-    ----------
-    source : str
-        folder or hub id
-    device : torch.device
-    batch_size : int
-        frames per call
-    """
+    """An image model of transformers with its processor, folder or hub id, for frames; `batch_size` of them per call."""
 
     kind, flag, what, output = "", "", "", ""  # class of transformers, flag, words for an error, entry of the model's output
 
@@ -253,15 +197,7 @@ class ImageClassifier(_FrameModel):
 class ClipClassifier:
     """VideoMAE with a classification head, for clips of any number of frames from two; of an odd number the last does not count.
 
-    Its position codes are computed, not learned, so that weights trained on 16 frames serve for 8 or 6.
-
-    Parameters
-    ----------
-    source : str
-        folder or hub id
-    device : torch.device
-    batch_size : int
-        frames per call
+    Its position codes are computed, not learned, so that weights trained on 16 frames serve for 8 or 6. `batch_size` counts frames.
     """
 
     def __init__(self, source, device="cpu", batch_size=64):
@@ -380,16 +316,7 @@ def source_sha256(source):
 
 
 class Towers:
-    """The models that metrics look through, loaded when first asked for.
-
-    Parameters
-    ----------
-    sources : dict
-        kind -> folder, file or hub id; kinds without a source are left out
-    device : torch.device or str
-    batch_size : int
-        frames per call
-    """
+    """The models that metrics look through, loaded when first asked for; `sources` {kind: folder, file or hub id, or None}."""
 
     LOADERS = {
         "clip": ClipTower, "vifi": load_vifi, "image": ImageClassifier, "video": ClipClassifier,

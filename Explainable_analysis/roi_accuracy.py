@@ -35,6 +35,7 @@ from common.randomness import numpy_generator
 from common.records import working
 from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.metric_script import is_current
+from Evaluation_Metrics.tables import table_lines
 from Explainable_analysis.Cortical_visualization.drawing import draw_flat, draw_views, write_interactive
 from models.checkpoints import record_path
 from models.decoding import Decoders, decode_fmri, load_decoder
@@ -57,22 +58,10 @@ def most_alike(first, n):
 
 
 def own_fmri_share(model, fmri, contents, visibility):
-    """Share of other clips whose fMRI continues a clip's true first frame with a larger error than its own, a tie 1/2.
+    """Share of other clips whose fMRI continues a clip's true first frame with a larger error than its own, a tie 1/2, (N,).
 
     The others are the clips whose first frames are most alike, because fMRI that tells of other content would do worse
-    whatever it tells of motion.
-
-    Parameters
-    ----------
-    model : ConsistencyMotionGenerator or PatchCMG
-    fmri : tensor, shape (N, V)
-    contents : array, shape (N, C, F, H, W)
-        latents of the true frames
-    visibility : str
-
-    Returns
-    -------
-    array, shape (N,)
+    whatever it tells of motion. `fmri` (N, V), `contents` (N, C, F, H, W) latents of the true frames.
     """
     n, n_frames = len(fmri), contents.shape[2]
     first = np.array(contents[:, :, 0], np.float32)
@@ -151,8 +140,7 @@ def write_tables(folder, title, rows):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *cells])
     write_text(folder / "accuracy.csv", text.getvalue())
-    lines = [f"| {' | '.join(map(str, line))} |" for line in [COLUMNS, ["---"] * len(COLUMNS), *cells]]
-    write_text(folder / "accuracy.md", "\n".join([title, "", *lines, ""]))
+    write_text(folder / "accuracy.md", "\n".join([title, "", *table_lines(COLUMNS, cells), ""]))
 
 
 def draw_accuracy(path, title, rows):
@@ -164,11 +152,9 @@ def draw_accuracy(path, title, rows):
         of = {(row["given"], row["areas"]): row for row in rows if row["decoder"] == decoder}
         for given, shift, colour in ((ONLY, -0.2, "#2457a6"), (WITHOUT, 0.2, "#d98c2b")):
             there = [(place + shift, of[given, name]) for place, name in enumerate(areas) if (given, name) in of]
-            places, values = (
-                [place for place, _ in there],
-                np.array([[row[key] for key in ("accuracy", "low", "high")] for _, row in there]),
-            )
-            if len(values):
+            if there:
+                places, values = zip(*((place, [row[key] for key in ("accuracy", "low", "high")]) for place, row in there), strict=True)
+                values = np.array(values)
                 errors = np.abs(values[:, 1:] - values[:, :1]).T
                 axis.barh(places, values[:, 0] - CHANCE, 0.36, CHANCE, color=colour, label=f"{given} these", xerr=errors, capsize=2)
         for given, style, words in (("full", "-", "all voxels"), ("control", ":", "control: trained on permuted clips")):

@@ -33,20 +33,8 @@ def checkpoint_folder(method, solver="gradient"):
 
 @dataclass
 class Entries:
-    """Entries of a gallery.
-
-    Attributes
-    ----------
-    features : array, shape (M, D), float32
-        of CLIP
-    names : list of M str
-        clips
-    captions : list of M str or None
-        "" where none is known
-    movies : list of M Path or None
-        for the page
-    files : list of Path
-        that the features are read from
+    """Entries of a gallery: CLIP features (M, D) float32, names of clips, captions ("" where none is known), movies for the page
+    (Path or None), and the files that the features are read from.
     """
 
     features: np.ndarray
@@ -103,13 +91,7 @@ def clips_of(layout, dataset, split, target):
 def distractors_of(word, out_root, target):
     """Further entries, list of Entries.
 
-    Parameters
-    ----------
-    word : str
-        a data set (both splits), a data set and a split (phantom:train), or a .npy file of CLIP features (M, D)
-    out_root : Path
-        below which the features of data sets lie
-    target : str
+    `word` is a data set (both splits), a data set and a split (phantom:train), or a .npy file of CLIP features (M, D).
     """
     if word.endswith(".npy"):
         path = Path(word)

@@ -96,8 +96,6 @@ def build_page(path, title, note, facts, gallery, found, nearest, report=None):
 
     Parameters
     ----------
-    path : Path
-    title, note : str
     facts : dict
         of metrics.json
     gallery : Retrieval.galleries.Entries

@@ -79,23 +79,7 @@ def result_name(args, gallery, default_target):
 
 
 def search(embeddings, gallery, n, *, ks, ties, seed, directions=tuple(DIRECTIONS)):
-    """Rank a gallery by what decoders made of the test fMRI.
-
-    Parameters
-    ----------
-    embeddings : dict
-        arm -> (N, D), of the N test clips
-    gallery : array, shape (M, D)
-        CLIP features, those of the test clips first
-    n : int
-        N
-    ks : sequence of int
-    ties : str
-        as in `ranks`
-    seed : int
-        of bootstrap and chance
-    directions : sequence of str
-        of DIRECTIONS
+    """Rank a gallery (M, D) of CLIP features, the test clips' first, by what decoders made of the fMRI of its n test clips, {arm: (N, D)}.
 
     Returns
     -------

@@ -19,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from common import cli
+from Evaluation_Metrics.tables import table_lines
 from models.encoders import N_TOKENS
 from models.pipeline import encode_prompts
 from Reconstruction.stage2 import load_pipeline
@@ -55,8 +56,7 @@ def measure(pipe, size, batches, rounds, seed):
 def table(found):
     """Markdown lines of {size: {batch: seconds}}: times as fast as the first batch, with the quartiles over rounds."""
     batches = list(next(iter(found.values())))
-    lines = [f"| latents | ms a clip, {batches[0]} at a time | " + " | ".join(f"{b} at a time" for b in batches[1:]) + " |"]
-    lines.append("| --- " * (len(batches) + 1) + "|")
+    rows = []
     for size, seconds in found.items():
         alone = seconds[batches[0]]
         row = [f"{size} x {size}", f"{1000 * median(alone):.0f}"]
@@ -64,8 +64,8 @@ def table(found):
             ratios = [a / b for a, b in zip(alone, seconds[batch], strict=True)]
             low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
             row.append(f"{median(ratios):.2f} ({low:.2f} to {high:.2f})")
-        lines.append("| " + " | ".join(row) + " |")
-    return lines
+        rows.append(row)
+    return table_lines(["latents", f"ms a clip, {batches[0]} at a time", *(f"{batch} at a time" for batch in batches[1:])], rows)
 
 
 def main(args):

@@ -61,18 +61,7 @@ def peak_gigabytes():
 def measure(model, fmri, first_frame, n_frames, visibility, *, n_plain, chunk_size):
     """Seconds per clip of both sides, in rounds of one plain clip and a share of all, and the largest difference relative to the largest value.
 
-    Parameters
-    ----------
-    model : ConsistencyMotionGenerator
-    fmri : tensor, shape (B, V)
-    first_frame : tensor, shape (B, d_model)
-    n_frames : int
-    visibility : str
-        "released" or "causal"
-    n_plain : int
-        clips that are recomputed
-    chunk_size : int
-        clips that `generate` takes at a time
+    `fmri` (B, V), `first_frame` (B, d_model); n_plain clips are recomputed, `generate` takes chunk_size clips at a time.
     """
     recompute(model, fmri[:1], first_frame[:1], n_frames, visibility)  # warm
     model.generate(fmri[:chunk_size], first_frame[:chunk_size], 2, visibility)

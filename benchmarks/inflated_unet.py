@@ -20,29 +20,17 @@ import time
 
 import numpy as np
 import torch
-from diffusers import UNet2DConditionModel
 from einops import rearrange
+from timing import TEXT_WIDTH, build_unet
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from common import cli
 from models.inflated_sd import inflate_unet
 
-N_TOKENS, TEXT_WIDTH = 20, 768  # decoded prompt of one clip
+N_TOKENS = 20  # of the decoded prompt of one clip
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 BAR = 1.15  # times (stock forward + doubled keys)
-
-
-def build_unet(channels, device, dtype):
-    """UNet of Stable Diffusion 1.5, of another width if asked for, with random weights."""
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # no float32 copy on the way
-    try:
-        with torch.device(device):
-            unet = UNet2DConditionModel(sample_size=64, block_out_channels=channels, cross_attention_dim=TEXT_WIDTH, attention_head_dim=8)
-    finally:
-        torch.set_default_dtype(default)
-    return unet.eval().requires_grad_(False)
 
 
 def share_weights(unet, channels):

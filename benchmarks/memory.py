@@ -32,6 +32,7 @@ from tqdm import tqdm
 from common import cli
 from common.files import write_text
 from common.workers import n_cores
+from Evaluation_Metrics.tables import table_lines
 from Feature_decoding import train_CMG
 from models.inflated_sd import inflate_unet
 from models.losses import l1_norm
@@ -168,21 +169,18 @@ def parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
+def make_row(what, model, used, per, precision="fp32"):
+    """A row of the page; `used` bytes and operations."""
+    return {"what": what, "parameters": parameters(model), "bytes": used[0], "flops": used[1], "per": per, "precision": precision}
+
+
 @torch.no_grad()
 def inference_rows():
     """Passes without training: dicts of what, parameters, activations (bytes), flops, per, precision."""
     rows = []
 
-    def add(what, model, used, per, precision="fp32"):
-        rows.append(
-            dict(
-                zip(
-                    ("what", "parameters", "bytes", "flops", "per", "precision"),
-                    (what, parameters(model), *used, per, precision),
-                    strict=True,
-                )
-            )
-        )
+    def add(*cells):
+        rows.append(make_row(*cells))
 
     add("captions: BLIP-2 Flan-T5-XXL, weights alone", build(make_blip2, torch.float16), (None, None), "", "fp16")
     clip, text = build(make_clip), build(make_text_encoder)
@@ -213,8 +211,7 @@ def training_rows():
             return sum(part.square().mean() for part in out) + (l1_norm(penalised) if penalised else 0)
 
         used = training_step(model, lambda: forward(model, "meta"), loss)  # noqa: B023
-        rows.append({"what": f"training: {name}", "parameters": parameters(model), "per": f"{BATCH} clips", "precision": "fp32"})
-        rows[-1] |= dict(zip(("bytes", "flops"), used, strict=True))
+        rows.append(make_row(f"training: {name}", model, used, f"{BATCH} clips"))
     return rows
 
 
@@ -265,35 +262,31 @@ MEASURED = {
 
 
 def computed_table():
-    lines = ["| what | for | parameters | weights | activations | together | TFLOP | an A100 |", "| --- " * 8 + "|"]
-    for row in tqdm(inference_rows() + training_rows(), desc="rows", disable=True):
+    lines = []
+    for row in inference_rows() + training_rows():
         size = 2 if row["precision"] == "fp16" else 4
         training = row["what"].startswith("training")
         weights = row["parameters"] * (size + 8 * training)  # Adam's two moments
-        cells = [
-            row["what"],
-            ", ".join(filter(None, (row["per"], row["precision"]))),
-            f"{row['parameters'] / 1e6:.0f} M",
-            f"{weights / 1e9:.2f} GB",
-        ]
+        whose = ", ".join(filter(None, (row["per"], row["precision"])))
+        cells = [row["what"], whose, f"{row['parameters'] / 1e6:.0f} M", f"{weights / 1e9:.2f} GB"]
         if row["flops"] is None:
             cells += ["", "", "", ""]
         else:
             seconds = row["flops"] / (PEAK[row["precision"]] * 1e12 * SHARE)
             time_of = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
             cells += [f"{row['bytes'] / 1e9:.2f} GB", f"{(weights + row['bytes']) / 1e9:.1f} GB", f"{row['flops'] / 1e12:.2f}", time_of]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        lines.append(cells)
+    return table_lines(("what", "for", "parameters", "weights", "activations", "together", "TFLOP", "an A100"), lines)
 
 
 def measured_table():
-    lines = ["| what | seconds of one processor | peak of the process |", "| --- | --- | --- |"]
+    rows = []
     for name in tqdm([*TRAININGS, *MEASURED], desc="measured", disable=None):
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:  # a process each, for a peak each
             seconds, peak = pool.submit(measure, name).result()
         what = f"{name}, training step of {BATCH} clips" if name in TRAININGS else name
-        lines.append(f"| {what} | {seconds:.1f} | {peak / 1e9:.1f} GB |")
-    return lines
+        rows.append((what, f"{seconds:.1f}", f"{peak / 1e9:.1f} GB"))
+    return table_lines(("what", "seconds of one processor", "peak of the process"), rows)
 
 
 def recipe_line():

@@ -64,20 +64,7 @@ def recipe(name, **flags):
 
 
 def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):
-    """Run a recipe with several settings of FLAGS.
-
-    Parameters
-    ----------
-    name : str
-        "phantom" or "released"
-    clips : int
-    batch_size : int
-        clips per UNet call
-    seed : int
-    labels : tuple of str
-        settings; plain fp32 is always among them
-    **changes
-        flags of stage 2 other than the recipe's
+    """Run a recipe with several settings (`labels` of FLAGS, plain fp32 always); `changes` are flags of stage 2 other than the recipe's.
 
     Returns
     -------

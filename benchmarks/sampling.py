@@ -31,6 +31,7 @@ from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs, split_truth
 from Evaluation_Metrics.protocols import protocol_metrics, split_by_needs
 from Evaluation_Metrics.results import LOWER_IS_BETTER
+from Evaluation_Metrics.tables import table_lines
 from Evaluation_Metrics.towers import KINDS, Towers
 from models.encoders import N_TOKENS
 from models.pipeline import encode_prompts, render
@@ -74,14 +75,7 @@ def flags_of(recipe, way):
 
 
 def make_all(recipe, ways, clips, batch_size, seed):
-    """Frames of all ways, each batch by one after another.
-
-    Returns
-    -------
-    truth : array, shape (clips, F, H, W, 3), uint8
-    made : dict
-        way -> (frames like `truth`, [seconds of each batch])
-    """
+    """True frames (clips, F, H, W, 3) uint8, and frames of all ways, each batch by one after another: {way: (frames, [s of each batch])}."""
     settings = {way: flags_of(recipe, way) for way in ways}
     pipes = {
         way: load_pipeline(cli.PROJECT / "phantom/models/sd", torch.device("cpu"), **pipeline_options(a)) for way, a in settings.items()
@@ -117,16 +111,16 @@ def table(made, values):
     """Markdown lines: the full recipe's means, and the other ways' differences from it."""
     columns = list(values[FULL])
     speed = {way: median(seconds[1:] or seconds) for way, (_, seconds) in made.items()}
-    lines = ["| | s a clip | times as fast | " + " | ".join(c + (" ↓" if c in LOWER_IS_BETTER else "") for c in columns) + " |"]
-    lines.append("| --- " * (len(columns) + 3) + "|")
+    rows = []
     for way, scores in values.items():
         if way == FULL:
             cells = [f"{np.nanmean(scores[column]):.3f}" for column in columns]
         else:
             differences = [scores[column] - values[FULL][column] for column in columns]
             cells = [f"{np.nanmean(d):+.3f} ± {np.nanstd(d, ddof=1) / np.isfinite(d).sum() ** 0.5:.3f}" for d in differences]
-        lines.append(f"| {way} | {speed[way]:.2f} | {speed[FULL] / speed[way]:.1f} | " + " | ".join(cells) + " |")
-    return lines
+        rows.append([way, f"{speed[way]:.2f}", f"{speed[FULL] / speed[way]:.1f}", *cells])
+    heads = [column + (" ↓" if column in LOWER_IS_BETTER else "") for column in columns]
+    return table_lines(["", "s a clip", "times as fast", *heads], rows)
 
 
 def main(args):

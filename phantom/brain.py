@@ -52,15 +52,7 @@ def describe_vertices(planted, constant, nan, response):
 def signal(features, weights, response, lags):
     """Noise-free series of a run, (T, V); the answer to each scene has unit variance over the scenes.
 
-    Parameters
-    ----------
-    features : array, (N, D)
-        of a run's scenes
-    weights : array, (D, V)
-    response : array, (n,)
-        response weights
-    lags : array, (T, N), int
-        TRs from the onset of every scene to every volume
+    `features` (N, D) of a run's scenes, `weights` (D, V), `response` (n,), `lags` (T, N) TRs from the onset of every scene to every volume.
     """
     drive = features @ weights
     drive /= np.maximum(drive.std(0), 1e-9)
@@ -81,16 +73,7 @@ def noise(n_volumes, rng, drift=DRIFT):
 def make_series(clean, constant, nan, amplitude, rng, drift=DRIFT):
     """One scan of a run, (T, 59412) float32.
 
-    Parameters
-    ----------
-    clean : list of (vertices, (T, V) float32)
-        noise-free series
-    constant, nan : array of int
-        broken vertices
-    amplitude : float
-    rng : np.random.Generator
-    drift : float
-        size of the slow drift
+    `clean` are noise-free series, (vertices, (T, V)) each; `constant` and `nan` the broken vertices; `drift` the size of the slow drift.
     """
     series = noise(len(clean[0][1]), rng, drift)
     for vertices, answer in clean:

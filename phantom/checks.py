@@ -62,12 +62,7 @@ def standard_error(values):
 
 
 def share_error(hits):
-    """Standard error of a share, with two successes and two failures added.
-
-    Parameters
-    ----------
-    hits : ndarray, (N,) of 0 and 1
-    """
+    """Standard error of a share of hits (N,), 0 and 1, with two successes and two failures added."""
     p = (np.sum(hits) + 2) / (len(hits) + 4)
     return float(np.sqrt(p * (1 - p) / (len(hits) + 4)))
 
@@ -79,13 +74,7 @@ def paired(better, worse):
 
 
 def in_errors(*distances):
-    """Smallest of distances from estimates to bars, in standard errors; None where one has no error.
-
-    Parameters
-    ----------
-    *distances : tuple of float
-        distance, positive on the right side of the bar, and standard error
-    """
+    """Smallest of (distance from an estimate to its bar, positive on the right side; its error), in errors; None where one has no error."""
     return None if any(se == 0 for _, se in distances) else float(min(distance / se for distance, se in distances))
 
 
@@ -102,20 +91,9 @@ def row(claim, statement, held, *, value, control, compared_with, bar, n, margin
 
 
 def difference_row(claim, statement, values, other, *, least_errors, least=None, lower=False, compared_with, **more):
-    """Row of a paired difference between the full arm and another that must exceed some standard errors, and a size.
+    """Row of a paired difference between the full arm and `other`, a key of `values` {arm: (N,)}.
 
-    Parameters
-    ----------
-    values : dict
-        arm -> (N,)
-    other : str
-        key of what the full arm is compared with
-    least_errors : float
-        standard errors that the difference must exceed
-    least : float, optional
-        what it must reach besides
-    lower : bool
-        whether less is better
+    It must exceed `least_errors` standard errors, and reach `least`; `lower`: whether less is better.
     """
     gain, se = paired(values[other], values["full"]) if lower else paired(values["full"], values[other])
     held = gain > least_errors * se and (least is None or gain >= least)
@@ -149,13 +127,7 @@ def control_or_chance(hits, chance, words):
 def alignment(shares, *, lags, chance):
     """Factors are decoded best at the documented volume.
 
-    Parameters
-    ----------
-    shares : dict
-        scanner run -> (lags, N) shares of factors decoded right, NaN for clips outside the run
-    lags : sequence of int
-        volumes from the documented offset
-    chance : float
+    `shares` {scanner run: (lags, N) shares of factors decoded right, NaN for clips outside the run}; `lags` in volumes from the offset.
     """
     rows = []
     for run, values in shares.items():
@@ -186,17 +158,7 @@ def alignment(shares, *, lags, chance):
 
 
 def mask(selected, planted, *, n_cortex):
-    """The selected vertices are ones that answer to something.
-
-    Parameters
-    ----------
-    selected : ndarray, (V,) int
-        vertices of the mask
-    planted : dict
-        group of features -> vertices that answer to it
-    n_cortex : int
-        vertices in all
-    """
+    """The `selected` vertices answer to something: `planted` {group of features: vertices}, of `n_cortex` in all."""
     found = {name: int(np.isin(selected, vertices).sum()) for name, vertices in planted.items()}
     hits = np.isin(selected, np.concatenate([np.asarray(vertices, int) for vertices in planted.values()]))
     control = sum(map(len, planted.values())) / n_cortex
@@ -212,15 +174,7 @@ def mask(selected, planted, *, n_cortex):
 
 
 def semantics(ranks, *, n_gallery):
-    """The clip's own caption ranks high among all captions.
-
-    Parameters
-    ----------
-    ranks : dict
-        arm -> (N,) ranks from 1
-    n_gallery : int
-        distinct captions
-    """
+    """The clip's own caption ranks high, {arm: (N,) ranks from 1}, among the distinct captions."""
     hits, chance = {arm: (np.asarray(of_clips) <= 10).astype(float) for arm, of_clips in ranks.items()}, 10 / n_gallery
     rows = []
     if "control" in hits:
@@ -240,13 +194,7 @@ def semantics(ranks, *, n_gallery):
 
 
 def two_way(accuracy):
-    """The image classifier finds the true classes in the reconstructions.
-
-    Parameters
-    ----------
-    accuracy : dict
-        arm -> (N,) 2-way accuracy
-    """
+    """The image classifier finds the true classes in the reconstructions, {arm: (N,) 2-way accuracy}."""
     if "control" not in accuracy:
         return []
     statement = "2-way-I of the reconstructed frames above the control's"
@@ -257,13 +205,7 @@ def two_way(accuracy):
 
 
 def retrieval(found):
-    """The retrieval decoder finds clips by fMRI and fMRI by clips.
-
-    Parameters
-    ----------
-    found : dict
-        words such as "text target, video from fMRI" -> ({arm: (N,) ranks from 1}, chance of the top 10)
-    """
+    """The retrieval decoder finds clips by fMRI and fMRI by clips, {words: ({arm: (N,) ranks from 1}, chance of the top 10)}."""
     return [
         difference_row(
             "retrieval", f"{words}: in the top 10 more often than the control's",
@@ -286,12 +228,7 @@ def contrast(importance, inside):
 def localisation(maps, inside):
     """Decoders read the areas that were planted for them.
 
-    Parameters
-    ----------
-    maps : dict
-        (decoder, kind of map) -> {arm: (V,) importance of the selected vertices}
-    inside : dict
-        decoder -> (V,) bool, the vertices planted for it
+    `maps` {(decoder, kind of map): {arm: (V,) importance of the selected vertices}}; `inside` {decoder: (V,) bool, planted for it}.
     """
     rows = []
     for (decoder, kind), arms in maps.items():
@@ -325,13 +262,7 @@ def shuffle(tests, n):
 
 
 def structure(scores):
-    """The first frame before stage 2 looks like the true one.
-
-    Parameters
-    ----------
-    scores : dict
-        "PSNR" and "SSIM" -> {arm or "mean frame": (N,)}
-    """
+    """The first frame before stage 2 looks like the true one, {"PSNR" and "SSIM": {arm or "mean frame": (N,)}}."""
     rows = []
     for metric, least in (("PSNR", 3.0), ("SSIM", 0.15)):
         for other, words in (("control", "the control arm's first frame"), ("mean frame", "the mean of the training clips' first frames")):
@@ -344,12 +275,7 @@ def structure(scores):
 def motion(before, after, *, right, right_before):
     """The frames move as the true ones do, and in the true direction.
 
-    Parameters
-    ----------
-    before, after : dict
-        arm or "still" -> (N,) end-point error before and after stage 2
-    right, right_before : dict
-        arm -> (N,) whether the direction of the mean flow is right, after and before stage 2
+    `before` and `after` stage 2: end-point error {arm or "still": (N,)}; `right`, `right_before`: {arm: whether the direction is right}.
     """
     rows = []
     still, control = "the first decoded frame eight times", "the control arm's frames"
@@ -380,13 +306,7 @@ def motion(before, after, *, right, right_before):
 
 
 def legible(right):
-    """The image classifier reads colour and background in the reconstructions.
-
-    Parameters
-    ----------
-    right : dict
-        factor -> {arm or "truth": (N,) 0 or 1}
-    """
+    """The image classifier reads colour and background in the reconstructions, {factor: {arm or "truth": (N,) 0 or 1}}."""
     rows = []
     for factor, least in LEGIBLE.items():
         hits, chance = right[factor], 1 / len(IMAGE_FACTORS[factor])
@@ -414,12 +334,7 @@ def ordered_row(statement, values, claim="ceiling", **more):
 
 
 def cluster_error(values, groups):
-    """Standard error of a mean over clips that depend on each other within groups.
-
-    Parameters
-    ----------
-    values, groups : arrays, (N,)
-    """
+    """Standard error of a mean over clips, values (N,), that depend on each other within groups (N,)."""
     values, names = np.asarray(values, float), np.unique(groups)
     sums = np.array([(values - values.mean())[groups == name].sum() for name in names])
     return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(values))
@@ -439,16 +354,8 @@ def at_chance(claim, name, mean, chance, se, n):
 def neighbours(identified, moving, wrong, motions):
     """Metrics of neighbouring fields put the arms in order, and the control at chance.
 
-    Parameters
-    ----------
-    identified : dict
-        arm -> (N,) 2-way identification by CLIP
-    moving : dict
-        arm -> (N,) correlation of opponent motion energies
-    wrong : array, (N,)
-        the control's mean correlation with the other clips' truths
-    motions : array, (N,)
-        direction and speed of each clip
+    `identified` and `moving` {arm: (N,)}, 2-way identification by CLIP and correlation of opponent motion energies; `wrong` (N,) the
+    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip.
     """
     if any(arm not in identified for arm in ARMS):
         return []
@@ -462,13 +369,7 @@ def neighbours(identified, moving, wrong, motions):
 
 
 def still_energy(static, moving):
-    """A still has the energy of what stands, and none of what moves.
-
-    Parameters
-    ----------
-    static, moving : dict
-        arm or "still" -> (N,) correlation of the energies at 0 Hz, and of the opponent ones at 1 Hz
-    """
+    """A still has the energy of what stands, `static`, and none of what moves, `moving`: {arm or "still": (N,) correlation}."""
     if "still" not in static:
         return []
     rows = []
@@ -494,12 +395,7 @@ BAND_OF = {"structure": "latents", "motion": "motion", "semantics": "clip"}  # g
 def brain_side(facts, names):
     """The arms' reconstructions drive the encoding model in order, and each band predicts the areas that it was planted in.
 
-    Parameters
-    ----------
-    facts : dict
-        metrics.json of brain_score.py
-    names : dict
-        arm -> name of its reconstruction
+    `facts` is metrics.json of brain_score.py; `names` {arm: name of its reconstruction}.
     """
     rows, n = [], facts["clips"]
     for words, of in (("", facts), (" of the clip alone", facts["alone"])):
@@ -549,14 +445,7 @@ def bands(scores, differences, n):
 def ceiling(ranks, psnr, before):
     """The oracle is above the full arm, and that above the control; for motion within two standard errors.
 
-    Parameters
-    ----------
-    ranks : dict
-        arm -> (N,) ranks of the own captions
-    psnr : dict
-        arm -> (N,) PSNR of the first frame before stage 2
-    before : dict
-        arm -> (N,) end-point error before stage 2
+    By arm: ranks of the own captions, PSNR of the first frame, and end-point error before stage 2, (N,).
     """
     if any(arm not in ranks for arm in ARMS):
         return []
@@ -578,15 +467,7 @@ def ceiling(ranks, psnr, before):
 
 
 def released_recipe(value, still, *, n):
-    """The paper's stage 2 on the phantom's weak generator, from true features: shown, without a bar.
-
-    Parameters
-    ----------
-    value, still : float
-        end-point errors of the recipe and of its still
-    n : int
-        clips
-    """
+    """The paper's stage 2 on the phantom's weak generator, from true features, on n clips, and its still's end-point error: without a bar."""
     statement = "EPE of the paper's stage 2 (inversion, start at 981, guidance 12.5) from true features, beside its still"
     bar = "none: the phantom's generator is too weak for it"
     compared_with = "the first decoded frame eight times through the same stage 2"

@@ -71,14 +71,7 @@ def semantic_features(scenes, clip_path):
 
 
 def feature_groups(scenes, clip_path):
-    """Features of both splits, standardised with the training scenes' mean and std.
-
-    Parameters
-    ----------
-    scenes : dict
-        "train" and "test" -> list of world.Scene
-    clip_path : str or Path
-        the phantom's CLIP
+    """Features of both splits' scenes, standardised with the training scenes' mean and std.
 
     Returns
     -------

@@ -52,15 +52,7 @@ def draw_alignment(path, rows):
 
 
 def draw_bars(path, title, panels):
-    """Panels of bars side by side.
-
-    Parameters
-    ----------
-    path : Path
-    title : str
-    panels : list of tuple
-        {arm: (N,)}, label of the axis, and chance or None
-    """
+    """Panels of bars side by side, each ({arm: (N,)}, label of the axis, chance or None)."""
     figure = Figure(figsize=(3.1 * len(panels), 3), layout="constrained")
     for ax, (values, label, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         bars(ax, values, label, chance)
@@ -111,17 +103,7 @@ def draw_bands(path, rows):
 
 
 def draw(folder, rows, measured=None, found=None):
-    """One figure a claim.
-
-    Parameters
-    ----------
-    folder : Path
-    rows : list of dict
-        of phantom.checks
-    measured : phantom.measures.Measured, optional
-    found : dict, optional
-        as phantom.checks.retrieval takes it
-    """
+    """One figure a claim, of rows of phantom.checks; `measured` is a Measured, `found` as phantom.checks.retrieval takes it."""
     draw_alignment(folder / "alignment.png", [row for row in rows if row["claim"] == "alignment"])
     located = [row for row in rows if row["claim"] == "localisation"]
     if located:

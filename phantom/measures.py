@@ -24,24 +24,12 @@ RIDGE = 1e3
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured on reconstructions of test clips.
+    """What is measured on reconstructions of test clips, by arm: ranks of the own captions (N,) among n_gallery distinct ones, of all
+    test clips; and of the reconstructed ones (n,):
 
-    Attributes
-    ----------
-    ranks : dict
-        arm -> (N,) ranks of the own captions, of all test clips
-    n_gallery : int
-        distinct captions
-    two_way : dict
-        arm -> (n,) 2-way accuracy, of the reconstructed clips like all that follows
-    structure : dict
-        "PSNR" and "SSIM" -> {arm or "mean frame": (n,)}, of the first frame before stage 2
-    before, after : dict
-        arm or "still" -> (n,) end-point error before and after stage 2
-    right_before, right : dict
-        arm -> (n,) whether the direction of the mean flow is right, before and after stage 2
-    read : dict
-        factor -> {arm or "truth": (n,) whether the image classifier reads it right}
+    two_way, 2-way accuracy; structure, "PSNR" and "SSIM" of the first frame before stage 2, also of the "mean frame"; before and after
+    stage 2 the end-point error, also of the "still", and whether the direction of the mean flow is right; read, {factor: whether
+    the image classifier reads it right}, also in the "truth".
     """
 
     ranks: dict
@@ -59,18 +47,7 @@ class Measured:
 
 
 def one_hot(scenes):
-    """All factors of scenes, each one-hot.
-
-    Parameters
-    ----------
-    scenes : list of phantom.world.Scene
-
-    Returns
-    -------
-    ndarray, (N, 28)
-    dict
-        factor -> slice of its columns
-    """
+    """All factors of scenes, each one-hot, (N, 28), and {factor: slice of its columns}."""
     columns, blocks, start = {}, [], 0
     for name, values in FACTORS.items():
         blocks.append([[float(getattr(scene, name) == value) for value in values] for scene in scenes])
@@ -88,21 +65,9 @@ def ridge(x, y):
 
 
 def decode_factors(train, test, *, scenes):
-    """Share of the eight factors that ridge regression decodes right, clip by clip.
+    """Share of the eight factors that ridge regression decodes right, clip by clip, (M,); NaN for clips left out.
 
-    Parameters
-    ----------
-    train : ndarray, (N, V)
-        series at one lag; a clip whose volume lies outside its run is NaN and left out
-    test : ndarray, (M, V)
-        likewise
-    scenes : dict
-        "train" and "test" -> list of N and M scenes
-
-    Returns
-    -------
-    ndarray, (M,)
-        NaN for the clips left out
+    `train` (N, V) and `test` (M, V) are series at one lag, NaN for a clip whose volume lies outside its run; `scenes` {split: list}.
     """
     wanted, columns = one_hot(scenes["train"])
     actual, _ = one_hot(scenes["test"])
@@ -124,22 +89,9 @@ def commonest_share(scenes):
 
 
 def caption_ranks(embedding, text, captions):
-    """Rank of each clip's own caption among the distinct captions by cosine, from 1.
+    """Rank of each clip's own caption among the distinct captions by cosine, (N,) from 1, and the number of distinct captions.
 
-    Parameters
-    ----------
-    embedding : ndarray, (N, D)
-        decoded from fMRI
-    text : ndarray, (N, D)
-        CLIP text features of the captions
-    captions : list of N str
-        equal ones count once
-
-    Returns
-    -------
-    ndarray, (N,)
-    int
-        number of distinct captions
+    `embedding` (N, D) is decoded from fMRI, `text` (N, D) holds CLIP text features of the captions, of which equal ones count once.
     """
     _, first, own = np.unique(captions, return_index=True, return_inverse=True)
     return ranks(embedding, text[first], own), len(first)
@@ -156,17 +108,9 @@ def directions(clips):
 
 
 def read_factors(scores):
-    """What a classifier reads in clips: the most probable value of each factor, the others summed out, frames averaged.
+    """What a classifier reads in clips, {factor: (N,) int, numbers of the values}: the others summed out, frames averaged.
 
-    Parameters
-    ----------
-    scores : ndarray, (N, F, 96)
-        logits of the classes of phantom.world.IMAGE_FACTORS
-
-    Returns
-    -------
-    dict
-        factor -> (N,) int, numbers of the values
+    `scores` (N, F, 96) are logits of the classes of phantom.world.IMAGE_FACTORS.
     """
     joint = softmax(scores, axis=-1).mean(1).reshape(-1, *map(len, IMAGE_FACTORS.values()))  # n (shape colour background)
     axes = {name: axis for axis, name in enumerate(IMAGE_FACTORS, 1)}
@@ -174,19 +118,7 @@ def read_factors(scores):
 
 
 def read_right(scores, scenes):
-    """Whether a classifier reads each factor right.
-
-    Parameters
-    ----------
-    scores : dict
-        name of the clips -> (N, F, 96) logits
-    scenes : list of N scenes
-
-    Returns
-    -------
-    dict
-        factor -> {name: (N,) float, 0 or 1}
-    """
+    """Whether a classifier reads each factor right, {factor: {name: (N,) 0 or 1}}, of {name: (N, F, 96) logits} and N scenes."""
     actual = dict(zip(IMAGE_FACTORS, factor_numbers(scenes, IMAGE_FACTORS).T, strict=True))
     read = {name: read_factors(values) for name, values in scores.items()}
     return {factor: {name: (values[factor] == actual[factor]).astype(float) for name, values in read.items()} for factor in actual}

@@ -12,20 +12,9 @@ from phantom import world
 
 @torch.no_grad()
 def decode_perfectly(pipe, n, seed):
-    """Random scenes as true frames, latents and tokens.
+    """n random scenes as true frames (n, 8, H, W, 3) uint8, latents (n, 4, 8, h, w), and tokens (n, 19, D): captions without the start token.
 
-    Parameters
-    ----------
-    pipe : models.pipeline.InflatedSDPipeline
-        of the phantom's Stable Diffusion, float32
-    n, seed : int
-
-    Returns
-    -------
-    frames : array, shape (n, 8, H, W, 3), uint8
-    latents : torch.Tensor, shape (n, 4, 8, h, w)
-    tokens : torch.Tensor, shape (n, 19, D)
-        captions without the start token
+    `pipe` is an InflatedSDPipeline of the phantom's Stable Diffusion, float32.
     """
     rng = numpy_generator(seed, "scenes")
     scenes = [world.random_scene(rng) for _ in range(n)]

@@ -52,18 +52,9 @@ RECIPE = ("released_recipe", "released_recipe_still")  # the paper's stage 2 on 
 
 
 def lagged_series(dataset, data_root, subject, split, runs, vertices):
-    """Series of some vertices at every lag around the documented offset, averaged over repetitions.
+    """Series of vertices (V,) at every lag around the documented offset, averaged over repetitions: {lag: (clips of all runs, V)}.
 
-    Parameters
-    ----------
-    runs : list of str
-        scanner runs
-    vertices : ndarray, (V,) int
-
-    Returns
-    -------
-    dict
-        lag -> (clips of all runs, V); a clip whose volume lies outside its run is NaN
+    A clip whose volume lies outside its run is NaN.
     """
     n, found = dataset.clips_per_run(split), {lag: [] for lag in LAGS}
     for run in tqdm(runs, desc=f"series of {split}", unit="run"):
@@ -84,15 +75,7 @@ def lagged_series(dataset, data_root, subject, split, runs, vertices):
 
 
 def check_fmri(dataset, data_root, subject, selected, scenes):
-    """Rows of the claims about the fMRI: alignment and mask.
-
-    Parameters
-    ----------
-    selected : ndarray, (V,) int
-        vertices of the mask
-    scenes : dict
-        split -> list of scenes
-    """
+    """Rows of the claims about the fMRI, alignment and mask; `selected` are the mask's vertices, `scenes` {split: list}."""
     train = lagged_series(dataset, data_root, subject, "train", dataset.runs("train"), selected)
     n, shares = dataset.clips_per_run("test"), {}
     for number, run in enumerate(dataset.runs("test")[:2]):
@@ -157,15 +140,7 @@ MAPS = (("CMG", "released"), ("semantic", "rms"), ("structure", "released"), ("s
 
 
 def explanations(layout, subject):
-    """Files of the cortical maps of both arms and of the shuffle test, as far as they are there.
-
-    Returns
-    -------
-    dict
-        (decoder, kind of map) -> {arm: importance.npy}
-    list of Path
-        metrics.json of the shuffle test, or nothing
-    """
+    """Files of the cortical maps, {(decoder, kind of map): {arm: importance.npy}}, and of the shuffle test, a list, as far as they are there."""
     folder, maps = layout.explain(subject), {}
     for decoder, kind in MAPS:
         name = decoder if kind == "released" else f"{decoder}_{kind}"
@@ -207,16 +182,8 @@ def score_first_frames(stage1, truth, mean_frame):
 def check_as_neighbours(dataset, layout, subject, scenes, folders, scored):
     """Rows of the claims by metrics of neighbouring fields and by the brain-side score, of all arms.
 
-    Scores are those of evaluate.py, from whose cache CLIP's features come.
-
-    Parameters
-    ----------
-    scenes : list of Scene
-        of all test clips
-    folders : dict
-        arm or "still" -> folder of its reconstruction
-    scored : Path
-        metrics.json of the brain-side score, which may be missing
+    Scores are those of evaluate.py, from whose cache CLIP's features come. `scenes` of all test clips; `folders` {arm or "still":
+    folder of its reconstruction}; `scored` is metrics.json of the brain-side score, which may be missing.
     """
     if not all(arm in folders for arm in ARMS):
         return []
@@ -242,20 +209,9 @@ def check_as_neighbours(dataset, layout, subject, scenes, folders, scored):
 
 
 def measure(dataset, layout, scenes, folders, embeddings):
-    """Measure the reconstructions of all arms.
+    """Measure the reconstructions of all arms, Measured.
 
-    Parameters
-    ----------
-    scenes : list of Scene
-        of all test clips
-    folders : dict
-        arm or "still" -> folder of its reconstruction
-    embeddings : dict
-        arm -> (N, 512), of decode_embedding
-
-    Returns
-    -------
-    Measured
+    `scenes` of all test clips; `folders` {arm or "still": folder of its reconstruction}; `embeddings` {arm: (N, 512)} of decode_embedding.
     """
     numbers = open_clips(folders["full"] / "results_recons", "ours").numbers
     shown = [scenes[number - 1] for number in numbers]

@@ -196,18 +196,8 @@ def cosine_lr(step, steps, peak, warm_up=200):
 def optimise(model, loss_of, *, steps, lr, weight_decay, name, after=None):
     """AdamW with warm-up, cosine and clipped gradients.
 
-    Parameters
-    ----------
-    model : nn.Module
-    loss_of : function
-        of the step's number; draws a batch and returns its loss and {quantity to show: value}
-    steps, weight_decay
-    lr : float
-        peak learning rate
-    name : str
-        of the progress bar
-    after : function, optional
-        of the step's number and its loss; called when the weights are updated
+    `loss_of` draws a batch of a step and returns its loss and {quantity to show: value}; `lr` is the peak; `name` the progress bar's;
+    `after` is called with the step and its loss when the weights are updated.
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
     bar = tqdm(range(steps), desc=name, unit="step", mininterval=10)
@@ -267,14 +257,7 @@ def factor_log_probabilities(logits, factors):
 class LabelledClips:
     """Labelled clips of the world for a classifier: clean, or degraded by the latents of a VAE.
 
-    Parameters
-    ----------
-    draw : draw_stills or draw_clips
-    factors : dict
-        name -> values, whose combinations are the classes
-    vae : AutoencoderKL
-    name : str
-        of the progress bar
+    `draw` is draw_stills or draw_clips; the classes are the combinations of `factors` {name: values}; `name` is the bar's.
     """
 
     def __init__(self, draw, factors, vae, name):

@@ -19,14 +19,9 @@ SIDES = ("left", "right")
 
 
 def choose_colours(values, threshold=None):
-    """Colour map and its ends for a map: sequential, or symmetric about 0 where both signs occur.
+    """Colour map and its ends for a map, dict cmap, vmin, vmax, threshold: sequential, or symmetric about 0 where both signs occur.
 
     Both are readable for the colour-blind.
-
-    Returns
-    -------
-    dict
-        cmap, vmin, vmax, threshold
     """
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if low < 0 < high:
@@ -106,16 +101,7 @@ def draw_bars(path, means, title, control=None):
 
 
 def write_interactive(path, values, title, threshold=None):
-    """Write one self-contained page with both inflated hemispheres: they turn, and name the area under the pointer.
-
-    Parameters
-    ----------
-    path : Path
-        of the .html
-    values : array, shape (59412,)
-    title : str
-    threshold : float, optional
-    """
+    """Write a map (59412,) as one self-contained page with both inflated hemispheres: they turn, and name the area under the pointer."""
     from plotly import graph_objects as go
 
     colours, meshes, names = choose_colours(values, threshold), onto_mesh(values), cortex.area_labels()

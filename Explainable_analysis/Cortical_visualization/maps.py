@@ -59,27 +59,14 @@ def write_area_table(path, maps):
 
 
 def onto_cortex(values, mask, fill=0.0):
-    """Values of a mask's vertices on the whole cortex.
-
-    Parameters
-    ----------
-    values : array, shape (V,)
-        in the mask's order
-    mask : array, shape (59412,), bool
-    fill : float
-        elsewhere
-
-    Returns
-    -------
-    array, shape (59412,), float64
-    """
+    """Values (V,) of a mask's vertices, (59412,) bool, on the whole cortex, (59412,) float64, with `fill` elsewhere."""
     full = np.full(N_CORTEX, fill, dtype=np.float64)
     full[mask] = values
     return full
 
 
 def read_map(path, mask_path=None):
-    """A map of the cortex from a file.
+    """A map of the cortex from a file, (59412,) float64, NaN where it has nothing.
 
     Parameters
     ----------
@@ -87,11 +74,6 @@ def read_map(path, mask_path=None):
         .npy, .dscalar.nii or .dtseries.nii (its first row), or .gii (one hemisphere: name the other with a comma)
     mask_path : Path, optional
         59412 zeros and ones: the vertices of `path`
-
-    Returns
-    -------
-    array, shape (59412,), float64
-        NaN where the file has nothing
 
     Raises
     ------

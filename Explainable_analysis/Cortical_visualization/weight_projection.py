@@ -25,21 +25,9 @@ def _weights(*modules):
 
 
 def _project(stem, later, kind):
-    """Importance of the inputs of a chain of matrices.
+    """Importance of the inputs of a chain of matrices (out, in), scaled to 0...1, (V,); `stem` (H, V) is the first.
 
-    Parameters
-    ----------
-    stem : tensor, shape (H, V)
-        first matrix
-    later : list of tensors, shape (out, in)
-        the others, in order
-    kind : str
-        "released", the size of the mean over outputs, or "rms", the root mean square over outputs
-
-    Returns
-    -------
-    array, shape (V,)
-        scaled to 0...1
+    "released" is the size of the mean over outputs, "rms" the root mean square over outputs.
     """
     if kind not in MAPS:
         raise ValueError(f"kind must be one of {', '.join(MAPS)}, not {kind!r}")

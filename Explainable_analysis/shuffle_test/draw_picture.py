@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import atomic_path, missing, read_json, write_json
+from common.files import UserError, atomic_path, missing, read_json, write_json
 from common.layout import Layout
 
 METRICS = ("EPE", "CLIP-pcc")
+SHARED = ("dataset", "phantom", "subject", "clips", "n_permutations", "n_repeats", "count", "seed")  # written with p
 COLOURS = {"with CMG": "#2457a6", "without CMG": "#d98c2b", "noise ceiling": "#1a7f47", "control": "#8a929b"}
 
 
@@ -63,11 +64,14 @@ def main(args):
         return
     results = {metric: read_json(path) for metric, path in there.items()}
     facts = next(iter(results.values()))
+    wanted = facts | {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID}
+    for metric, found in results.items():
+        if unlike := [key for key in (*SHARED, "clip_numbers", "name") if found.get(key) != wanted.get(key)]:
+            raise UserError(f"{there[metric]} is of other {', '.join(unlike)}; run both tests alike, or choose another --out")
     title = f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats"
     draw(folder / "shuffle_test.png", title, results)
     p = {metric: {word: [test["p_mean"], test["p_std"]] for word, test in found["tests"].items()} for metric, found in results.items()}
-    shared = {key: facts[key] for key in ("dataset", "phantom", "subject", "clips", "n_permutations", "n_repeats", "count", "seed")}
-    write_json(folder / "metrics.json", {**shared, "p": p})
+    write_json(folder / "metrics.json", {**{key: facts[key] for key in SHARED}, "p": p})
     print(f"wrote {folder / 'shuffle_test.png'}")
 
 

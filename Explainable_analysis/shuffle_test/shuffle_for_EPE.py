@@ -38,11 +38,7 @@ N_SWAPS, SWAP_PIXELS = 20, 128  # neighbours in the list of clips whose reconstr
 
 
 def epe_table(pred, gt):
-    """End-point error of every flow between two frames of a reconstruction, at every place of the truth.
-
-    Parameters
-    ----------
-    pred, gt : arrays, (F, H, W, 3) uint8
+    """End-point errors of the flow between any two frames of a reconstruction, at every place of the truth, clips (F, H, W, 3) uint8.
 
     Returns
     -------
@@ -64,17 +60,9 @@ def look_up(tables, orders):
 
 
 def shuffled_epe(pred, gt, permutations):
-    """Mean end-point error of clips whose frames are reordered, released channel order.
+    """Mean end-point error of clips (N, F, H, W, 3) uint8 whose frames are reordered, released channel order, (K,) float64.
 
-    Parameters
-    ----------
-    pred, gt : arrays, (N, F, H, W, 3) uint8
-    permutations : array, (K, F) int
-        each is applied to the frames of all of pred
-
-    Returns
-    -------
-    array, (K,) float64
+    Each of `permutations` (K, F) is applied to the frames of all of pred.
     """
     check_pairs(pred, gt)
     orders = np.asarray(permutations)

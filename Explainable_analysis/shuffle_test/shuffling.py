@@ -8,7 +8,7 @@ import numpy as np
 from common import cli
 from common.clip_frames import clip_times
 from common.datasets import get_dataset
-from common.files import UserError, missing
+from common.files import UserError, missing, read_bytes
 from common.layout import Layout, reconstruction_name
 from common.readers import format_clips, open_clips, parse_clips
 from Evaluation_Metrics.baselines import AutoencodedClips
@@ -36,17 +36,9 @@ def draw_permutations(n_frames, n, rng):
 
 
 def p_value(others, value, lower_is_better, released=False):
-    """Share of scores that are at least as good as the true one.
+    """Share of the scores of random orders, (K,), that are at least as good as that of the true one.
 
-    Parameters
-    ----------
-    others : array, shape (K,)
-        of random orders
-    value : float
-        of the true order
-    lower_is_better : bool
-    released : bool
-        r / K, which can be 0; else (r + 1) / (K + 1), since the true order is one of those possible
+    Released it is r / K, which can be 0; else (r + 1) / (K + 1), since the true order is one of those possible.
 
     References
     ----------
@@ -59,17 +51,8 @@ def p_value(others, value, lower_is_better, released=False):
 def shuffle_frames(score, n_frames, *, lower_is_better, seed, n_permutations, n_repeats, released=False):
     """The test, repeated with new orders; an order is the same for all clips.
 
-    Parameters
-    ----------
-    score : function
-        of orders (K, F); gives the mean over clips for each, (K,)
-    n_frames, seed, n_permutations, n_repeats : int
-    lower_is_better, released : bool
-
-    Returns
-    -------
-    dict
-        value of the true order, that of the reversed one, p of every repeat, their mean and standard deviation
+    `score` gives the mean over clips, (K,), of orders (K, F). Returns the value of the true order, that of the reversed one, p of
+    every repeat, their mean and standard deviation.
     """
     rng, order = np.random.default_rng(seed), np.arange(n_frames)
     value, backwards = score(np.stack([order, order[::-1]]))
@@ -111,12 +94,15 @@ def get_shuffle_parser(doc, *kinds):
 # ---------------------------------------------------------------------------------------------- what is tested
 
 
+def _words(word):
+    """Words of a text file, separated by commas, blanks or lines; a word that is no file, alone."""
+    return read_bytes(word, 2**20).decode("utf-8-sig", "replace").replace(",", " ").split() if Path(word).is_file() else [word]
+
+
 def choose_clips(args, dataset, place):
     """Numbers of the clips that are tested, and words that say how they were chosen."""
     if args.clips:
-        file = Path(args.clips[0])
-        text = ",".join(file.read_text(encoding="utf-8").split()) if len(args.clips) == 1 and file.is_file() else ",".join(args.clips)
-        return parse_clips(text), "given"
+        return parse_clips(",".join(args.clips if len(args.clips) > 1 else _words(args.clips[0]))), "given"
     path = place.metrics(args.subj_ID, _names(args)[WITH]) / "per_clip.npz"
     if (dataset.name, args.subj_ID) in PAPER_CLIPS:
         chosen = PAPER_CLIPS[dataset.name, args.subj_ID]
