@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from common import augment, cli, cortex, files, workers
-from common.datasets import CC2017, DATASETS, HCP, get_dataset
+from common.datasets import CC2017, DATASETS, get_dataset
 from common.files import UserError, atomic_path, card_path, load_array, save_array
 from common.records import Record, working
 from Feature_extraction.array_writer import ArrayWriter
@@ -265,12 +265,6 @@ def test_config_sections_are_of_scripts(tmp_path):
     assert parse(tmp_path, text, "--epoch", "5").epoch == 5
 
 
-def test_two_scripts_of_one_name_have_sections_of_their_own(tmp_path):
-    text = "step1_cut_video_clips:\n  epoch: 3\nCC2017/step1_cut_video_clips:\n  epoch: 4\n"
-    assert parse(tmp_path, text, script="Data_preprocess/CC2017/step1_cut_video_clips").epoch == 4
-    assert parse(tmp_path, text, script="Data_preprocess/HCP/step1_cut_video_clips").epoch == 3
-
-
 @pytest.mark.parametrize(
     "text, named",
     [
@@ -342,6 +336,8 @@ def fail_with(error):
             "error: cannot write out/a.npy: No space left on device; free space",
         ),
         (OSError(errno.EACCES, "Permission denied", "out/a.npy"), 2, "Permission denied"),
+        (FileExistsError(errno.EEXIST, "File exists", "out"), 2, "cannot write out: File exists"),  # a file where a folder belongs
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "out/a.npy"), 2, "cannot write out/a.npy: Is a directory"),
         (MemoryError("Unable to allocate 9 TiB"), 2, "not enough memory (Unable to allocate 9 TiB); use a machine with more memory"),
         (KeyboardInterrupt(), 130, "stopped; run the same command again"),
         (signal.SIGTERM, 143, "terminated; run the same command again"),
@@ -706,37 +702,7 @@ def test_cc2017():
     assert CC2017.movie_path("D", "seg4").as_posix() == "D/CC2017_Purdue/Stimuli/video_fmri_dataset/stimuli/seg4.mp4"
 
 
-@pytest.mark.parametrize("movie, count, first, last", [(1, 728, 26, 899), (2, 792, 26, 896), (3, 745, 26, 893), (4, 775, 26, 879)])
-def test_hcp_seconds(movie, count, first, last):
-    """Worked out by hand from the film table: 624/24 = 26; the last excerpt ends at 21600, 21528, 21456, 21120."""
-    seconds = HCP.clip_start_seconds(movie)
-    assert (len(seconds), seconds[0], seconds[-1]) == (count, first, last)
-    assert np.issubdtype(seconds.dtype, np.integer) and (np.diff(seconds) > 0).all()
-    assert np.array_equal(HCP.volume_indices(movie), seconds + 4)
-
-
-def test_hcp_gaps_between_excerpts():
-    """Movie 1: excerpts end at 5544, 12120, 16920, 19128 and go on at 6936, 12744, 17760, 19776."""
-    seconds = HCP.clip_start_seconds(1)
-    gaps = np.flatnonzero(np.diff(seconds) > 1)
-    assert list(zip(seconds[gaps], seconds[gaps + 1], strict=True)) == [(230, 289), (504, 531), (704, 740), (796, 824)]
-    for movie in (0, 5):
-        with pytest.raises(ValueError):
-            HCP.clip_start_seconds(movie)
-
-
-def test_hcp_visual_areas():
-    """Vertices right/left as the paper's supplement counts them; the right hemisphere's come after the left's 29696."""
-    counts = {
-        "V1": (787, 831), "V2": (601, 619), "V3": (347, 337), "V4": (300, 361), "V3A": (147, 151), "V3B": (73, 77),
-        "LO1": (43, 37), "LO2": (31, 52), "MST": (76, 73), "MT": (42, 58), "TPOJ1": (297, 181), "TPOJ2": (143, 156),
-    }  # fmt: skip
-    together = []
-    for area, (right, left) in counts.items():
-        vertices = cortex.area_vertices([area])
-        assert ((vertices >= 29696).sum(), (vertices < 29696).sum()) == (right, left), area
-        together += vertices.tolist()
-    assert len(together) == 5820 and HCP.roi_vertices().tolist() == sorted(together)
+def test_areas_and_meshes():
     with pytest.raises(ValueError, match="V9"):
         cortex.area_vertices(["V1", "V9"])
     left, right = cortex.mesh_vertices()
@@ -748,7 +714,6 @@ def test_registry_entries_agree_with_themselves():
     for name, entry in DATASETS.items():
         assert get_dataset(name) is entry and entry.name == name
         assert len(entry.frame_indices) == 8 and max(entry.frame_indices) < entry.clip_frames and entry.middle_frame in entry.frame_indices
-    assert (HCP.n_train, HCP.n_test, sum(len(HCP.clip_start_seconds(m)) for m in (1, 2, 3, 4))) == (2736, 304, 3040)
     with pytest.raises(UserError, match="no data set 'cc2017'; choose from .*CC2017, HCP"):
         get_dataset("cc2017")
 
@@ -757,15 +722,9 @@ def test_registry_entries_agree_with_themselves():
 
 SENTENCE = "The quick fox and a lazy dog sleep near water"  # ten different words
 SYNONYMS = {
-    "quick": ["fast"],
-    "fox": ["vixen"],
-    "lazy": ["idle"],
-    "dog": ["hound"],
-    "sleep": ["doze"],
-    "near": ["by"],
-    "water": ["sea"],
+    "quick": ["fast"], "fox": ["vixen"], "lazy": ["idle"], "dog": ["hound"], "sleep": ["doze"], "near": ["by"], "water": ["sea"],
     "and": ["plus"],
-}
+}  # fmt: skip
 STOP = {"the", "and", "a"}
 ADDED = {word for words in SYNONYMS.values() for word in words}
 

@@ -241,16 +241,6 @@ def test_a_half_done_array_is_not_continued_when_asked_or_of_other_inputs(world,
 # ---------------------------------------------------------------------------------------------- done, and mistakes
 
 
-def test_done_splits_are_left_alone(world, models, monkeypatch, caplog):
-    layout, _, flags = world
-    run_script(semantic, *flags, "--sd_path", models[0])
-    before = layout.text_embeddings_sd("train").stat().st_mtime_ns
-    monkeypatch.setattr(semantic, "load_sd_text", lambda *_: pytest.fail("loaded a model for nothing"))
-    with caplog.at_level("INFO"):
-        run_script(semantic, *flags, "--sd_path", models[0], "--split", "train")
-    assert "already done" in caplog.text and layout.text_embeddings_sd("train").stat().st_mtime_ns == before
-
-
 @pytest.mark.parametrize("damage", ["missing", "size", "broken"])
 def test_bad_frames_are_named_in_one_line(world, models, damage, capsys):
     layout, _, flags = world

@@ -46,16 +46,6 @@ def test_detrend_spans_many_blocks_and_any_memory_order(monkeypatch):
         np.testing.assert_allclose(fmri.detrend(layout), whole, atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
-def test_detrend_removes_polynomials(kind):
-    time = np.linspace(0, 1, T)
-    run = np.stack([time**k * 100 for k in range(5)], axis=1).astype(kind)
-    clean = fmri.detrend(run)
-    assert clean.dtype == np.float64
-    # what is left is what the type rounded
-    assert np.abs(clean).max() <= {np.float32: 1e-5, np.float64: 1e-10, np.int16: 1.0}[kind]
-
-
 @pytest.mark.parametrize("value", [0, 0.1, 1 / 3, 1e9, -7.7e-12])
 def test_a_constant_column_gives_exactly_zero(value):
     run = make_run()
@@ -130,11 +120,7 @@ def test_reliability_of_bad_vertices_is_nan():
     assert np.isnan(t[:5]).all() and np.isnan(p[:5]).all()
     np.testing.assert_array_equal(t[5:], good_t[5:])
     np.testing.assert_array_equal(p[5:], good_p[5:])
-
-
-def test_one_segment_makes_no_test():
-    t, p = fmri.repetition_reliability(make_pairs(1))
-    assert np.isnan(t).all() and np.isnan(p).all()
+    assert np.isnan(fmri.repetition_reliability(make_pairs(1))).all()  # one segment makes no test
 
 
 def plain_select(t, p, n):
@@ -163,17 +149,8 @@ def test_explainable_variance_is_its_definition():
         share = 1 - residual
         expected.append(share - (1 - share) / 4)
     np.testing.assert_allclose(fmri_runs.explainable_variance(repetitions.mean(0), 5), expected, atol=1e-12)
-
-
-def test_explainable_variance_recovers_the_planted_share():
-    rng = np.random.default_rng(7)
-    for share in (0.0, 0.3, 0.8):
-        signal = np.sqrt(share) * rng.normal(size=(400, 500))
-        repetitions = [fmri.zscore(signal + np.sqrt(1 - share) * rng.normal(size=signal.shape)) for _ in range(10)]
-        found = fmri_runs.explainable_variance(np.mean(repetitions, axis=0), 10)
-        assert abs(found.mean() - share) < 4 * found.std() / np.sqrt(500) + 0.003  # the share itself varies with the sample
     with pytest.raises(ValueError):
-        fmri_runs.explainable_variance(signal, 1)
+        fmri_runs.explainable_variance(repetitions[0], 1)
 
 
 # ---------------------------------------------------------------------------------------------- rows of the decoders

@@ -112,7 +112,6 @@ class Harmful:
 FILES = {  # what becomes of the file of weights
     "another name": lambda file: file.rename(file.with_name("weights.ckpt")),
     "cut": lambda file: file.write_bytes(file.read_bytes()[:-99]),
-    "empty": lambda file: file.write_bytes(b""),
     "code": lambda file: torch.save(load_file(file) | {"x": Harmful()}, file.with_name(f"{BIN[file.stem]}.bin")) or file.unlink(),
     "a shard alone": lambda file: file.rename(file.with_name(file.name.replace(".", "-00001-of-00002."))),
 }  # fmt: skip
@@ -120,7 +119,7 @@ BIN = {"diffusion_pytorch_model": "diffusion_pytorch_model", "model": "pytorch_m
 
 
 @pytest.mark.parametrize("fault", FILES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("vae", "video")])  # read as the UNet, the image model
 def test_broken_files_of_weights_are_one_line(name, fault, copy, tmp_path):
     folder, (_, file, _, load) = copy(name), MODELS[name]
     Harmful.trap = str(tmp_path / "trap")
@@ -370,7 +369,8 @@ def test_of_a_scheduler_the_noise_levels_count_and_nothing_else(name, sampling):
         scheduler.set_timesteps(50)
         assert scheduler.timesteps.tolist() == list(range(981, 0, -20))
         assert scheduler.config.prediction_type == "v_prediction" and not scheduler.config.thresholding
-    assert not make_scheduler("ddim", config).config.clip_sample
+    ddim = make_scheduler("ddim", config)
+    assert not ddim.config.clip_sample and float(ddim.final_alpha_cumprod) == pytest.approx(ALPHAS[0])
     assert noise_schedule(config).keys() == {"num_train_timesteps", *NOISE_SCHEDULE, "prediction_type"}
 
 

@@ -56,10 +56,8 @@ def main(args):
     END
 '''
 SUBJECTS = {
-    "none": "",
-    "one": 'parser.add_argument("--subj_ID")',
-    "several": 'parser.add_argument("--subj_ID", nargs="+")',
-}
+    "none": "", "one": 'parser.add_argument("--subj_ID")', "several": 'parser.add_argument("--subj_ID", nargs="+")',
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -117,14 +115,6 @@ def test_every_call_of_every_data_set_parses(name, monkeypatch):
         assert job.argv[job.argv.index("--dataset") + 1] == name
         if "--subj_ID" in job.task.options:
             assert job.argv[job.argv.index("--subj_ID") + 1] == subject
-
-
-def test_preparation_is_the_data_sets_own(monkeypatch):
-    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
-    steps = [job.task.script for job in plan_of("own", "--subj_ID", "anna", "--stages", "preprocess")[1]]
-    assert [step.split("/")[1] for step in steps] == ["Own", "CC2017", "CC2017", "Own"]
-    steps = [job.task.script for job in plan_of("phantom", "--stages", "preprocess")[1]]
-    assert steps == list(datasets.CC2017.preparation)
 
 
 @pytest.mark.parametrize("seed, names", [("42", ["full", "control"]), ("43", ["full_seed43", "control_seed43"])])
@@ -351,13 +341,6 @@ def test_jobs_of_a_cluster_wait_for_their_own(tmp_path, capsys):
     assert next(iter(after.values())) == ["nothing"] and "run_pipeline_stages_report" in after
 
 
-def test_what_is_named_twice_is_taken_once():
-    args = cli.parse(pipeline.get_parser, ["--seeds", "42", "42", "43", "--ablate", "motion", "motion"], "run_pipeline")
-    args.arms = ["full", "full"]
-    plan.check_sweep(args)
-    assert (args.seeds, args.ablate, args.arms) == ([42, 43], ["motion"], ["full"])
-
-
 def test_the_table_over_seeds(tmp_path, capsys):
     layout, rng = Layout(tmp_path), np.random.default_rng(0)
     values = {(subject, seed): rng.normal(size=5) for subject in (1, 2) for seed in (42, 43, 44)}
@@ -365,13 +348,8 @@ def test_the_table_over_seeds(tmp_path, capsys):
         folder = layout.metrics(subject, "full" if seed == 42 else f"full_seed{seed}")
         row = {"SSIM": {"mean": of_clips.mean(), "std": 0.0, "se": 0.0, "n": 5}}
         facts = {
-            "title": str(subject),
-            "dataset": "phantom",
-            "phantom": True,
-            "subject": subject,
-            "protocol": "paper",
-            "protocol_version": 1,
-        }
+            "title": str(subject), "dataset": "phantom", "phantom": True, "subject": subject, "protocol": "paper", "protocol_version": 1,
+        }  # fmt: skip
         files.write_json(folder / "metrics.json", facts | {"method": "full", "columns": ["SSIM"], "rows": {"full": row}, "chance": {}})
         save_per_clip(folder / "per_clip", [1, 2, 3, 4, 5], {"SSIM": of_clips})
     path = sweep.gather_sweep(layout, [1, 2], [42, 43, 44], [("full", None), ("full", "motion")])

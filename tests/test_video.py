@@ -222,10 +222,10 @@ def test_writing_and_reading(tmp_path):
     assert times == [Fraction(k, 30) for k in range(12)]
 
 
-@pytest.mark.parametrize("size", [(48, 64), (64, 64), (144, 176)])
+@pytest.mark.parametrize("size", [(48, 64), (144, 176)])
 def test_the_same_frames_give_the_same_bytes(tmp_path, size):
     rng, digests = np.random.default_rng(0), set()
-    for _ in range(15):
+    for _ in range(8):
         # memory that others have written to: nothing of it may reach the file
         used = [np.full(rng.integers(1000, 30000), rng.integers(256), np.uint8) for _ in range(200)]
         del used
@@ -295,20 +295,6 @@ def test_a_truncated_movie_is_named(tmp_path, part, faststart):
         with pytest.raises(UserError, match=r"movie\.mp4.*truncated") as error:
             read(path)
         assert "\n" not in str(error.value)
-
-
-def test_other_bad_movies(tmp_path):
-    with pytest.raises(UserError, match="file not found"):
-        video.read_frames(tmp_path / "none.mp4")
-    (tmp_path / "text.mp4").write_text("this is no movie, only a text of some length")
-    with pytest.raises(UserError, match=r"text\.mp4"):
-        video.read_frames(tmp_path / "text.mp4")
-    (tmp_path / "empty.mp4").write_bytes(b"")
-    with pytest.raises(UserError, match=r"empty\.mp4"):
-        video.read_frames(tmp_path / "empty.mp4")
-    video.write_mp4(tmp_path / "short.mp4", picture_frames(12), 30)
-    with pytest.raises(UserError, match="12 frames, and at least 57"):
-        video.read_frames(tmp_path / "short.mp4", [0, 56])
 
 
 def write_tracks(path, *kinds, title="", n_frames=3):
