@@ -201,19 +201,8 @@ def house(tmp_path, monkeypatch, models):
         for number, clip_frames in enumerate(frames, 1):
             np.savez(folder / f"test{number}.npz", frames=clip_frames)
     flags = [
-        "--dataset",
-        "phantom",
-        "--out_root",
-        tmp_path,
-        "--sd_path",
-        sd,
-        "--clip_path",
-        clip,
-        "--n_bootstraps",
-        "100",
-        "--device",
-        "cpu",
-    ]
+        "--dataset", "phantom", "--out_root", tmp_path, "--sd_path", sd, "--clip_path", clip, "--n_bootstraps", "100", "--device", "cpu",
+    ]  # fmt: skip
     return layout, flags
 
 

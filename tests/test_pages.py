@@ -424,14 +424,8 @@ def test_comparison_page(tmp_path):
         np.save(tmp_path / name / "gt.npy", clips)
         np.savez(tmp_path / name / "per_clip.npz", clip=np.arange(1, CLIPS + 1), SSIM=scores)
         facts = {
-            "protocol": "paper",
-            "method": method,
-            "phantom": True,
-            "dataset": "phantom",
-            "subject": 1,
-            "columns": ["SSIM"],
-            "chance": {},
-        }
+            "protocol": "paper", "method": method, "phantom": True, "dataset": "phantom", "subject": 1, "columns": ["SSIM"], "chance": {},
+        }  # fmt: skip
         reads = {"recons": str(recons), "layout": "ours", "gt": str(tmp_path / name / "gt.npy")}
         reads |= {"form": {"n_frames": 8, "size": SIZE}}
         write_json(tmp_path / name / "metrics.json", facts | {"reads": reads})

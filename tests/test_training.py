@@ -577,17 +577,11 @@ def test_a_batch_in_parts_trains_as_a_whole_one(decoder, command, tmp_path, monk
 
 
 MISTAKES = [
-    ("structure", "--subj_ID 7", "no subject 7"),
-    ("structure", "--subj_ID 2", "file not found"),
-    ("structure", f"--n_val {N_TRAIN}", "--n_val"),
-    ("structure", "--epoch 0", "--epoch"),
-    ("structure", "--k nan", "--k"),
-    ("structure", "--arm oracle", "true_features_train.npy"),
-    ("CMG", "--d_model 16384", "--d_model"),
-    ("CMG", "--patch_size 64", "--patch_size"),
-    ("CMG", "--n_heads 3", "--n_heads"),
-    ("semantic", "--sd_path ./nowhere", "nowhere"),
-]
+    ("structure", "--subj_ID 7", "no subject 7"), ("structure", "--subj_ID 2", "file not found"),
+    ("structure", f"--n_val {N_TRAIN}", "--n_val"), ("structure", "--epoch 0", "--epoch"), ("structure", "--k nan", "--k"),
+    ("structure", "--arm oracle", "true_features_train.npy"), ("CMG", "--d_model 16384", "--d_model"),
+    ("CMG", "--patch_size 64", "--patch_size"), ("CMG", "--n_heads 3", "--n_heads"), ("semantic", "--sd_path ./nowhere", "nowhere"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("decoder, flags, words", MISTAKES)
