@@ -3,8 +3,9 @@
 import pytest
 from tiny import make_clip, make_sd
 
-FIRST = (  # longest first
-    "test_phantom.py", "test_faults.py", "test_preprocess.py", "test_recons.py", "test_own_data.py", "test_evaluate.py", "test_training.py",
+FIRST = (  # longest first; the phantom's chain alone takes as long as half of all others
+    "test_phantom.py", "test_hcp.py", "test_algonauts.py", "test_faults.py", "test_recons.py", "test_preprocess.py", "test_own_data.py",
+    "test_evaluate.py", "test_training.py",
 )  # fmt: skip
 
 

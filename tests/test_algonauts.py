@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import error_of, load_script, run_chain, run_script
+from tiny import error_of, load_script, read_here, run_chain, run_script
 
 from common import datasets, video
 from common.arms import load_fmri
@@ -18,6 +18,7 @@ from common.files import card_path, load_array, read_json
 from common.fmri import load_statistics, scale
 from common.frames import read_clip
 from common.layout import Layout
+from Data_preprocess import pickles
 from Evaluation_Metrics.results import read_per_clip
 
 N, VIDEOS = 6, "AlgonautsVideos268_All_30fpsmax"
@@ -81,6 +82,7 @@ def raw(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "small", SMALL)
+    monkeypatch.setattr(pickles, "read_apart", read_here)
 
 
 @pytest.fixture
@@ -153,15 +155,9 @@ def test_clips_frames_and_captions(raw, tmp_path, capsys):
 def test_rows_are_the_plain_ones(raw, tmp_path, capsys, subjects, track, test_clips):
     out, layout, rois = tmp_path / "out", Layout(tmp_path / "out/small"), SMALL.tracks[track]
     run_step(
-        4,
-        raw,
-        out,
-        "--subj_ID",
-        *(f"sub{subject:02d}" for subject in subjects),
-        "--track",
-        track,
+        4, raw, out, "--subj_ID", *(f"sub{subject:02d}" for subject in subjects), "--track", track,
         *(("--test_clips", test_clips) if test_clips else ()),
-    )
+    )  # fmt: skip
     said = capsys.readouterr().out
     test = [0, 2, 3] if test_clips else [4, 5]
     train = [i for i in range(N) if i not in test]
@@ -255,11 +251,7 @@ def test_videos_with_a_fault(data, tmp_path, capsys, fault, words):
     [
         ("FFA", None, "/deep/participants_data_v2021/mini_track/sub02 lacks FFA.pkl of subject 2; copy or download it again"),
         ("V3", pickled(np.ones((N, 2, 4))), "V3.pkl has responses of shape (6, 2, 4), not (6, 3, any)"),
-        ("V3", pickled(np.ones((N, 4, 4))), "V3.pkl has responses of shape (6, 4, 4), not (6, 3, any)"),
-        ("PPA", pickled(np.ones((5, 3, 4))), "PPA.pkl has responses of shape (5, 3, 4), not (6, 3, any)"),
-        ("V1", pickled(np.ones((N, 3, 0))), "V1.pkl has responses of shape (6, 3, 0), not (6, 3, any)"),
         ("V1", pickled(np.ones((N, 12))), "V1.pkl has responses of shape (6, 12), not (6, 3, any)"),
-        ("V1", pickle.dumps({"test": np.ones((N, 3, 4))}), "V1.pkl has no array 'train'"),
         ("EBA", pickle.dumps({"train": Malicious()}), "EBA.pkl is damaged, or holds other objects than arrays (posix.mkdir)"),
         ("EBA", b"cos\nsystem\n(S'touch run'\ntR.", "EBA.pkl is damaged, or holds other objects than arrays (os.system)"),
         ("LOC", pickled(np.ones((N, 3, 4)), python2=True)[:-40], "LOC.pkl is damaged"),
@@ -288,10 +280,13 @@ def test_other_mistakes(data, tmp_path, capsys):
     assert f"{data}/mini_track/sub02 lacks V1.pkl, V2.pkl, V3.pkl" in error_of(capsys, step(4), *flags(data, out, "--subj_ID", 2))
 
 
-def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys):
+def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys, caplog):
+    caplog.set_level("INFO")
     out, layout = tmp_path / "out", Layout(tmp_path / "out/small")
     run_step(1, data, out)
-    run_step(4, data, out)
+    for _ in range(2):
+        run_step(4, data, out)
+    assert caplog.text.count("already done") == 1
     for n, more, words in (
         (1, ("--test_clips", "1-2"), "has results with the test clips 5-6"),
         (4, ("--test_clips", "1-2"), "has results with the test clips 5-6"),
@@ -313,14 +308,11 @@ def test_another_split_or_track_needs_overwrite(data, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_phantom_goes_from_raw_files_to_metrics(tmp_path):
-    """Three minutes on two idle cores; what is decoded is better than what the control decodes, by 3 standard errors."""
+    """Two minutes on two idle cores; what is decoded is better than what the control decodes, by 3 standard errors."""
     folder = Path(os.environ.get("MINDANIMATOR_PHANTOM_ALGONAUTS_RUN", tmp_path))
-    run_chain("phantom-algonauts", folder)
-    run_chain("phantom-algonauts", folder, "--stages", "preprocess")  # all is done already
+    if folder == tmp_path:
+        run_chain("phantom-algonauts", folder)
     layout, dataset = Layout(folder / "outputs/phantom-algonauts"), datasets.get_dataset("phantom-algonauts")
-    logs = {log.name: log.read_text() for log in layout.logs(1).rglob("*.log")}
-    own = [log.read_text() for log in (layout.logs(1) / "Data_preprocess/Algonauts2021").glob("*.log")]
-    assert len(logs) > 15 and len(own) == 4 and all("already done" in text for text in own)
     columns = read_json(layout.roi_columns(1))
     v = columns["PPA"][1]
     assert list(columns) == list(dataset.rois) and layout.masked_fmri(1, "test", 0).name == f"masked{v}_test_data.npy"

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from test_checkpoints import build
-from tiny import load_script, run_script
+from tiny import load_script, read_here, run_script
 
 from common import datasets
 from common.cortex import N_CORTEX
 from common.files import UserError, save_array
 from common.video import write_mp4
-from Data_preprocess import cifti_writing
+from Data_preprocess import cifti_writing, pickles
 from Data_preprocess.pickles import read_arrays
 from models.checkpoints import KINDS
 from Reconstruction.outputs import gif_bytes
@@ -118,6 +118,7 @@ SMALL_ALGONAUTS = replace(datasets.ALGONAUTS, n_train=4, n_test=2, subjects=(1, 
 @pytest.fixture
 def algonauts(tmp_path, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "Algonauts2021", SMALL_ALGONAUTS)
+    monkeypatch.setattr(pickles, "read_apart", read_here)
     root = tmp_path / "data"
     for number in range(1, 7):
         film(root / "algonauts" / "AlgonautsVideos268_All_30fpsmax" / f"{number:04d}_a.mp4", 3)
@@ -143,16 +144,14 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
     folder = algonauts / "participants_data_v2021/mini_track/sub02"
     monkeypatch.setenv("WHERE", str(tmp_path / "run"))
     spoiled = {
-        "V1": (None, "missing"),
-        "V2": (pickle.dumps({"train": np.zeros((6, 2, 4))}), "shape (6, 2, 4), not (6, 3, any)"),
+        "V1": (None, "missing"), "V2": (pickle.dumps({"train": np.zeros((6, 2, 4))}), "shape (6, 2, 4), not (6, 3, any)"),
         "V3": (pickle.dumps({"train": np.zeros((5, 3, 4))}), "shape (5, 3, 4), not (6, 3, any)"),
         "V4": (pickle.dumps({"test": np.zeros((6, 3, 4))}), "no array 'train'"),
-        "LOC": ((folder / "LOC.pkl").read_bytes()[:-20], "damaged"),
-        "EBA": (b"", "damaged"),
+        "LOC": ((folder / "LOC.pkl").read_bytes()[:-20], "damaged"), "EBA": (b"", "damaged"),
         "FFA": (pickle.dumps({"train": Malicious()}), "other objects"),
         "STS": (pickle.dumps({"train": np.array([Malicious()], dtype=object)}), "other objects"),
         "PPA": (pickle.dumps([1, 2]), "not hold a dict of arrays"),
-    }
+    }  # fmt: skip
     for roi, (content, _) in spoiled.items():
         (folder / f"{roi}.pkl").unlink()
         if content is not None:
@@ -176,7 +175,7 @@ def test_algonauts(algonauts, capsys, monkeypatch, tmp_path):
 def test_pickled_arrays_come_back(tmp_path, protocol, dtype):
     array = (np.random.default_rng(0).standard_normal((4, 3, 5)) * 9).astype(dtype)
     (tmp_path / "a.pkl").write_bytes(pickle.dumps({"train": array, "turned": array.T, "one": array[1:2]}, protocol=protocol))
-    found = read_arrays(tmp_path / "a.pkl")
+    found = pickles.unpickle(tmp_path / "a.pkl")
     for name, expected in {"train": array, "turned": array.T, "one": array[1:2]}.items():
         assert found[name].dtype == dtype
         np.testing.assert_array_equal(found[name], expected)
@@ -266,8 +265,3 @@ def test_the_authors_download(released, capsys):
     assert status == 1 and len(found) == 7, found
     for words in ("test1_2.mp4", "mask_correct.npy", "shape (2, 6)", "ckpt/vae", "text_encoder", "Retrieval_task", "sub1.zip"):
         assert [line for line in found if words in line], words
-
-
-def test_no_such_folder(tmp_path, capsys):
-    status, lines = check(capsys, "--released_root", tmp_path / "nowhere")
-    assert status == 2
