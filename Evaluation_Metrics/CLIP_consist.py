@@ -61,12 +61,12 @@ def clip_pcc(features, vifi=None, threshold=THRESHOLD, every_pair=False):
     return np.where(np.asarray(vifi) > threshold, cosine, 0.0)
 
 
-def _of_features(pred, gt, threshold):
-    return clip_pcc(pred["clip"], vifi_score(pred["vifi"], gt["vifi"]), threshold)
+def _of_features(clip, vifi, true_vifi, threshold):
+    return clip_pcc(clip, vifi_score(vifi, true_vifi), threshold)
 
 
-def _without_threshold(pred, gt, features, every_pair):
-    return tuple(clip_pcc(side[features], threshold=None, every_pair=every_pair) for side in (pred, gt))
+def _without_threshold(pred, gt, every_pair):
+    return tuple(clip_pcc(features, threshold=None, every_pair=every_pair) for features in (pred, gt))
 
 
 def metric(columns=("CLIP-pcc",), threshold=THRESHOLD, features="clip", every_pair=False):
@@ -74,7 +74,7 @@ def metric(columns=("CLIP-pcc",), threshold=THRESHOLD, features="clip", every_pa
     if threshold is not None:
         needs = (("clip", "pred"), ("vifi", "pred"), ("vifi", "gt"))
         return per_clip.Metric(tuple(columns), partial(_of_features, threshold=threshold), needs)
-    (name,), function = columns, partial(_without_threshold, features=features, every_pair=every_pair)
+    (name,), function = columns, partial(_without_threshold, every_pair=every_pair)
     return per_clip.Metric((name, name + per_clip.OF_TRUTH), function, ((features, "pred"), (features, "gt")), still={name: 1.0})
 
 

@@ -46,13 +46,7 @@ def metric(columns=("PSNR",)):
     return per_clip.Metric(tuple(columns), psnr)
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__)
-
-
-def main(args):
-    metric_script.main(args, [metric()])
-
+get_parser, main = metric_script.script(__doc__, metric)
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

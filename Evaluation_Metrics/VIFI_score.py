@@ -29,22 +29,12 @@ def vifi_score(pred_features, gt_features):
     return (clip_features(pred_features) * clip_features(gt_features)).sum(-1)
 
 
-def _of_features(pred, gt):
-    return vifi_score(pred["vifi"], gt["vifi"])
-
-
 def metric(columns=("VIFI-score",)):
     """The metric as a column of a protocol."""
-    return per_clip.Metric(tuple(columns), _of_features, (("vifi", "pred"), ("vifi", "gt")))
+    return per_clip.Metric(tuple(columns), vifi_score, (("vifi", "pred"), ("vifi", "gt")))
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__, "vifi")
-
-
-def main(args):
-    metric_script.main(args, [metric()])
-
+get_parser, main = metric_script.script(__doc__, metric, "vifi")
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

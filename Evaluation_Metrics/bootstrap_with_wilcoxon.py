@@ -13,7 +13,7 @@ from scipy.stats import wilcoxon
 
 from common import cli
 from common.files import UserError, card_path, load_array, read_json
-from Evaluation_Metrics.results import differing
+from Evaluation_Metrics.results import LEVEL, differing
 
 
 def bootstrap_wilcoxon(x, y, n_bootstraps=100, rng=None):
@@ -48,8 +48,8 @@ def bootstrap_wilcoxon(x, y, n_bootstraps=100, rng=None):
     return float(result.statistic), float(result.pvalue)
 
 
-def paired_interval(x, y, n_bootstraps=10_000, level=0.95, rng=None):
-    """Mean difference of paired values and its percentile bootstrap interval over clips.
+def paired_interval(x, y, n_bootstraps=10_000, rng=None):
+    """Mean difference of paired values and its 95 % percentile bootstrap interval over clips.
 
     Parameters
     ----------
@@ -57,8 +57,6 @@ def paired_interval(x, y, n_bootstraps=10_000, level=0.95, rng=None):
         values of two methods for the same clips; a pair with a NaN is left out
     n_bootstraps : int
         resamples
-    level : float
-        coverage
     rng : np.random.Generator
 
     Returns
@@ -76,7 +74,7 @@ def paired_interval(x, y, n_bootstraps=10_000, level=0.95, rng=None):
     means = np.concatenate(
         [rng.multinomial(n, np.full(n, 1 / n), size=min(500, n_bootstraps - i)) @ difference / n for i in range(0, n_bootstraps, 500)]
     )
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(difference.mean()), float(low), float(high)
 
 
@@ -88,7 +86,7 @@ def stars(p):
 def get_parser():
     parser = cli.make_parser(__doc__)
     parser.add_argument("values", nargs=2, metavar="X.npy", help="per-clip values of the two methods")
-    parser.add_argument("--n_bootstraps", type=cli.one_or_more, default=100, help="number of bootstrap means in the released test")
+    parser.add_argument("--n_bootstraps", type=cli.whole(2), default=100, help="number of bootstrap means in the released test")
     return parser
 
 
@@ -103,10 +101,15 @@ def main(args):
     both = ~(np.isnan(x) | np.isnan(y))
     if not both.any():
         raise UserError(f"{args.values[0]} and {args.values[1]} have no clip with a value in both; score the same clips with both")
-    statistic, p = bootstrap_wilcoxon(x[both], y[both], args.n_bootstraps, np.random.RandomState(args.seed))
     mean, low, high = paired_interval(x, y, rng=np.random.default_rng(args.seed))
     print(f"{both.sum()} of {len(x)} clips have a value on both sides")
-    print(f"released test: statistic {statistic:g}, p {p:.3g} {stars(p)} ({args.n_bootstraps} bootstrap means; p falls with their number)")
+    if np.any(x[both] != y[both]):
+        statistic, p = bootstrap_wilcoxon(x[both], y[both], args.n_bootstraps, np.random.RandomState(args.seed))
+        print(
+            f"released test: statistic {statistic:g}, p {p:.3g} {stars(p)} ({args.n_bootstraps} bootstrap means; p falls with their number)"
+        )
+    else:
+        print("released test: none, as no value differs")
     print(f"paired difference over clips: {mean:.4f}, 95 % interval {low:.4f} to {high:.4f}")
 
 

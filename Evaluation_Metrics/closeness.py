@@ -25,7 +25,7 @@ import numpy as np
 from common import cli
 from common.arms import load_fmri
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, load_array, missing, read_json, sha256, write_text
+from common.files import UserError, load_array, missing, read_json, sha256, write_text
 from common.layout import Layout
 from common.readers import format_clips, open_clips
 from common.records import working
@@ -37,12 +37,23 @@ from Evaluation_Metrics.metric_script import frame_rate, kinds_of
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs
 from Evaluation_Metrics.protocols import PROTOCOLS, protocol_form, protocol_metrics, split_by_needs
-from Evaluation_Metrics.results import LOWER_IS_BETTER, VERSION, differing, read_per_clip, read_result, scored_facts, summarise, write_csv
+from Evaluation_Metrics.results import (
+    LOWER_IS_BETTER,
+    VERSION,
+    differing,
+    read_per_clip,
+    read_result,
+    save_figure,
+    scored_facts,
+    summarise,
+    write_csv,
+)
 from Evaluation_Metrics.tables import table_lines
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags
 
 log = logging.getLogger(__name__)
 
+N_BOOTSTRAPS = 2000
 DISTANCES = {  # name -> words for the axis
     "clip": "CLIP of the frames, 1 - cosine",
     "motion": "motion energy, 1 - r",
@@ -81,7 +92,7 @@ def nearest(queries, gallery, centred=False):
     return rows, 1 - similarity[np.arange(len(rows)), rows]
 
 
-def regress(distance, value, rng, n_bootstraps=2000):
+def regress(distance, value, rng):
     """Least-squares line of a metric on closeness, with the 95 % bootstrap interval of its slope over clips.
 
     Returns
@@ -93,7 +104,7 @@ def regress(distance, value, rng, n_bootstraps=2000):
     x, y = distance[known], value[known]
     if len(x) < 3 or np.ptp(x) < 1e-9:
         return None
-    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=n_bootstraps) / len(x)
+    counts = rng.multinomial(len(x), np.full(len(x), 1 / len(x)), size=N_BOOTSTRAPS) / len(x)
     centred = x - x.mean()
     mean_x, mean_y = counts @ centred, counts @ y
     variance = counts @ centred**2 - mean_x**2
@@ -162,7 +173,7 @@ def held_out(dataset, data_root, numbers):
     return np.array([wanted[number - 1] not in seen for number in numbers])
 
 
-def compare_held_out(values, retrieved, apart, rng, lower=False, n_bootstraps=2000):
+def compare_held_out(values, retrieved, apart, rng, lower=False):
     """A metric (N,) on the clips of held-out combinations, beside the other clips and beside the nearest training clip, `retrieved` (N,).
 
     `apart` (N,) bool are the clips of held-out combinations. Returns a dict of means, 95 % bootstrap intervals of both differences, and
@@ -172,7 +183,7 @@ def compare_held_out(values, retrieved, apart, rng, lower=False, n_bootstraps=20
     parts, beyond = [values[apart & known], values[~apart & known]], (values - retrieved)[apart & known]
     if min(map(len, parts)) < 2:
         return None
-    drawn = [part[rng.integers(0, len(part), (n_bootstraps, len(part)))].mean(1) for part in (*parts, beyond)]
+    drawn = [part[rng.integers(0, len(part), (N_BOOTSTRAPS, len(part)))].mean(1) for part in (*parts, beyond)]
     low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
     beyond_low, beyond_high = np.quantile(drawn[2], [0.025, 0.975])
     return {
@@ -235,8 +246,7 @@ def draw(path, title, distances, values, lines):
     for axis, name in zip(axes[-1], distances, strict=True):
         axis.set_xlabel(DISTANCES[name], fontsize=8)
     fig.suptitle(title, fontsize=10)
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, dpi=110)
+    save_figure(fig, path, dpi=110)
 
 
 def to_table(title, method, rows, with_floor=True):

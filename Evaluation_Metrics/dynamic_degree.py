@@ -16,7 +16,6 @@ from functools import partial
 import numpy as np
 
 from common import cli
-from common.datasets import get_dataset
 from Evaluation_Metrics import metric_script, per_clip
 from Evaluation_Metrics.EPE import flows
 
@@ -73,13 +72,7 @@ def metric(columns=("dynamic-degree", "dynamic-degree-gap"), fps=3.75):
     return per_clip.Metric((degree, gap, degree + per_clip.OF_TRUTH), partial(_columns, fps=fps), still={degree: 0.0})
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__)
-
-
-def main(args):
-    metric_script.main(args, [metric(fps=metric_script.frame_rate(get_dataset(args.dataset)))])
-
+get_parser, main = metric_script.script(__doc__, metric)
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

@@ -26,26 +26,15 @@ import numpy as np
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import atomic_path, write_text
+from common.files import write_text
 from common.layout import Layout, part
 from common.readers import format_clips
 from common.records import working
+from Evaluation_Metrics import metric_script, results
 from Evaluation_Metrics.baselines import score_baselines
 from Evaluation_Metrics.gallery import build_gallery
-from Evaluation_Metrics.metric_script import (
-    add_clip_flags,
-    clip_flags,
-    is_current,
-    kinds_of,
-    levels_of,
-    method_name,
-    open_pairs,
-    what_decides,
-)
-from Evaluation_Metrics.per_clip import score_pairs, split_truth
-from Evaluation_Metrics.processes import first_before_others
+from Evaluation_Metrics.per_clip import first_before_others, score_pairs, split_truth
 from Evaluation_Metrics.protocols import PROTOCOLS, VERSION, protocol_form, protocol_metrics, split_by_needs
-from Evaluation_Metrics.results import LOWER_IS_BETTER, describe, intervals, note_gaps, reader_facts, save_per_clip, scored_facts, summarise
 from Evaluation_Metrics.samples import mean_over_samples, open_samples, print_spread
 from Evaluation_Metrics.tables import Row, Table, to_markdown
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, source_at_hand
@@ -85,15 +74,14 @@ def draw_distributions(path, title, values, rows, chance):
                 axis.axvline(rows[other][column]["mean"], color=f"C{colour}", label=other)
         if column in chance:
             axis.axvline(chance[column], color="0.4", linestyle=":", label="chance")
-        axis.set_title(column + (" (lower is better)" if column in LOWER_IS_BETTER else ""), fontsize=10)
+        axis.set_title(column + (" (lower is better)" if column in results.LOWER_IS_BETTER else ""), fontsize=10)
         axis.set_yticks([])
     for axis in axes[len(shown) :]:
         axis.set_visible(False)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
     fig.suptitle(title, fontsize=11)
-    with atomic_path(path) as temporary:
-        fig.savefig(temporary, dpi=110)
+    results.save_figure(fig, path, dpi=110)
 
 
 def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
@@ -102,7 +90,10 @@ def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
     `levels` {column: {words such as "chance": number}}; `unable` and `absent` {column or baseline: why there is none}.
     """
     for column in columns:
-        print(f"{column}: – ({unable[column]})" if column in unable else describe(column, summaries[column], n_wanted, levels.get(column)))
+        if column in unable:
+            print(f"{column}: – ({unable[column]})")
+        else:
+            print(results.describe(column, summaries[column], n_wanted, levels.get(column)))
     for name, reason in absent.items():
         print(f"no baseline '{name}': {reason}")
     if lost:
@@ -123,20 +114,20 @@ def write_table(path, title, columns, subject, rows, levels, notes):
 
 def summarise_all(every, seed):
     """Summaries of the values {method: {column: values}}; those of the first method with confidence intervals."""
-    rows = {name: {column: summarise(v) for column, v in values.items()} for name, values in every.items()}
+    rows = {name: {column: results.summarise(v) for column, v in values.items()} for name, values in every.items()}
     method = next(iter(every))
-    for column, interval in intervals(every[method], np.random.default_rng(seed)).items():
+    for column, interval in results.intervals(every[method], np.random.default_rng(seed)).items():
         rows[method][column] |= interval
     return rows
 
 
 def save_values(out, wanted, own, of_truth, scored, free):
     """Values of the method and of the truth itself, of the clips that are wanted, and of the baselines, of those that are scored."""
-    save_per_clip(out / "per_clip", wanted, own)
+    results.save_per_clip(out / "per_clip", wanted, own)
     for name, values in free.items():
-        save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
+        results.save_per_clip(out / "baselines" / name.replace(" ", "_"), scored, values)
     if of_truth:
-        save_per_clip(out / "baselines" / TRUE.replace(" ", "_"), wanted, of_truth)
+        results.save_per_clip(out / "baselines" / TRUE.replace(" ", "_"), wanted, of_truth)
 
 
 def show_values(recons, pairs, out):
@@ -151,7 +142,7 @@ def show_values(recons, pairs, out):
 def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, subject=True)
-    add_clip_flags(parser)
+    metric_script.add_clip_flags(parser)
     add_model_flags(parser, *KINDS)
     parser.add_argument(
         "--sd_path", help="Stable Diffusion, folder or hub id, whose VAE gives the ceiling; default: the data set's own, if any"
@@ -176,19 +167,19 @@ def get_parser():
 
 def main(args):
     dataset, place, towers = get_dataset(args.dataset), Layout.of(args), Towers.of(args)
-    form, method = protocol_form(args.protocol, dataset), method_name(args.name, args.recons_dir, args.released_root)
-    reads = clip_flags(args, **{key: form[key] for key in ("layout", "borders", "resize")})
-    pairs = open_pairs(dataset, place, args.subj_ID, **reads, n_frames=form["n_frames"], size=form["size"])
+    form, method = protocol_form(args.protocol, dataset), metric_script.method_name(args.name, args.recons_dir, args.released_root)
+    reads = metric_script.clip_flags(args, **{key: form[key] for key in ("layout", "borders", "resize")})
+    pairs = metric_script.open_pairs(dataset, place, args.subj_ID, **reads, n_frames=form["n_frames"], size=form["size"])
     samples = open_samples(pairs, args.n_samples, dataset, form, args.allow_missing)
     wanted = protocol_metrics(args.protocol, dataset)
     metrics, unable = split_by_needs(wanted, towers, len(pairs))
     out = args.out or place.metrics(args.subj_ID, args.name) / ("" if args.protocol == "paper" else args.protocol)
     cache = args.cache or (out / "cache" if args.out else place.root / "metrics" / "cache")
-    identity = "".join(what_decides(each, metrics, towers) for each in (pairs, *samples))
+    identity = "".join(metric_script.what_decides(each, metrics, towers) for each in (pairs, *samples))
     with contextlib.ExitStack() as stack:
         with first_before_others() as first:
             files = [out / name for name in FILES]
-            record = stack.enter_context(working(out, args, outputs=files, complete=is_current(out, identity)))
+            record = stack.enter_context(working(out, args, outputs=files, complete=metric_script.is_current(out, identity)))
             if record is None:
                 return
             (out / "metrics.json").unlink(missing_ok=True)  # its values are about to be replaced
@@ -215,19 +206,19 @@ def main(args):
         chance, still = ({c: level for metric in wanted for c, level in getattr(metric, kind).items()} for kind in ("chance", "still"))
         every = {method: own, **free} | ({TRUE: of_truth} if of_truth else {})
         rows = summarise_all(every, args.seed)
-        undefined = note_gaps(pairs.wanted, own, lost)
-        levels = levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
+        undefined = results.note_gaps(pairs.wanted, own, lost)
+        levels = metric_script.levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
         print_spread(spread)
         save_values(out, pairs.wanted, own, of_truth, scored, free)
-        notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(kinds_of(metrics))])
+        notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(metric_script.kinds_of(metrics))])
         write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, notes)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
         facts |= {"protocol": args.protocol, "protocol_version": VERSION}
         record.finish(
-            identity=identity, title=title, **facts, **scored_facts(pairs, lost, towers, kinds_of(metrics)), columns=columns,
-            lower_is_better=sorted(LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,
-            not_scored=unable, reads=reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
+            identity=identity, title=title, **facts, **results.scored_facts(pairs, lost, towers, metric_script.kinds_of(metrics)), columns=columns,
+            lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,
+            not_scored=unable, reads=results.reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)
         if args.out is None and args.protocol == "paper":

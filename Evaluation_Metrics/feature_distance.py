@@ -9,8 +9,6 @@ Writes   EffNet-distance.npy, SwAV-distance.npy (N,) float64 and feature_distanc
 About 2 s per clip on one CPU core.
 """
 
-from functools import partial
-
 import numpy as np
 
 from common import cli
@@ -47,14 +45,14 @@ def correlation_distance(pred_features, true_features):
     return np.where(is_constant(pred) | is_constant(true), np.nan, distance)
 
 
-def _of_features(pred, gt, features):
-    return correlation_distance(mean_over_frames(pred[features]), mean_over_frames(gt[features]))
+def _of_features(pred, gt):
+    return correlation_distance(mean_over_frames(pred), mean_over_frames(gt))
 
 
 def metric(columns=("EffNet-distance",), features="effnet"):
     """The metric as a column of a protocol; `features` names a model."""
     needs = ((features, "pred"), (features, "gt"))
-    return per_clip.Metric(tuple(columns), partial(_of_features, features=features), needs, chance={columns[0]: 1.0})
+    return per_clip.Metric(tuple(columns), _of_features, needs, chance={columns[0]: 1.0})
 
 
 def get_parser():

@@ -8,6 +8,7 @@ from einops import rearrange
 
 from common.files import UserError, one_line
 
+LEAST_SIDE = 31  # pixels of a frame of which AlexNet's second pooling leaves one
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0..1, ImageNet's
 
 
@@ -128,7 +129,9 @@ class LpipsPairs:
         self.torch, self.device, self.batch_size = torch, device, batch_size
 
     def of_pairs(self, pred, gt):
-        """Mean over the frames of each clip, {"features": (N,) float64}."""
+        """Mean over the frames of each clip, {"features": (N,) float64}; a UserError for frames that AlexNet's layers shrink to nothing."""
+        if min(height_width := pred.shape[2:4]) < LEAST_SIDE:
+            raise UserError(f"LPIPS needs frames of at least {LEAST_SIDE} x {LEAST_SIDE} pixels, got {height_width}; score other clips")
         sides, found = [rearrange(clips, "n f h w c -> (n f) h w c") for clips in (pred, gt)], []
         with self.torch.inference_mode():
             for i in range(0, len(sides[0]), self.batch_size):

@@ -14,22 +14,16 @@ from common import cli
 from Evaluation_Metrics import metric_script, per_clip
 
 
-def _of_pairs(pairs, _):
-    return pairs["lpips"]
+def _as_it_is(distances):
+    return distances
 
 
 def metric(columns=("LPIPS",)):
     """The metric as a column of a protocol."""
-    return per_clip.Metric(tuple(columns), _of_pairs, (("lpips", "both"),))
+    return per_clip.Metric(tuple(columns), _as_it_is, (("lpips", "both"),))
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__, "lpips")
-
-
-def main(args):
-    metric_script.main(args, [metric()])
-
+get_parser, main = metric_script.script(__doc__, metric, "lpips")
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

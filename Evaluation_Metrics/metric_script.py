@@ -1,6 +1,8 @@
 """What the scripts of the metrics share: their flags, the clips that these name, one metric's values and files."""
 
+import inspect
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +142,13 @@ def frame_rate(dataset):
     return dataset.fps * (len(dataset.frame_indices) - 1) / (last - first)
 
 
+def make_metric(make, dataset, **options):
+    """The Metric that `make` gives for a data set's clips; it is told their frame rate where it asks for `fps`."""
+    if "fps" in inspect.signature(make).parameters:
+        options["fps"] = frame_rate(dataset)
+    return make(**options)
+
+
 def what_decides(pairs, metrics, towers):
     """Hash of everything that decides the values: clips, metrics, models."""
     readers = [reader.identity(pairs.numbers) for reader in (pairs.pred, pairs.truth())]
@@ -191,3 +200,13 @@ def main(args, metrics, title=None):
         write_csv(out / f"{title}.csv", pairs.wanted, columns)
         record.finish(identity=identity, **facts, summaries=summaries, levels=levels, undefined=undefined)
         print(f"wrote {out / title}.csv")
+
+
+def script(doc, metric, *kinds):
+    """`get_parser` and `main` of a metric's script without flags of its own; `metric` makes its Metric, `kinds` are the models it needs."""
+
+    def work(args):
+        main(args, [make_metric(metric, get_dataset(args.dataset))])
+
+    work.__module__ = metric.__module__  # by which the script is named in records
+    return partial(metric_parser, doc, *kinds), work

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 
 from common import cli
-from common.datasets import get_dataset
 from Evaluation_Metrics import metric_script, per_clip
 
 SIZE = 96  # pixels, height and width that frames are brought to
@@ -182,13 +181,7 @@ def metric(columns=("motion-static", "motion-moving"), fps=3.75):
     return per_clip.Metric(tuple(columns), partial(_columns, fps=fps), chance={columns[1]: 0.0}, still={columns[1]: 0.0})
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__)
-
-
-def main(args):
-    metric_script.main(args, [metric(fps=metric_script.frame_rate(get_dataset(args.dataset)))])
-
+get_parser, main = metric_script.script(__doc__, metric)
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

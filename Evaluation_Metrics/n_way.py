@@ -125,20 +125,16 @@ def clip_accuracy(pred_scores, true_ids, **options):
 # ---------------------------------------------------------------------------------------------- columns
 
 
-def _check_classes(scores, n_way):
-    largest = scores.shape[-1] - N_TRUE + 1
-    if n_way > largest:
-        raise UserError(f"--n_way {n_way} is too many for a classifier of {scores.shape[-1]} classes; use a number from 2 to {largest}")
-
-
-def _of_frames(pred, gt, seed, **options):
-    _check_classes(pred["image"], options["n_way"])
-    return clip_accuracy(pred["image"], true_classes(gt["image"]), rng=np.random.RandomState(seed), **options)
+def _of_frames(pred, gt, seed, accuracy=clip_accuracy, **options):
+    largest = pred.shape[-1] - N_TRUE + 1
+    if options["n_way"] > largest:
+        n_way = f"--n_way {options['n_way']}"
+        raise UserError(f"{n_way} is too many for a classifier of {pred.shape[-1]} classes; use a number from 2 to {largest}")
+    return accuracy(pred, true_classes(gt), rng=np.random.RandomState(seed), **options)
 
 
 def _of_clips(pred, gt, seed, **options):
-    _check_classes(pred["video"], options["n_way"])
-    return n_way_accuracy(pred["video"], true_classes(gt["video"]), rng=np.random.RandomState(seed), **options)
+    return _of_frames(pred, gt, seed, n_way_accuracy, **options)
 
 
 def _metric(columns, function, kind, options):

@@ -3,6 +3,7 @@
 Processes that a launcher has started take the blocks of clips in turn, and all have all values in the end.
 """
 
+import contextlib
 import logging
 import os
 from dataclasses import dataclass, field
@@ -11,10 +12,10 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
+from common.cli import choose_device
 from common.files import UserError, atomic_path, fingerprint
 from common.readers import ArrayClips
 from common.workers import n_cores, pool_map
-from Evaluation_Metrics.processes import join_processes
 from Evaluation_Metrics.results import load_npz
 
 log = logging.getLogger(__name__)
@@ -59,11 +60,11 @@ class Metric:
     columns : tuple of str
         names of the values that it gives
     function : function
-        of frames (pred[N,F,H,W,3], gt) or, when `needs` names models, of two dicts {kind: (N, ...) features};
-        returns (N,) or a tuple of such
+        of frames (pred[N,F,H,W,3], gt) or, when `needs` names models, of what it names, (N, ...) each; returns (N,) or a tuple
+        of such, one a column
     needs : tuple
-        what it reads of models, pairs of a kind and a side ("pred", "gt" or "both", of a model that sees pairs; these come
-        with "pred"'s); "video.token" is another output of the model "video"
+        what it reads of models, pairs of a kind and a side ("pred", "gt" or "both", of a model that sees pairs);
+        "video.token" is another output of the model "video"
     chance : dict
         column -> level of random predictions
     still : dict
@@ -94,18 +95,35 @@ class Metric:
         function, options = self.function, {}
         if isinstance(function, partial):
             function, options = function.func, function.keywords
-        return [list(self.columns), function.__name__, options]
+        return [list(self.columns), function.__name__, options, *map(list, self.needs)]
 
-    def values(self, pred, gt):
+    def values(self, *inputs):
         """{column: (N,) values}; a UserError for clips that the metric is not defined for."""
         try:
-            result = self.function(pred, gt)
+            result = self.function(*inputs)
         except ValueError as error:
             raise UserError(f"{self.columns[0]} cannot be computed ({error}); score other clips, or by another protocol") from None
         return dict(zip(self.columns, result if isinstance(result, tuple) else (result,), strict=True))
 
 
-# ---------------------------------------------------------------------------------------------- in the processes
+# ---------------------------------------------------------------------------------------------- processes
+
+
+def join_processes():
+    """accelerate's state of these processes; None where this is the only one, which then needs no torch."""
+    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+        return None
+    from accelerate import PartialState
+
+    return PartialState(cpu=choose_device("auto").type == "cpu")
+
+
+@contextlib.contextmanager
+def first_before_others():
+    """Let the first process through, then the others; gives whether this is the first."""
+    state = join_processes()
+    with state.main_process_first() if state else contextlib.nullcontext():
+        yield state is None or state.is_main_process
 
 
 class ClipScorer:
@@ -297,8 +315,7 @@ class _Pass:
             for column in metric.columns:
                 columns[column][rows] = [self.found[i]["pixels", "both"][column][row] for i, row in good]
         for metric in self.of_features:  # stacked for one metric after another: some features are large
-            sides = ({need: self._stack(need, s, good) for need, s in metric.needs if s in of} for of in (("pred", "both"), ("gt",)))
-            for column, values in metric.values(*sides).items():
+            for column, values in metric.values(*(self._stack(need, side, good) for need, side in metric.needs)).items():
                 columns[column][rows] = values
         return columns
 

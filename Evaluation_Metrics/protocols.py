@@ -4,10 +4,9 @@ Its version is major.minor: values of another major version do not compare, a mi
 """
 
 import importlib
-import inspect
 
 from common.clip_frames import clip_times
-from Evaluation_Metrics.metric_script import frame_rate
+from Evaluation_Metrics.metric_script import make_metric
 from Evaluation_Metrics.results import PROTOCOLS, VERSION  # noqa: F401
 from Evaluation_Metrics.towers import KINDS, why_absent
 
@@ -23,10 +22,7 @@ def protocol_metrics(protocol, dataset):
     metrics = []
     for entry in PROTOCOLS[protocol]["metrics"]:
         options = {key: value for key, value in entry.items() if key not in ("metric", "better")}
-        make = metric_maker(entry["metric"])
-        if "fps" in inspect.signature(make).parameters:
-            options["fps"] = frame_rate(dataset)
-        metrics.append(make(**options))
+        metrics.append(make_metric(metric_maker(entry["metric"]), dataset, **options))
     return metrics
 
 

@@ -22,6 +22,7 @@ def _columns(better):
 
 
 LOWER_IS_BETTER, UNRANKED = _columns("lower"), _columns("neither")
+LEVEL, N_BOOTSTRAPS = 0.95, 1000  # of intervals: coverage, and resamples of a mean's
 _AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
 _NUMBER, _NONE = (float, int), type(None)
 _EVALUATION = {  # of what kind the entries of metrics.json are, of those that are read again
@@ -70,24 +71,14 @@ def gaps(numbers, values):
     return [number for number, value in zip(numbers, values, strict=True) if np.isnan(value)]
 
 
-def intervals(columns, rng, n_bootstraps=1000, level=0.95):
-    """Percentile bootstrap intervals over clips of the means of columns, {column: {"low": float, "high": float}}; NaN are left out.
-
-    Parameters
-    ----------
-    columns : dict
-        name -> values, (N,)
-    rng : np.random.Generator
-    n_bootstraps : int
-    level : float
-        coverage
-    """
+def intervals(columns, rng):
+    """Percentile bootstrap intervals over clips of the means of columns {name: (N,)}, {name: {"low", "high"}}; NaN are left out."""
     found = {}
     for column, values in columns.items():
         values = values[~np.isnan(values)]
         if len(values) > 1:
-            counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=n_bootstraps)
-            low, high = np.quantile(counts @ values / len(values), [(1 - level) / 2, (1 + level) / 2])
+            counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), size=N_BOOTSTRAPS)
+            low, high = np.quantile(counts @ values / len(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             found[column] = {"low": float(low), "high": float(high)}
     return found
 
@@ -128,6 +119,19 @@ def save_per_clip(path, numbers, columns):
     with atomic_path(path.with_suffix(".npz")) as temporary:
         np.savez(temporary, clip=np.array(numbers), **columns)
     write_csv(path.with_suffix(".csv"), numbers, columns)
+
+
+def write_rows(path, rows):
+    """Write rows as CSV, the columns' names first."""
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle, lineterminator="\n").writerows(rows)
+
+
+def save_figure(figure, path, *endings, **options):
+    """Write a figure of matplotlib to `path`; with endings to a file for each, for which `path` has none."""
+    for file in [path.with_suffix(f".{ending}") for ending in endings] or [path]:
+        with atomic_path(file) as temporary:
+            figure.savefig(temporary, **options)
 
 
 def write_dicts(path, rows):
@@ -176,7 +180,7 @@ def scored_facts(pairs, lost, towers, kinds):
     """What decides the values besides the protocol, as metrics.json holds it: truth, models (those of `kinds`), clips (`lost` were not scored)."""
     truth, scored = pairs.truth(), [number for number in pairs.wanted if number not in set(lost)]
     return {
-        "truth": {"path": truth.path, "sha256": truth.sha256(pairs.numbers)},
+        "truth": {"path": truth.path, "sha256": truth.sha256(truth.numbers)},
         "models": {kind: towers.facts(kind) for kind in sorted(kinds)},
         "clips": {"wanted": len(pairs.wanted), "scored": len(scored), "missing": sorted(lost), "numbers": format_clips(scored)},
     }

@@ -27,7 +27,7 @@ def temporal_consistency(features):
 
 
 def _columns(pred, gt):
-    return temporal_consistency(pred["dino"]), temporal_consistency(gt["dino"])
+    return temporal_consistency(pred), temporal_consistency(gt)
 
 
 def metric(columns=("DINO-consistency",)):
@@ -36,13 +36,7 @@ def metric(columns=("DINO-consistency",)):
     return per_clip.Metric((name, name + per_clip.OF_TRUTH), _columns, (("dino", "pred"), ("dino", "gt")), still={name: 1.0})
 
 
-def get_parser():
-    return metric_script.metric_parser(__doc__, "dino")
-
-
-def main(args):
-    metric_script.main(args, [metric()])
-
+get_parser, main = metric_script.script(__doc__, metric, "dino")
 
 if __name__ == "__main__":
     cli.run(main, get_parser)

@@ -19,6 +19,17 @@ from common.model_sources import model_path
 from Evaluation_Metrics.image_nets import FrameNet, LpipsPairs
 from models.loading import library_words, load_clip, load_helper, load_model, weights_file
 
+
+def of_frames(clips, batch_size, see):
+    """What `see` makes of batches of frames, tensors (B, D), for clips: (N, F, D) float32."""
+    import torch
+
+    frames = rearrange(clips, "n f h w c -> (n f) h w c")
+    with torch.inference_mode():
+        found = [see(frames[i : i + batch_size]).float().cpu().numpy() for i in range(0, len(frames), batch_size)]
+    return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+
 # ---------------------------------------------------------------------------------------------- CLIP
 
 
@@ -39,12 +50,11 @@ class ClipTower:
 
     def __call__(self, clips):
         """Features of every frame, (N, F, D) float32."""
-        frames = rearrange(clips, "n f h w c -> (n f) h w c")
-        found = []
-        for i in range(0, len(frames), self.batch_size):
-            inputs = self.torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames[i : i + self.batch_size]])
-            found.append(self.encode(self.model, inputs).cpu().numpy())
-        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+        def see(frames):
+            return self.encode(self.model, self.torch.stack([self.preprocess(Image.fromarray(frame)) for frame in frames]))
+
+        return of_frames(clips, self.batch_size, see)
 
 
 # ---------------------------------------------------------------------------------------------- ViFi-CLIP
@@ -130,13 +140,11 @@ class VifiTower:
 
     def __call__(self, clips):
         """Features of every frame, (N, F, D) float32."""
-        frames = rearrange(clips, "n f h w c -> (n f) h w c")
-        found = []
-        with self.torch.inference_mode():
-            for i in range(0, len(frames), self.batch_size):
-                inputs = self.torch.from_numpy(vifi_inputs(frames[i : i + self.batch_size], self.model.image_size[0]))
-                found.append(self.model(inputs.to(self.device)).float().cpu().numpy())
-        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+        def see(frames):
+            return self.model(self.torch.from_numpy(vifi_inputs(frames, self.model.image_size[0])).to(self.device))
+
+        return of_frames(clips, self.batch_size, see)
 
 
 def load_vifi(source, device="cpu", batch_size=64):
@@ -163,14 +171,13 @@ class _FrameModel:
     kind, flag, what, output = "", "", "", ""  # class of transformers, flag, words for an error, entry of the model's output
 
     def __init__(self, source, device="cpu", batch_size=64):
-        import torch
         import transformers
 
         given = (source, self.flag, self.what)
         self.processor = load_helper(transformers.AutoImageProcessor, *given)
         self.model = load_model(getattr(transformers, self.kind), *given).to(device)
         self.check(source)
-        self.torch, self.device, self.batch_size = torch, device, batch_size
+        self.device, self.batch_size = device, batch_size
         _check_call(self, self.flag, source, (1, 1, 64, 64, 3))
 
     def check(self, source):
@@ -178,13 +185,12 @@ class _FrameModel:
 
     def __call__(self, clips):
         """Output of every frame, (N, F, D) float32."""
-        frames, found = rearrange(clips, "n f h w c -> (n f) h w c"), []
-        with self.torch.inference_mode():
-            for i in range(0, len(frames), self.batch_size):
-                inputs = self.processor(images=list(frames[i : i + self.batch_size]), return_tensors="pt")
-                made = self.model(pixel_values=inputs["pixel_values"].to(self.device))
-                found.append(made[self.output].float().cpu().numpy())
-        return rearrange(np.concatenate(found), "(n f) d -> n f d", n=len(clips))
+
+        def see(frames):
+            inputs = self.processor(images=list(frames), return_tensors="pt")
+            return self.model(pixel_values=inputs["pixel_values"].to(self.device))[self.output]
+
+        return of_frames(clips, self.batch_size, see)
 
 
 class ImageClassifier(_FrameModel):

@@ -18,9 +18,6 @@ Intervals of 95 % by bootstrap over clips: another training's chance is not in t
 a minute for the phantom.
 """
 
-import csv
-import io
-
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -29,12 +26,13 @@ from common import cli
 from common.arms import area_columns, load_fmri
 from common.cortex import N_CORTEX
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, fingerprint, load_array, load_mask, read_json, sha256, write_text
+from common.files import UserError, fingerprint, load_array, load_mask, read_json, sha256, write_text
 from common.layout import DECODERS, Layout
 from common.randomness import numpy_generator
 from common.records import working
 from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.metric_script import is_current
+from Evaluation_Metrics.results import save_figure, write_rows
 from Evaluation_Metrics.tables import table_lines
 from Explainable_analysis.Cortical_visualization.drawing import draw_flat, draw_views, write_interactive
 from models.checkpoints import record_path
@@ -137,9 +135,7 @@ def given_voxels(given, areas, columns, n):
 def write_tables(folder, title, rows):
     """Write accuracy.csv and accuracy.md."""
     cells = [[f"{cell:.4g}" if isinstance(cell, float) else cell for cell in (row[column] for column in COLUMNS)] for row in rows]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([COLUMNS, *cells])
-    write_text(folder / "accuracy.csv", text.getvalue())
+    write_rows(folder / "accuracy.csv", [COLUMNS, *cells])
     write_text(folder / "accuracy.md", "\n".join([title, "", *table_lines(COLUMNS, cells), ""]))
 
 
@@ -166,9 +162,7 @@ def draw_accuracy(path, title, rows):
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle(title)
-    for ending in ("png", "svg"):
-        with atomic_path(path.with_suffix(f".{ending}")) as temporary:
-            figure.savefig(temporary, dpi=130)
+    save_figure(figure, path, "png", "svg", dpi=130)
 
 
 def draw_ceiling(folder, dataset, subject, values):

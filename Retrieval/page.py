@@ -3,19 +3,14 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.files import atomic_path
 from common.pages import relative, render
+from Evaluation_Metrics.results import save_figure
 
 COLOURS = {"full": "#2457a6", "control": "#8a929b", "oracle": "#1a7f47", "chance": "#d98c2b"}
 
 
-def save(figure, path):
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-
-
 def panels(title, found):
-    """A figure with a panel for each direction: yields nothing but (figure, [(axis, direction, entry)])."""
+    """A figure with a panel for each direction: the figure, and [(axis, direction, entry)]."""
     figure = Figure(figsize=(5.2 * len(found), 3.6), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False)[0]
     figure.suptitle(title, fontsize=10)
@@ -34,7 +29,7 @@ def draw_ranks(path, title, found):
                   label="chance")  # fmt: skip
         axis.set(xlabel=f"rank among {entry['pool']}", ylabel="clips", title=direction)
         axis.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    save_figure(figure, path, dpi=130)
 
 
 def draw_top_k(path, title, found):
@@ -47,7 +42,7 @@ def draw_top_k(path, title, found):
             axis.plot(ks, 100 * shares, color=COLOURS[name], ls="--" if name == "chance" else "-", label=name)
         axis.set(xscale="log", xlabel=f"k, of {entry['pool']}", ylabel="found among the first k (%)", title=direction, ylim=(0, 102))
         axis.legend(frameon=False, fontsize=8)
-    save(figure, path)
+    save_figure(figure, path, dpi=130)
 
 
 def score_rows(found):

@@ -1,7 +1,5 @@
 """What small_set.py and Large_set.py share: their flags, one search in its directions, the files that tell of it."""
 
-import csv
-import io
 import logging
 from pathlib import Path
 
@@ -10,11 +8,12 @@ import numpy as np
 from common import cli
 from common.arms import add_arm_flag, named_arm
 from common.datasets import get_dataset
-from common.files import UserError, sha256, write_text
+from common.files import UserError, sha256
 from common.layout import DEFAULT_SEED, Layout
 from common.randomness import numpy_generator
 from common.records import working
 from common.released import ReleasedTree
+from Evaluation_Metrics.results import write_rows
 from Retrieval.galleries import METHODS, checkpoint_path, clips_of, decode_embeddings, distractors_of, fmri_path, join
 from Retrieval.page import build_page, draw_ranks, draw_top_k
 from Retrieval.retrieval import KS, Gallery, accuracy_of, chance_ranks, score
@@ -119,14 +118,12 @@ def write_ranks(path, gallery, found, nearest, n):
     rows, cosines = nearest
     ranked = {f"rank, {direction}, {arm}": of_clips for direction, entry in found.items() for arm, of_clips in entry["ranks"].items()}
     first = [f"retrieved {place}" for place in range(1, rows.shape[1] + 1)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["clip", "name", "caption", *ranked, *first, "cosine of the first"])
+    lines = [["clip", "name", "caption", *ranked, *first, "cosine of the first"]]
     for clip in range(n):
         of_clip = [f"{of_clips[clip]:g}" for of_clips in ranked.values()]
         names = [gallery.names[row] for row in rows[clip]]
-        writer.writerow([clip + 1, gallery.names[clip], gallery.captions[clip], *of_clip, *names, f"{cosines[clip, 0]:.6f}"])
-    write_text(path, text.getvalue())
+        lines.append([clip + 1, gallery.names[clip], gallery.captions[clip], *of_clip, *names, f"{cosines[clip, 0]:.6f}"])
+    write_rows(path, lines)
 
 
 def print_scores(title, found, ties):
@@ -200,15 +197,8 @@ def report(args, name, record, out, gallery, found, embedding, checkpoints, epoc
     first = found["video from fMRI"]
     results = {direction: {"pool": entry["pool"], "chance": entry["chance"], "arms": entry["scores"]} for direction, entry in found.items()}
     facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "gallery": name, "target": args.target}
-    facts |= {
-        "method": who,
-        "arm": args.arm,
-        "ties": args.ties,
-        "seed": args.seed,
-        "clips": n,
-        "pool": len(gallery),
-        "repeated_captions": repeated,
-    }
+    facts |= {"method": who, "arm": args.arm, "ties": args.ties, "seed": args.seed, "clips": n, "pool": len(gallery)}
+    facts["repeated_captions"] = repeated
     build_page(
         out / "gallery.html", title, dataset.note, facts, gallery, found, nearest,
         report=Layout.of(args).subject_report(args.subj_ID) if args.out is None else None,

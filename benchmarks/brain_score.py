@@ -35,8 +35,9 @@ def plain_ridge(features, response, groups):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("vertices", 4500), ("clips", 4320), ("features", 1024), ("runs", 18), ("plain_vertices", 3)):
-        parser.add_argument(f"--{name}", type=int, default=default)
+    for name, default in (("vertices", 4500), ("clips", 4320), ("features", 1024), ("runs", 18)):
+        parser.add_argument(f"--{name}", type=int, default=default, help=f"number of {name} (default: {default})")
+    parser.add_argument("--plain_vertices", type=int, default=3, help="vertices that the plain form is timed on (default: 3)")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     features = rng.standard_normal((args.clips, args.features))

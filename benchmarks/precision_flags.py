@@ -21,22 +21,21 @@ About 7 min of one core, 1.3 GB.
 
 import sys
 import time
-from argparse import Namespace
 from statistics import median
 
 import numpy as np
 import torch
-import yaml
 from tqdm import tqdm
 
 from common import cli
 from models.encoders import N_TOKENS
 from models.pipeline import encode_prompts, render
 from phantom.perfect_decoding import decode_perfectly
-from Reconstruction.stage2 import add_stage2_flags, clip_noise, load_pipeline, pipeline_options, render_options
+from Reconstruction import video_recons
+from Reconstruction.stage2 import clip_noise, load_pipeline, pipeline_options, render_options
 
 SD = cli.PROJECT / "phantom" / "models" / "sd"
-PROFILE = cli.PROJECT / "configs" / "phantom.yaml"
+RECIPES = {"phantom": [], "released": ["--preset", "paper"]}
 PLAIN, DOUBLE = "plain fp32", "UNet in fp64"
 FLAGS = {PLAIN: {}, DOUBLE: {}, "compile": {"compile": True}, "channels last": {"channels_last": True}, "bf16": {"precision": "bf16"}}
 SAME = ("compile", "channels last")
@@ -49,18 +48,16 @@ def get_parser():
     group = parser.add_argument_group("benchmark")
     group.add_argument("--clips", type=cli.one_or_more, default=6, help="number of clips")
     group.add_argument("--batch_size", type=cli.one_or_more, default=2, help="clips per UNet call")
-    group.add_argument("--recipes", nargs="+", choices=["phantom", "released"], default=["phantom", "released"], help="settings of stage 2")
+    group.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="settings of stage 2")
     group.add_argument("--threads", type=cli.one_or_more, default=1, help="number of threads")
     return parser
 
 
 def recipe(name, **flags):
     """Flags of stage 2 as video_recons has them: the defaults, which are the released ones, or the phantom's profile."""
-    parser = cli.make_parser(None)
-    add_stage2_flags(parser)
-    defaults = vars(parser.parse_args([]))
-    profile = yaml.safe_load(PROFILE.read_text())["video_recons"] if name == "phantom" else {}
-    return Namespace(**defaults | {key: value for key, value in profile.items() if key in defaults} | flags)
+    args = cli.parse(video_recons.get_parser, ["--dataset", "phantom", *RECIPES[name]], "Reconstruction/video_recons")
+    vars(args).update(flags)
+    return args
 
 
 def compare(name, clips, batch_size, seed, labels=tuple(FLAGS), **changes):

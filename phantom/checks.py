@@ -90,16 +90,16 @@ def row(claim, statement, held, *, value, control, compared_with, bar, n, margin
     return {"claim": claim, "statement": statement, "held": None if held is None else bool(held), "n": n, **numbers, **words, **more}
 
 
-def difference_row(claim, statement, values, other, *, least_errors, least=None, lower=False, compared_with, **more):
-    """Row of a paired difference between the full arm and `other`, a key of `values` {arm: (N,)}.
+def difference_row(claim, statement, values, other, *, least_errors, least=None, lower=False, compared_with, of="full", **more):
+    """Row of a paired difference between an arm, by default the full one, and `other`, keys of `values` {arm: (N,)}.
 
     It must exceed `least_errors` standard errors, and reach `least`; `lower`: whether less is better.
     """
-    gain, se = paired(values[other], values["full"]) if lower else paired(values["full"], values[other])
+    gain, se = paired(values[other], values[of]) if lower else paired(values[of], values[other])
     held = gain > least_errors * se and (least is None or gain >= least)
     distances = [(gain - least_errors * se, se)] + ([] if least is None else [(gain - least, se)])
     bar = f"difference > {least_errors} SE" + ("" if least is None else f" and >= {least}")
-    numbers = {"value": np.mean(values["full"]), "control": np.mean(values[other]), "n": len(values["full"]), "se": se}
+    numbers = {"value": np.mean(values[of]), "control": np.mean(values[other]), "n": len(values[of]), "se": se}
     return row(
         claim, statement, held, **numbers, compared_with=compared_with, bar=bar, margin=in_errors(*distances), arms=means(values), **more
     )
@@ -139,21 +139,12 @@ def alignment(shares, *, lags, chance):
         gain = accuracy[here] - accuracy[best]
         rows.append(
             row(
-                "alignment",
-                f"{'segs and test1' if run == 'test1' else run}: factors decoded best at the documented volume, by 0.2",
-                gain >= 0.2,
-                value=accuracy[here],
-                control=accuracy[best],
-                compared_with=f"the next best volume ({lags[best]:+d})",
-                bar="difference >= 0.2",
-                n=len(values[here]),
-                se=se,
-                margin=in_errors((gain - 0.2, se)),
-                chance=chance,
-                lags=list(lags),
+                "alignment", f"{'segs and test1' if run == 'test1' else run}: factors decoded best at the documented volume, by 0.2",
+                gain >= 0.2, value=accuracy[here], control=accuracy[best], compared_with=f"the next best volume ({lags[best]:+d})",
+                bar="difference >= 0.2", n=len(values[here]), se=se, margin=in_errors((gain - 0.2, se)), chance=chance, lags=list(lags),
                 accuracy=accuracy,
             )
-        )
+        )  # fmt: skip
     return rows
 
 
@@ -377,13 +368,7 @@ def still_energy(static, moving):
         ("energy at 0 Hz: the first decoded frame eight times above the control", static, "still", "control", "the control arm"),
         ("opponent energy at 1 Hz: decoded above the first decoded frame eight times", moving, "full", "still", "that still"),
     ):
-        gain, se = paired(values[better], values[worse])
-        rows.append(
-            row(
-                "neighbours", statement, gain > 3 * se, value=np.mean(values[better]), control=np.mean(values[worse]), compared_with=words,
-                bar="difference > 3 SE", n=len(values[better]), se=se, margin=in_errors((gain - 3 * se, se)), arms=means(values),
-            )
-        )  # fmt: skip
+        rows.append(difference_row("neighbours", statement, values, worse, least_errors=3, compared_with=words, of=better))
     return rows
 
 

@@ -3,11 +3,12 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.files import atomic_path
 from Evaluation_Metrics.n_way import chance_level
+from Evaluation_Metrics.results import save_figure
 from phantom.checks import LEGIBLE, standard_error
 from phantom.world import DIRECTIONS, IMAGE_FACTORS
 
+FORM = {"dpi": 130, "bbox_inches": "tight"}
 ARM_COLOURS = {
     "full": "#2457a6",
     "control": "#b0b7c0",
@@ -16,11 +17,6 @@ ARM_COLOURS = {
     "mean frame": "#8a6fb0",
     "truth": "#444444",
 }
-
-
-def save(figure, path):
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130, bbox_inches="tight")
 
 
 def bars(ax, values, ylabel, chance=None):
@@ -48,7 +44,7 @@ def draw_alignment(path, rows):
     ax.axhline(rows[0]["chance"], color="grey", ls="--", label="chance")
     ax.set(xlabel="volumes from the documented offset", ylabel="share of factors right", title="phantom: alignment", xticks=rows[0]["lags"])
     ax.legend(frameon=False)
-    save(figure, path)
+    save_figure(figure, path, **FORM)
 
 
 def draw_bars(path, title, panels):
@@ -57,23 +53,32 @@ def draw_bars(path, title, panels):
     for ax, (values, label, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         bars(ax, values, label, chance)
     figure.suptitle(f"phantom: {title}")
-    save(figure, path)
+    save_figure(figure, path, **FORM)
+
+
+def draw_pairs(path, title, rows, names, labels, ylabel, top=None):
+    """Bars of what `rows` of phantom.checks measured, beside what that is compared with; `names` and `labels` of both bars."""
+    figure, places = Figure(figsize=(1.8 * len(rows) + 1.2, 3.2), layout="constrained"), np.arange(len(rows))
+    ax = figure.subplots()
+    for shift, key, arm, label in zip((-0.2, 0.2), ("value", "control"), ("full", "control"), labels, strict=True):
+        ax.bar(places + shift, [row[key] for row in rows], 0.38, color=ARM_COLOURS[arm], label=label)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set_xticks(places, names)
+    ax.set(ylabel=ylabel, ylim=(None, top), title=f"phantom: {title}")
+    ax.legend(frameon=False, ncols=2)
+    save_figure(figure, path, **FORM)
 
 
 def draw_localisation(path, rows):
     """Importance inside less outside the planted areas, full beside control; `rows` of phantom.checks.localisation."""
-    figure, places = Figure(figsize=(1.6 * len(rows) + 1.5, 3.2), layout="constrained"), np.arange(len(rows))
-    ax = figure.subplots()
-    for shift, (key, arm) in ((-0.2, ("value", "full")), (0.2, ("control", "control"))):
-        ax.bar(places + shift, [row[key] for row in rows], 0.38, color=ARM_COLOURS[arm], label=arm)
-    ax.axhline(0, color="black", lw=0.8)
-    names = [
-        row["statement"].split(" map:")[0].replace(" decoder, ", "\n") + ("" if row["held"] is not None else "\n(no bar)") for row in rows
-    ]
-    ax.set_xticks(places, names)
-    ax.set(ylabel="importance inside less outside", title="phantom: planted areas of each decoder")
-    ax.legend(frameon=False)
-    save(figure, path)
+    names = [row["statement"].split(" map:")[0].replace(" decoder, ", "\n") + "\n(no bar)" * (row["held"] is None) for row in rows]
+    draw_pairs(path, "planted areas of each decoder", rows, names, ("full", "control"), "importance inside less outside")
+
+
+def draw_bands(path, rows):
+    """Pearson r by the band that was planted in some areas, beside the next best; `rows` of phantom.checks.bands."""
+    names = [row["statement"].split(" are ")[0].replace(", ", " ") for row in rows]
+    draw_pairs(path, "bands of the encoding model", rows, names, ("planted band", "next best band"), "r / root of the noise ceiling", 1)
 
 
 def draw_means(path, title, rows):
@@ -86,20 +91,7 @@ def draw_means(path, title, rows):
         if row["chance"] is not None:
             ax.axhline(row["chance"], color="grey", ls="--")
     figure.suptitle(f"phantom: {title}")
-    save(figure, path)
-
-
-def draw_bands(path, rows):
-    """Pearson r by the band that was planted in some areas, beside the next best; `rows` of phantom.checks.bands."""
-    figure, places = Figure(figsize=(2 * len(rows) + 1, 3.2), layout="constrained"), np.arange(len(rows))
-    ax = figure.subplots()
-    for shift, key, label in ((-0.2, "value", "planted band"), (0.2, "control", "next best band")):
-        ax.bar(places + shift, [row[key] for row in rows], 0.38, color=ARM_COLOURS["full" if key == "value" else "control"], label=label)
-    ax.axhline(0, color="black", lw=0.8)
-    ax.set_xticks(places, [row["statement"].split(" are ")[0].replace(", ", " ") for row in rows])
-    ax.set(ylabel="r / root of the noise ceiling", ylim=(None, 1), title="phantom: bands of the encoding model")
-    ax.legend(frameon=False, ncols=2)
-    save(figure, path)
+    save_figure(figure, path, **FORM)
 
 
 def draw(folder, rows, measured=None, found=None):

@@ -13,6 +13,7 @@ from common import cortex
 from common.cortex import N_MESH, VISUAL_AREAS, data_folder
 from common.files import atomic_path
 from Data_preprocess.cortex_maps import draw_cortex, onto_mesh
+from Evaluation_Metrics.results import save_figure
 from Explainable_analysis.Cortical_visualization.maps import area_numbers
 
 SIDES = ("left", "right")
@@ -76,9 +77,7 @@ def draw_flat(path, values, title, label, *, areas=VISUAL_AREAS, threshold=None,
         axis.axis("off")
     figure.colorbar(cm.ScalarMappable(scale, colours["cmap"]), ax=figure.axes, fraction=0.02, pad=0.01, label=label)
     figure.suptitle(f"{title}\n{note}" if note else title)
-    for ending in ("png", "svg"):
-        with atomic_path(path.with_suffix(f".{ending}")) as temporary:
-            figure.savefig(temporary, dpi=130)
+    save_figure(figure, path, "png", "svg", dpi=130)
 
 
 # ---------------------------------------------------------------------------------------------- bars and page
@@ -95,9 +94,7 @@ def draw_bars(path, means, title, control=None):
         axis.legend(frameon=False)
     axis.set(title=title, ylabel="mean importance of vertices that carry any")
     axis.tick_params(axis="x", rotation=60)
-    for ending in ("png", "svg"):
-        with atomic_path(path.with_suffix(f".{ending}")) as temporary:
-            figure.savefig(temporary, dpi=130)
+    save_figure(figure, path, "png", "svg", dpi=130)
 
 
 def write_interactive(path, values, title, threshold=None):

@@ -1,7 +1,5 @@
 """Maps of the cortex: values of vertices brought onto it, written for Workbench, tabulated by area, drawn."""
 
-import csv
-import io
 from functools import cache
 
 import nibabel as nib
@@ -9,8 +7,9 @@ import numpy as np
 
 from common import cortex
 from common.cortex import N_CORTEX, N_LEFT, N_MESH
-from common.files import UserError, atomic_path, load_array, load_mask, missing, write_text
+from common.files import UserError, atomic_path, load_array, load_mask, missing
 from Data_preprocess.cifti_writing import cortex_axis, write_series
+from Evaluation_Metrics.results import write_rows
 from Explainable_analysis.Cortical_visualization.weight_projection import roi_means
 
 N_GREYORDINATES = 91282
@@ -46,13 +45,11 @@ def write_area_table(path, maps):
         column: np.bincount(labels, weights=np.nan_to_num(values) != 0, minlength=len(names) + 1)[1:] for column, values in maps.items()
     }
     means = {column: area_means(values) for column, values in maps.items()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["area", "vertices", *(word for column in maps for word in (f"{column}, vertices not 0", column))])
+    rows = [["area", "vertices", *(word for column in maps for word in (f"{column}, vertices not 0", column))]]
     for place, name in enumerate(names):
         cells = (cell for column in maps for cell in (int(used[column][place]), f"{means[column][name]:.6g}"))
-        writer.writerow([name, int(counts[place]), *cells])
-    write_text(path, text.getvalue())
+        rows.append([name, int(counts[place]), *cells])
+    write_rows(path, rows)
 
 
 # ---------------------------------------------------------------------------------------------- onto the cortex

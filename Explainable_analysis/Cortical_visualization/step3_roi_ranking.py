@@ -8,13 +8,10 @@ Writes   beside it: roi_ranking.csv, roi_ranking.png, .svg: V1 V2 V3 V4 V3A V3B 
 Mean importance over an area's vertices that carry any; areas are looked up by name. A second.
 """
 
-import csv
-import io
-
 from common import cli
 from common.datasets import get_dataset
-from common.files import write_text
 from common.layout import Layout
+from Evaluation_Metrics.results import write_rows
 from Explainable_analysis.Cortical_visualization.drawing import draw_bars
 from Explainable_analysis.Cortical_visualization.maps import AREAS, area_means, find_maps, is_newer, read_map
 
@@ -38,20 +35,17 @@ def main(args):
     for name, path in paths.items():
         if name.endswith("_control") and not args.names:
             continue
-        control_file = path.parents[1] / f"{name}_control" / "importance.npy"
-        if not args.overwrite and is_newer(path.parent / "roi_ranking.svg", path, *[control_file] * control_file.exists()):
+        control_path = path.parents[1] / f"{name}_control" / "importance.npy"
+        if not args.overwrite and is_newer(path.parent / "roi_ranking.svg", path, *[control_path] * control_path.exists()):
             print(f"{path.parent}: already done, --overwrite to redo")
             continue
-        means, control_path = rank_areas(path), path.parents[1] / f"{name}_control" / "importance.npy"
-        control = rank_areas(control_path) if control_path.exists() else None
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["area", "importance", *["control"] * (control is not None)])
-        for area in sorted(means, key=lambda area: -means[area]):
-            writer.writerow([area, *(f"{values[area]:.6g}" for values in (means, control) if values is not None)])
-        write_text(path.parent / "roi_ranking.csv", text.getvalue())
+        columns = {"importance": rank_areas(path)} | ({"control": rank_areas(control_path)} if control_path.exists() else {})
+        means, control = columns["importance"], columns.get("control")
+        order = sorted(means, key=lambda area: -means[area])
+        rows = [[area, *(f"{values[area]:.6g}" for values in columns.values())] for area in order]
+        write_rows(path.parent / "roi_ranking.csv", [["area", *columns], *rows])
         draw_bars(path.parent / "roi_ranking", means, f"{dataset.label}subject {args.subj_ID}: {name.replace('_', ', ')}", control)
-        first = ", ".join(f"{area} {means[area]:.3f}" for area in sorted(means, key=lambda area: -means[area])[:5])
+        first = ", ".join(f"{area} {means[area]:.3f}" for area in order[:5])
         print(f"{dataset.label}{name}: {first}")
 
 

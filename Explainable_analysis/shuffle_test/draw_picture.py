@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 
 from common import cli
 from common.datasets import get_dataset
-from common.files import UserError, atomic_path, missing, read_json, write_json
+from common.files import UserError, missing, read_json, write_json
 from common.layout import Layout
+from Evaluation_Metrics.results import save_figure
+from Explainable_analysis.Cortical_visualization.maps import is_newer
 
 METRICS = ("EPE", "CLIP-pcc")
 SHARED = ("dataset", "phantom", "subject", "clips", "n_permutations", "n_repeats", "count", "seed")  # written with p
@@ -37,9 +39,7 @@ def draw(path, title, results):
         )
         axis.tick_params(axis="x", rotation=20)
     figure.suptitle(title, fontsize=10)
-    for ending in ("png", "pdf"):
-        with atomic_path(path.with_suffix(f".{ending}")) as temporary:
-            figure.savefig(temporary, dpi=130, format=ending)
+    save_figure(figure, path, "png", "pdf", dpi=130)
 
 
 def get_parser():
@@ -57,9 +57,7 @@ def main(args):
     there = {metric: path for metric, path in paths.items() if path.exists()}
     if not there:
         raise missing(paths["EPE"], "run shuffle_for_EPE.py first, or check --out_root")
-    if not args.overwrite and all(
-        (folder / "metrics.json").exists() and (folder / "metrics.json").stat().st_mtime >= path.stat().st_mtime for path in there.values()
-    ):
+    if not args.overwrite and is_newer(folder / "metrics.json", *there.values()):
         print(f"{folder}: already done, --overwrite to redo")
         return
     results = {metric: read_json(path) for metric, path in there.items()}

@@ -19,10 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import get_dataset
 from common.files import UserError
-from common.layout import Layout
-from common.records import working
 from Evaluation_Metrics.towers import Towers
 from Explainable_analysis.shuffle_test import shuffling
 
@@ -47,8 +44,7 @@ def test_pairs(pairs, tower, args, desc):
     tables = np.concatenate(
         [cosine_table(tower(np.stack([pairs.pred.read(number) for number in block]))) for block in tqdm(blocks, desc=desc, unit="block")]
     )
-    settings = {"seed": args.seed, "n_permutations": args.n_permutations, "n_repeats": args.n_repeats, "released": args.released_p}
-    return shuffling.shuffle_frames(partial(look_up, tables), tables.shape[1], lower_is_better=False, **settings)
+    return shuffling.shuffle_frames(partial(look_up, tables), tables.shape[1], lower_is_better=False, **shuffling.repeats_of(args))
 
 
 def get_parser():
@@ -56,19 +52,13 @@ def get_parser():
 
 
 def main(args):
-    dataset, place, towers = get_dataset(args.dataset), Layout.of(args), Towers.of(args)
+    towers = Towers.of(args)
     if "clip" not in towers:
         raise UserError("--clip_path is needed; name a folder or a hub id")
-    numbers, how = shuffling.choose_clips(args, dataset, place)
-    tested = shuffling.open_tested(args, dataset, place, numbers)
-    identity = {word: pairs.pred.identity(numbers) for word, pairs in tested.items()} | {"clip": towers.identity("clip")}
-    with working(shuffling.results_folder(args, "CLIP-pcc"), args, facts={"tested": identity, "clip_numbers": numbers}) as record:
-        if record is None:
-            return
-        tests = {word: test_pairs(pairs, towers["clip"], args, word) for word, pairs in tested.items()}
-        facts = shuffling.facts_of(args, numbers, how)
-        shuffling.print_tests(dataset, "CLIP-pcc", facts, tests)
-        record.finish(**facts, metric="CLIP-pcc", lower_is_better=False, tests=tests)
+    models = {"clip": towers.identity("clip")}
+    shuffling.run_test(
+        args, "CLIP-pcc", lambda pairs, word: test_pairs(pairs, towers["clip"], args, word), lower_is_better=False, models=models
+    )
 
 
 if __name__ == "__main__":

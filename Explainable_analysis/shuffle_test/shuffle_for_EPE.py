@@ -22,9 +22,6 @@ import numpy as np
 from tqdm import tqdm
 
 from common import cli
-from common.datasets import get_dataset
-from common.layout import Layout
-from common.records import working
 from common.workers import pool_map
 from Evaluation_Metrics.EPE import flow_between, flows, grey_frames
 from Evaluation_Metrics.per_clip import check_pairs
@@ -111,8 +108,7 @@ def test_pairs(pairs, args, desc):
     done = list(tqdm(pool_map(measure, items, args.workers), total=len(pairs.numbers), desc=desc, unit="clip"))
     tables, pred_flows, true_flows, right = zip(*done, strict=True)
     tables = np.stack(tables)
-    settings = {"seed": args.seed, "n_permutations": args.n_permutations, "n_repeats": args.n_repeats, "released": args.released_p}
-    test = shuffling.shuffle_frames(partial(look_up, tables), tables.shape[2], lower_is_better=True, **settings)
+    test = shuffling.shuffle_frames(partial(look_up, tables), tables.shape[2], lower_is_better=True, **shuffling.repeats_of(args))
     own, *others = swapped(pred_flows, true_flows)
     known = np.isfinite(right)
     return test | {
@@ -131,23 +127,13 @@ def get_parser():
 
 
 def main(args):
-    dataset, place = get_dataset(args.dataset), Layout.of(args)
-    numbers, how = shuffling.choose_clips(args, dataset, place)
-    tested = shuffling.open_tested(args, dataset, place, numbers)
-    identity = {word: pairs.pred.identity(numbers) for word, pairs in tested.items()}
-    with working(shuffling.results_folder(args, "EPE"), args, facts={"tested": identity, "clip_numbers": numbers}) as record:
-        if record is None:
-            return
-        tests = {word: test_pairs(pairs, args, word) for word, pairs in tested.items()}
-        facts = shuffling.facts_of(args, numbers, how)
-        shuffling.print_tests(dataset, "EPE", facts, tests)
-        for word, test in tests.items():
-            direction = "-" if test["direction_accuracy"] is None else f"{test['direction_accuracy']:.2f}"
-            print(
-                f"  {word}: other clips' reconstructions {test['other_clip']:.4f} (p {test['other_clip_p']:.3f}); direction right "
-                f"{direction} of {test['direction_clips']} clips (chance 0.25)"
-            )
-        record.finish(**facts, metric="EPE", lower_is_better=True, tests=tests)
+    tests = shuffling.run_test(args, "EPE", lambda pairs, word: test_pairs(pairs, args, word), lower_is_better=True)
+    for word, test in tests.items():
+        direction = "-" if test["direction_accuracy"] is None else f"{test['direction_accuracy']:.2f}"
+        print(
+            f"  {word}: other clips' reconstructions {test['other_clip']:.4f} (p {test['other_clip_p']:.3f}); direction right "
+            f"{direction} of {test['direction_clips']} clips (chance 0.25)"
+        )
 
 
 if __name__ == "__main__":

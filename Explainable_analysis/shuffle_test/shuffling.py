@@ -11,6 +11,7 @@ from common.datasets import get_dataset
 from common.files import UserError, missing, read_bytes
 from common.layout import Layout, reconstruction_name
 from common.readers import format_clips, open_clips, parse_clips
+from common.records import working
 from Evaluation_Metrics.baselines import AutoencodedClips
 from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.results import read_per_clip
@@ -146,12 +147,6 @@ def _names(args):
     }
 
 
-def results_folder(args, metric):
-    """Folder of one metric's test."""
-    place = Layout.of(args)
-    return (args.out or place.explain(args.subj_ID) / "shuffle_test") / metric
-
-
 def facts_of(args, numbers, how):
     """What stands beside every p."""
     dataset = get_dataset(args.dataset)
@@ -160,6 +155,31 @@ def facts_of(args, numbers, how):
         "clip_numbers": numbers, "chosen": how, "n_permutations": args.n_permutations, "n_repeats": args.n_repeats, "seed": args.seed,
         "count": "r / K (released)" if args.released_p else "(r + 1) / (K + 1)",
     }  # fmt: skip
+
+
+def repeats_of(args):
+    """What the flags say of the test, keywords of shuffle_frames."""
+    return {"seed": args.seed, "n_permutations": args.n_permutations, "n_repeats": args.n_repeats, "released": args.released_p}
+
+
+def run_test(args, metric, test, *, lower_is_better, models=()):
+    """Test every kind of reconstruction, print and write: the end of both scripts.
+
+    `test` (pairs, words) gives a dict; `models` {kind: identity} are those that it looks through. Returns {words: dict}, empty where it
+    was all done before.
+    """
+    dataset, place = get_dataset(args.dataset), Layout.of(args)
+    numbers, how = choose_clips(args, dataset, place)
+    tested = open_tested(args, dataset, place, numbers)
+    identity = {word: pairs.pred.identity(numbers) for word, pairs in tested.items()} | dict(models)
+    folder = (args.out or place.explain(args.subj_ID) / "shuffle_test") / metric
+    with working(folder, args, facts={"tested": identity, "clip_numbers": numbers}) as record:
+        if record is None:
+            return {}
+        tests, facts = {word: test(pairs, word) for word, pairs in tested.items()}, facts_of(args, numbers, how)
+        print_tests(dataset, metric, facts, tests)
+        record.finish(**facts, metric=metric, lower_is_better=lower_is_better, tests=tests)
+    return tests
 
 
 def print_tests(dataset, metric, facts, tests):

@@ -1,4 +1,4 @@
-"""Static HTML pages: no server, no script; they open from disk and name other files by relative links.
+"""Static HTML pages: no server, nothing from elsewhere; they open from disk and name other files by relative links.
 
 Templates lie in templates/ (Jinja2, autoescaped); all of them extend base.html, take their parts from macros.html and
 their looks from style.css.
