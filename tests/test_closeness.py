@@ -112,11 +112,20 @@ def test_audit_of_reconstructions_that_copy(house, monkeypatch, capsys):  # noqa
     embedding = np.load(layout.image_embeddings_clip("train"))[[3] * 10]
     monkeypatch.setattr(closeness, "decoded_embedding", lambda *args: embedding)
     monkeypatch.setattr(closeness, "find_decoder", lambda args, place: (layout.ground_truth, "full"))
+    monkeypatch.setattr(evaluate, "draw_distributions", lambda *_: None)  # takes longer than the scores
     assert "run Evaluation_Metrics/evaluate.py first" in error_of(capsys, closeness, *flags[:4])
     run_script(evaluate, *flags, "--workers", "1")
     audit = [flag for i, flag in enumerate(flags) if flag != "--sd_path" and flags[i - 1] != "--sd_path"]
     run_script(closeness, *audit, "--workers", "1")
     out = layout.metrics(1, "full") / "closeness"
+    facts = read_json(out.parent / "metrics.json")
+    for changed, what in (
+        ({"truth": {"path": "mine.npy", "sha256": "0" * 64}}, "ground truth mine.npy"),
+        ({"protocol_version": 9}, "version of"),
+    ):
+        write_json(out.parent / "metrics.json", facts | changed)
+        assert what in error_of(capsys, closeness, *audit, "--overwrite")
+    write_json(out.parent / "metrics.json", facts)
     rows = read_json(out / "metrics.json")["audit"]
     with open(out / "closeness.csv", newline="") as handle:
         table = list(csv.DictReader(handle))

@@ -302,19 +302,6 @@ def known_map():
     return values
 
 
-def test_left_v1_shows_at_the_left_occipital_pole_alone(tmp_path):
-    drawing.draw_views(tmp_path / "cortex", known_map(), "a map", "value")
-    drawing.draw_flat(tmp_path / "flat", known_map(), "a map", "value")
-    assert (tmp_path / "cortex.svg").stat().st_size < 2e6 and (tmp_path / "flat.svg").stat().st_size < 2e6
-    picture = np.asarray(Image.open(tmp_path / "cortex.png").convert("RGB")).astype(int)
-    yellow = (picture[..., 0] > 200) & (picture[..., 1] > 190) & (picture[..., 2] < 120)
-    yellow[:, int(0.9 * picture.shape[1]) :] = False  # the colour bar
-    rows, columns = np.nonzero(yellow)
-    quarters = columns / (0.9 * picture.shape[1]) * 4
-    # left, medial: the occipital pole is on the left of that view; next to nothing in the views of the right hemisphere
-    assert len(rows) > 200 and np.mean((quarters > 0.9) & (quarters < 1.6)) > 0.9 and np.mean(quarters > 2) < 0.01
-
-
 def write_cifti(path, structures, values):
     axes = [nib.cifti2.BrainModelAxis.from_surface(vertices, n, name=name) for name, vertices, n in structures]
     models = axes[0]
@@ -381,16 +368,25 @@ def test_a_mask_of_another_length_is_named(tmp_path):
 
 
 def test_plot_cortex_writes_all_that_it_says(tmp_path, capsys):
-    np.save(tmp_path / "map.npy", np.where(np.isnan(known_map()), -0.5, known_map()))
-    run_script(PLOT, tmp_path / "map.npy", "--out", tmp_path / "figures", "--areas", "V1", "MT")
+    """Left V1, the one area above the threshold, shows at the left occipital pole alone."""
+    np.save(tmp_path / "map.npy", np.where(np.isnan(known_map()), 0.25, known_map()))
+    run_script(PLOT, tmp_path / "map.npy", "--out", tmp_path / "figures", "--areas", "V1", "MT", "--threshold", 0.5)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     figures = {f"{name}.{ending}" for name in ("cortex", "flat") for ending in ("png", "svg")}
     assert names == figures | {"cortex.html", "areas.csv", "map.dscalar.nii", "map.dtseries.nii", "map.L.func.gii", "map.R.func.gii"}
+    assert all((tmp_path / "figures" / f"{name}.svg").stat().st_size < 2e6 for name in ("cortex", "flat"))
+    picture = np.asarray(Image.open(tmp_path / "figures/cortex.png").convert("RGB")).astype(int)
+    yellow = (picture[..., 0] > 200) & (picture[..., 1] > 190) & (picture[..., 2] < 120)
+    yellow[:, int(0.9 * picture.shape[1]) :] = False  # the colour bar
+    rows, columns = np.nonzero(yellow)
+    quarters = columns / (0.9 * picture.shape[1]) * 4
+    # left, medial: the occipital pole is on the left of that view; next to nothing in the views of the right hemisphere
+    assert len(rows) > 200 and np.mean((quarters > 0.9) & (quarters < 1.6)) > 0.9 and np.mean(quarters > 2) < 0.01
     page = (tmp_path / "figures" / "cortex.html").read_text()
     assert "L_V1" in page and "medial wall" in page and 'src="http' not in page
     with open(tmp_path / "figures" / "areas.csv", newline="") as handle:
         rows = {row["area"]: row for row in csv.DictReader(handle)}
-    assert len(rows) == 360 and float(rows["L_V1"]["value"]) == 1 and float(rows["R_V1"]["value"]) == -0.5
+    assert len(rows) == 360 and float(rows["L_V1"]["value"]) == 1 and float(rows["R_V1"]["value"]) == 0.25
     fails(PLOT, tmp_path / "map.npy", "--out", tmp_path / "figures", "--areas", "V9")
     assert "no such MMP area" in capsys.readouterr().err
 
@@ -415,6 +411,37 @@ def test_what_a_shuffle_test_compares_is_of_one_seed(name, seed, with_cmg, witho
 
     names = shuffling._names(SimpleNamespace(name=name, seed=seed))
     assert (names[shuffling.WITH], names[shuffling.WITHOUT]) == (with_cmg, without)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{}, {"clips": 2, "clip_numbers": [4, 5]}, {"clip_numbers": [4, 5, 7]}, {"name": "control"}, {"seed": 1}, {"dataset": "phantom"}],
+)
+def test_shuffle_tests_of_other_things_do_not_stand_in_one_figure(tmp_path, capsys, other):
+    draw_picture = load_script("Explainable_analysis/shuffle_test/draw_picture.py")
+    facts = {"dataset": "CC2017", "phantom": False, "subject": 1, "name": "full", "clips": 3, "clip_numbers": [4, 5, 6], "n_permutations": 9,
+             "n_repeats": 2, "seed": 42, "count": "r / K", "tests": {"control": {"p_mean": 0.5, "p_std": 0.1}}}  # fmt: skip
+    for metric, found in (("EPE", facts), ("CLIP-pcc", facts | other)):
+        write_json(tmp_path / metric / "metrics.json", found)
+    if other:
+        line = error_of(capsys, draw_picture, "--out", tmp_path)
+        assert "CLIP-pcc/metrics.json is of other " in line and all(key in line for key in other)
+    else:
+        run_script(draw_picture, "--out", tmp_path)
+        assert read_json(tmp_path / "metrics.json")["clips"] == 3
+    assert "is of other dataset, phantom" in error_of(capsys, draw_picture, "--out", tmp_path, "--dataset", "phantom", "--overwrite")
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf1-3,\r\n7 9\n", b"1\n\xff\xfe2", b"", b"9" * 5000, b"1\0"])
+def test_clips_of_a_text_file(tmp_path, content):
+    from Explainable_analysis.shuffle_test import shuffling
+
+    (tmp_path / "clips.txt").write_bytes(content)
+    if content.startswith(b"\xef"):
+        assert shuffling.choose_clips(Namespace(clips=[f"{tmp_path}/clips.txt"]), None, None) == ([1, 2, 3, 7, 9], "given")
+    else:
+        with pytest.raises(UserError, match="is no clip number"):
+            shuffling.choose_clips(Namespace(clips=[f"{tmp_path}/clips.txt"]), None, None)
 
 
 def test_a_shuffle_test_reads_both_sides_at_the_registrys_times(tmp_path):

@@ -3,13 +3,14 @@
 import numpy as np
 import pytest
 import tiny
+import torch
 from scipy.special import softmax
 
 from common.files import read_json
 from Data_preprocess.Phantom import step3_train_models
 from Evaluation_Metrics import towers
 from Evaluation_Metrics.n_way import clip_accuracy, true_classes
-from phantom import checks, measures
+from phantom import checks, measures, training
 from phantom import world as phantom_world
 from phantom.world import BACKGROUNDS, COLOURS, DIRECTIONS, SHAPES, random_scene, render
 
@@ -64,15 +65,6 @@ def test_all_models_fit_into_25_megabytes():
 # ---------------------------------------------------------------------------------------------- what they name
 
 
-def test_classes_have_readable_names(stills, films):
-    places = BACKGROUNDS.values()
-    for (_, scores, names), n, wanted in (
-        (stills, 96, {f"{colour} {shape} {place}" for colour in COLOURS for shape in SHAPES for place in places}),
-        (films, 64, {f"{shape} moving {way} {place}" for shape in SHAPES for way in DIRECTIONS for place in places}),
-    ):
-        assert scores.shape[1] == len(names) == n and set(names) == wanted
-
-
 @pytest.mark.parametrize(
     "kind, factor, words, least",
     [
@@ -89,20 +81,13 @@ def test_fresh_pictures_are_named(kind, factor, words, least, request):
     assert right(shuffled, scores, names, factor, words) < chance + 4 * np.sqrt(chance * (1 - chance) / len(scenes))
 
 
-def test_the_clip_classifier_reads_time(films):
-    """Clips played backwards go the opposite way."""
-    scenes, clips = fresh(64, 3)
-    scores = towers.ClipClassifier(MODELS / "clip_classifier")(np.ascontiguousarray(clips[:, ::-1]))
-    back = {"right": "left", "left": "right", "up": "down", "down": "up"}
-    words = {way: f"moving {back[way]} " for way in DIRECTIONS}
-    assert right(scenes, scores, films[2], "direction", words) >= 0.85
-
-
 # ---------------------------------------------------------------------------------------------- through the scripts
 
 
-def test_training_makes_what_ships(tmp_path):
+def test_training_makes_what_ships(tmp_path, monkeypatch):
     """A few steps: the same files, classes and shapes."""
+    through = training.through_latents
+    monkeypatch.setattr(training, "through_latents", lambda clips, vae: torch.cat([through(clips[:2], vae), clips[2:]]))  # the longest part
     (tmp_path / "sd").symlink_to(MODELS / "sd")
     names, few = ("image_classifier", "clip_classifier"), ("--image_classifier_steps", 3, "--clip_classifier_steps", 3)
     tiny.run_script(
@@ -115,13 +100,6 @@ def test_training_makes_what_ships(tmp_path):
         assert made == ships
         made, ships = (read_json(folder / name / "training.json")[name] for folder in (tmp_path, MODELS))
         assert made.keys() == ships.keys() and made["accuracy"].keys() == ships["accuracy"].keys()
-
-
-def test_faded_objects_leave_the_background():
-    scene = random_scene(np.random.default_rng(0))
-    whole, gone, half = (render(scene, [0, 8], opacity).astype(int) for opacity in (1.0, 0.0, (0.5, 1.0)))
-    assert np.abs(whole - gone).max() > 40
-    assert np.abs(half[0] - (whole[0] + gone[0]) / 2).max() <= 1 and np.array_equal(half[1], whole[1])
 
 
 def test_factors_are_read_as_sums_over_classes():
@@ -192,11 +170,9 @@ def test_claims_that_need_an_arm_that_was_not_run_are_left_out():
     )
     rows += checks.ceiling(alone, alone, alone)
     assert [row["statement"] for row in rows] == [
-        "top 10 at least 2.5 times chance",
-        "EPE before stage 2 below the still's",
-        "EPE after stage 2 below the still's",
+        "top 10 at least 2.5 times chance", "EPE before stage 2 below the still's", "EPE after stage 2 below the still's",
         "direction of the mean flow right in the reconstruction",
-    ]
+    ]  # fmt: skip
     assert all(row["compared_with"] and row["note"] and row["held"] for row in rows)
 
 
