@@ -23,8 +23,13 @@ from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 
-_MODELS = (SemanticDecoder, StructureDecoder, ConsistencyMotionGenerator, PatchCMG, RetrievalDecoder, LinearDecoder)
-KINDS = {kind.__name__: kind for kind in _MODELS}
+DECODERS = {  # classes that each of the decoders can be of, the paper's first
+    "semantic": (SemanticDecoder,),
+    "structure": (StructureDecoder,),
+    "CMG": (ConsistencyMotionGenerator, PatchCMG),
+    "retrieval": (RetrievalDecoder, LinearDecoder),
+}
+KINDS = {kind.__name__: kind for kinds in DECODERS.values() for kind in kinds}
 TRAINING_STATE = "training_state.safetensors"  # in the folder of a training that has not finished
 _OURS = ("kind", "arguments", "sha256")
 _AGAIN = "run the training script again, or give another checkpoint"
@@ -159,7 +164,7 @@ def empty_model(kind, arguments):
 
 
 def load_released(model, path):
-    """Fill a model from a released .pth state dict, strictly.
+    """Fill a model from a released .pth state dict, strictly, and return it.
 
     Parameters
     ----------
@@ -167,11 +172,6 @@ def load_released(model, path):
         one of KINDS, of the right sizes
     path : str or Path
         .pth file; its names may all have the prefix 'module.'
-
-    Returns
-    -------
-    nn.Module
-        the same model
 
     Raises
     ------
@@ -182,19 +182,12 @@ def load_released(model, path):
 
 
 def read_released(path, mmap=False):
-    """Read a released .pth file.
+    """Read a released .pth file, {name: tensor} on the CPU, without the prefix 'module.'.
 
     Parameters
     ----------
-    path : str or Path
-        .pth file of a state dict
     mmap : bool
         map the tensors instead of reading them: enough to look at names and shapes, content unchecked
-
-    Returns
-    -------
-    dict
-        name -> tensor, on the CPU, without the prefix 'module.'
 
     Raises
     ------
@@ -235,18 +228,7 @@ def _is_plain(value):
 def fill(model, state, path):
     """Copy a state dict into a model, if it fits in every name and shape and is finite; else a UserError, no change.
 
-    Parameters
-    ----------
-    model : nn.Module
-    state : dict
-        name -> tensor
-    path : str or Path
-        where the state is from, for the error
-
-    Returns
-    -------
-    nn.Module
-        the same model
+    Returns the model; `path` is where the state is from, for the error.
     """
     own = model.state_dict()
     faults = {
@@ -259,8 +241,9 @@ def fill(model, state, path):
         ],
     }
     if any(faults.values()):
+        sizes = ", ".join(f"{key}={value}" for key, value in getattr(model, "arguments", {}).items())
         raise UserError(
-            f"{path} does not fit {type(model).__name__}({_spell(model)}): {describe_faults(faults)}; "
+            f"{path} does not fit {type(model).__name__}({sizes}): {describe_faults(faults)}; "
             "give a checkpoint of this model, or a model of these sizes"
         )
     broken = [name for name, value in state.items() if not value.is_floating_point() or not value.to(own[name].dtype).isfinite().all()]
@@ -268,10 +251,3 @@ def fill(model, state, path):
         raise UserError(f"{path} has NaN, infinity or whole numbers in {name_some(broken)}; give another checkpoint")
     model.load_state_dict(state)
     return model
-
-
-# ---------------------------------------------------------------------------------------------- words
-
-
-def _spell(model):
-    return ", ".join(f"{key}={value}" for key, value in getattr(model, "arguments", {}).items())

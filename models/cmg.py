@@ -6,11 +6,12 @@ One token is one whole latent frame. What to read first: `ConsistencyMotionGener
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 
-from models.layers import TokenAttention, check_mask, check_shape, dense, xavier_weights
+from models.layers import ResidualTrunk, TokenAttention, check_mask, check_n_frames, check_shape, continue_frames, dense, xavier_weights
 
 
 def sparse_causal_mask(size, keep_ratio, generator=None):
@@ -105,16 +106,11 @@ class FeedForward(nn.Module):
 
 @dataclass
 class LayerCache:
-    """What one decoder layer remembers of a clip while its frames are generated one by one.
+    """What one decoder layer remembers of a clip while its frames are generated one by one."""
 
-    from_memory, from_first : (B, 1, d_model), normalised branches of the cross-attention and of self-attention to
-        frame 0 alone; both are the same for every frame
-    keys, values : of the frames so far, each (B, heads, 1, attn_dim / heads)
-    """
-
-    from_memory: torch.Tensor
-    from_first: torch.Tensor | None = None
-    keys: list = field(default_factory=list)
+    from_memory: torch.Tensor  # (B, 1, d_model), normalised branch of the cross-attention, the same for every frame
+    from_first: torch.Tensor | None = None  # likewise of self-attention to frame 0 alone
+    keys: list = field(default_factory=list)  # of the frames so far, each (B, heads, 1, attn_dim / heads)
     values: list = field(default_factory=list)
 
 
@@ -170,7 +166,7 @@ class FrameDecoder(nn.Module):
         return self.norm(x)
 
 
-class MemoryEncoder(nn.Module):
+class MemoryEncoder(ResidualTrunk):
     """fMRI to one memory token."""
 
     def __init__(self, in_dim, hidden_dim, n_blocks, out_dim):
@@ -180,10 +176,7 @@ class MemoryEncoder(nn.Module):
         self.lin1 = nn.Linear(hidden_dim, out_dim)
 
     def forward(self, fmri):
-        x = self.lin0(fmri)
-        for block in self.mlp:
-            x = block(x) + x
-        return self.lin1(x)
+        return self.lin1(self.trunk(fmri))
 
 
 class PositionCode(nn.Module):
@@ -253,7 +246,7 @@ class ConsistencyMotionGenerator(nn.Module):
         xavier_weights(self)
 
     def forward(self, fmri, frames, mask):
-        """Predict every next frame, teacher forcing.
+        """Predict every next frame, teacher forcing; an input of another shape is a ValueError.
 
         Parameters
         ----------
@@ -266,11 +259,6 @@ class ConsistencyMotionGenerator(nn.Module):
         Returns
         -------
         (B, F, d_model), position i predicts frame i + 1
-
-        Raises
-        ------
-        ValueError
-            an input of another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("frames", frames, (len(fmri), "F", self.d_model))
@@ -309,22 +297,12 @@ class ConsistencyMotionGenerator(nn.Module):
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("first_frame", first_frame, (len(fmri), self.d_model))
-        if not 1 <= n_frames <= self.max_len + 1:
-            raise ValueError(f"n_frames: expected 1 to {self.max_len + 1}, given {n_frames}")
+        check_n_frames(n_frames, self.max_len + 1)
         if visibility not in ("released", "causal"):
             raise ValueError(f"visibility: expected 'released' or 'causal', given {visibility!r}")
-        frames = first_frame.new_empty(len(fmri), n_frames, self.d_model)
-        frames[:, 0] = first_frame
-        was_training = self.training
-        self.eval()
-        try:
-            for chunk, signal in zip(frames.split(chunk_size), fmri.split(chunk_size), strict=True):
-                self._continue(signal, chunk, visibility)
-        finally:
-            self.train(was_training)
-        return frames
+        return continue_frames(self, partial(self._continue, visibility), fmri, first_frame, n_frames, chunk_size)
 
-    def _continue(self, fmri, frames, visibility):
+    def _continue(self, visibility, fmri, frames):
         """Fill frames[:, 1:] from frames[:, 0]."""
         memory = self.encoder(fmri)
         caches = [layer.new_cache(memory) for layer in self.decoder.layers]

@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from models.layers import TokenAttention, check_mask, check_shape
+from models.layers import TokenAttention, check_mask, check_n_frames, check_shape, continue_frames
 
 
 def sin_cos(positions, dim):
@@ -176,7 +176,7 @@ class PatchCMG(nn.Module):
         nn.init.zeros_(self.final_layer.linear.weight)
 
     def forward(self, fmri, frames, mask):
-        """Predict every next frame, teacher forcing.
+        """Predict every next frame, teacher forcing; an input of another shape is a ValueError.
 
         Parameters
         ----------
@@ -189,11 +189,6 @@ class PatchCMG(nn.Module):
         Returns
         -------
         (B, T, C, H, W), position i predicts frame i + 1
-
-        Raises
-        ------
-        ValueError
-            an input of another shape
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("frames", frames, (len(fmri), "T", *self.frame_shape))
@@ -221,7 +216,6 @@ class PatchCMG(nn.Module):
         ----------
         fmri : tensor, shape (B, in_dim)
         first_frame : tensor, shape (B, C, H, W)
-            left as it is
         n_frames : int
             1 to self.n_frames + 1
         chunk_size : int
@@ -238,18 +232,8 @@ class PatchCMG(nn.Module):
         """
         check_shape("fmri", fmri, ("B", self.in_dim))
         check_shape("first_frame", first_frame, (len(fmri), *self.frame_shape))
-        if not 1 <= n_frames <= self.n_frames + 1:
-            raise ValueError(f"n_frames: expected 1 to {self.n_frames + 1}, given {n_frames}")
-        frames = first_frame.new_empty(len(fmri), n_frames, *self.frame_shape)
-        frames[:, 0] = first_frame
-        was_training = self.training
-        self.eval()
-        try:
-            for chunk, signal in zip(frames.split(chunk_size), fmri.split(chunk_size), strict=True):
-                self._continue(signal, chunk)
-        finally:
-            self.train(was_training)
-        return frames
+        check_n_frames(n_frames, self.n_frames + 1)
+        return continue_frames(self, self._continue, fmri, first_frame, n_frames, chunk_size)
 
     def _continue(self, fmri, frames):
         """Fill frames[:, 1:] from frames[:, 0], with the keys and values of earlier frames kept."""

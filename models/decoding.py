@@ -9,18 +9,11 @@ from einops import rearrange, repeat
 from torch import nn
 
 from common.files import UserError
-from models.checkpoints import load_checkpoint
-from models.cmg import ConsistencyMotionGenerator
+from models.checkpoints import DECODERS, load_checkpoint
 from models.cmg_patch import PatchCMG
 from models.released import identify
-from models.retrieval_decoder import LinearDecoder, RetrievalDecoder
-from models.semantic_decoder import SemanticDecoder
-from models.structure_decoder import StructureDecoder
 
 log = logging.getLogger(__name__)
-
-DECODERS = {"semantic": (SemanticDecoder,), "structure": (StructureDecoder,), "CMG": (ConsistencyMotionGenerator, PatchCMG)}
-KINDS = DECODERS | {"retrieval": (RetrievalDecoder, LinearDecoder)}
 
 
 class Decoders(NamedTuple):
@@ -44,11 +37,10 @@ class Decoded(NamedTuple):
 
 @torch.no_grad()
 def decode_fmri(decoders, fmri, n_frames=8, *, visibility="released", ablate=None, mean_latent=None):
-    """Decode fMRI to latents and prompt tokens.
+    """Decode fMRI to latents and prompt tokens, Decoded.
 
     Parameters
     ----------
-    decoders : Decoders
     fmri : torch.Tensor, shape (B, V)
     n_frames : int
         frames of a clip
@@ -57,10 +49,6 @@ def decode_fmri(decoders, fmri, n_frames=8, *, visibility="released", ablate=Non
     ablate : str, optional
         "structure" takes `mean_latent` for the first frame, "motion" repeats the first frame
     mean_latent : torch.Tensor, shape (C, h, w), optional
-
-    Returns
-    -------
-    Decoded
 
     References
     ----------
@@ -98,9 +86,7 @@ def load_decoders(paths, token_dim, *, subject=None, dataset=None, allow_unfinis
 
     Returns
     -------
-    Decoders
-    dict
-        decoder -> epoch
+    Decoders, and {decoder: epoch}
 
     Raises
     ------
@@ -108,12 +94,12 @@ def load_decoders(paths, token_dim, *, subject=None, dataset=None, allow_unfinis
         a checkpoint is missing, broken, of another kind, or of an unfinished training
     """
     whose = {"subject": subject, "dataset": dataset, "allow_unfinished": allow_unfinished}
-    loaded = {name: load_decoder(paths[name], name, token_dim, **whose) for name in DECODERS}
+    loaded = {name: load_decoder(paths[name], name, token_dim, **whose) for name in Decoders._fields}
     return Decoders(**{name: model for name, (model, _) in loaded.items()}), {name: epoch for name, (_, epoch) in loaded.items()}
 
 
 def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow_unfinished=None):
-    """Load one decoder, ready to decode; `name` is one of KINDS, the rest as in `load_decoders`. Returns model and epoch.
+    """Load one decoder, ready to decode; `name` is one of DECODERS, the rest as in `load_decoders`. Returns model and epoch.
 
     A script without the flag --allow_unfinished leaves it out here.
     """
@@ -122,8 +108,8 @@ def load_decoder(path, name, token_dim=768, *, subject=None, dataset=None, allow
     else:
         found = identify(path, token_dim=token_dim)
         model, record = found.load(), {"epoch": found.epoch, "subject": found.subject}
-    if not isinstance(model, KINDS[name]):
-        kinds = " or ".join(kind.__name__ for kind in KINDS[name])
+    if not isinstance(model, DECODERS[name]):
+        kinds = " or ".join(kind.__name__ for kind in DECODERS[name])
         raise UserError(f"{path} is a {type(model).__name__}, not a {kinds}; give a checkpoint of the {name} decoder")
     if record.get("finished") is False and not allow_unfinished:
         hint = "" if allow_unfinished is None else ", or use --allow_unfinished"
@@ -142,17 +128,14 @@ def check_fit(decoders, paths, n_vertices, channels, token_dim):
 
     Parameters
     ----------
-    decoders : Decoders
     paths : dict
         decoder -> path, for the error
     n_vertices : int
         columns of the fMRI
-    channels : int
-        of Stable Diffusion's latents
-    token_dim : int
-        width of the tokens that Stable Diffusion takes
+    channels, token_dim : int
+        of Stable Diffusion's latents, and width of its tokens
     """
-    for name, model in zip(DECODERS, decoders, strict=True):
+    for name, model in decoders._asdict().items():
         if model.arguments["in_dim"] != n_vertices:
             raise UserError(
                 f"{paths[name]} decodes {model.arguments['in_dim']} vertices, but the fMRI has {n_vertices}; "

@@ -4,16 +4,10 @@ from functools import partial
 
 
 class ReusedDeepFeatures:
-    """While it is open, a UNet computes its deep blocks at every few calls only.
+    """While it is open, a UNet computes its deep blocks at every few calls only, the first of `every`; 1 leaves it as it is.
 
     A whole call keeps what enters the last up block. The calls after it compute the first down block and the last up block,
     whose skip connections are of this step, around what was kept. Another batch size makes a whole call.
-
-    Parameters
-    ----------
-    unet : diffusers.UNet2DConditionModel
-    every : int
-        calls of which the first is whole; 1 leaves the UNet as it is
 
     References
     ----------

@@ -7,20 +7,9 @@ N_TOKENS = 20  # of a prompt; the first is the start token
 
 @torch.no_grad()
 def encode_sd_text(text_encoder, tokenizer, captions, n_tokens=N_TOKENS):
-    """Last hidden state of Stable Diffusion's text encoder.
+    """Last hidden state of Stable Diffusion's text encoder, (B, n_tokens, D) float32 tensor on its device.
 
-    Parameters
-    ----------
-    text_encoder, tokenizer
-        of Stable Diffusion
-    captions : list of str
-    n_tokens : int
-        length to which captions are padded or cut, start and end token included
-
-    Returns
-    -------
-    torch.Tensor, shape (B, n_tokens, D), float32
-        on the encoder's device
+    Captions are padded or cut to n_tokens, start and end token included.
     """
     words = tokenizer(list(captions), padding="max_length", max_length=n_tokens, truncation=True, return_tensors="pt")
     mask = words.attention_mask.to(text_encoder.device) if getattr(text_encoder.config, "use_attention_mask", False) else None

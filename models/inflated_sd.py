@@ -60,22 +60,9 @@ class SparseCausalAttnProcessor:
         self.clip = clip or ClipLength()
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, num_frames=None):
-        """Attend.
+        """Attend: (B*F, L, C), the frames of a clip next to each other, to the same shape.
 
-        Parameters
-        ----------
-        attn : diffusers Attention
-            the attn1 of a transformer block
-        hidden_states : torch.Tensor, shape (B*F, L, C)
-            the frames of a clip next to each other
-        num_frames : int
-            F
-        encoder_hidden_states, attention_mask, temb
-            part of diffusers' signature, None in self-attention
-
-        Returns
-        -------
-        torch.Tensor, shape (B*F, L, C)
+        `attn` is the attn1 of a transformer block; what is not used is part of diffusers' signature.
         """
         num_frames = num_frames or self.clip.num_frames
         if len(hidden_states) % num_frames:
@@ -125,7 +112,7 @@ class InflatedUNet2DConditionModel(UNet2DConditionModel):
     """diffusers' UNet on clips; made by `inflate_unet`, not by its constructor."""
 
     def forward(self, sample, timestep, encoder_hidden_states, cross_attention_kwargs=None, return_dict=True):
-        """Predict the noise (or v) of all frames.
+        """Predict the noise (or v) of all frames, UNet2DConditionOutput with .sample (B, C, F, H, W); a tuple without `return_dict`.
 
         Parameters
         ----------
@@ -136,13 +123,6 @@ class InflatedUNet2DConditionModel(UNet2DConditionModel):
             text embedding of each clip
         cross_attention_kwargs : dict, optional
             for diffusers' attention layers
-        return_dict : bool
-            False gives a tuple
-
-        Returns
-        -------
-        UNet2DConditionOutput
-            with .sample (B, C, F, H, W)
         """
         if sample.ndim != 5:
             raise ValueError(f"latents must have the shape (B, C, F, H, W), not {tuple(sample.shape)}")
@@ -204,13 +184,7 @@ def _add_temporal_attention(block, clip):
 
 
 def check_unet(config):
-    """Raise a ValueError for a UNet that takes more than latents, a timestep and one text.
-
-    Parameters
-    ----------
-    config : dict
-        of a diffusers UNet2DConditionModel
-    """
+    """Raise a ValueError for a UNet, by its configuration, that takes more than latents, a timestep and one text."""
     more = [f"{key}={config[key]}" for key in _MORE_INPUTS if config.get(key)]
     if config.get("attention_type") not in (None, "default"):
         more.append(f"attention_type={config['attention_type']}")
@@ -221,12 +195,10 @@ def check_unet(config):
 
 
 def inflate_unet(unet, temporal_attention=False):
-    """Turn a 2-D UNet into one for clips, in place.
+    """Turn a 2-D UNet of Stable Diffusion 1.x or 2.x into one for clips, in place; an inflated one stays inflated.
 
     Parameters
     ----------
-    unet : diffusers.UNet2DConditionModel
-        of Stable Diffusion 1.x or 2.x; an inflated one stays inflated
     temporal_attention : bool
         add Tune-A-Video's temporal attention (`attn_temp`, `norm_temp` of each transformer block), which is an
         identity until fine-tuned weights are loaded with `load_state_dict`

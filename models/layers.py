@@ -19,6 +19,29 @@ def check_mask(mask, batch, size):
         raise ValueError(f"mask: expected shape ({batch} or 1, {size}, {size}), given {tuple(mask.shape)}")
 
 
+def check_n_frames(n_frames, most):
+    """Raise a ValueError unless so many frames can be generated."""
+    if not 1 <= n_frames <= most:
+        raise ValueError(f"n_frames: expected 1 to {most}, given {n_frames}")
+
+
+def continue_frames(model, fill, fmri, first_frame, n_frames, chunk_size):
+    """Clips (B, n_frames, ...) of a first frame (B, ...) and of what a model makes of it, without dropout.
+
+    `fill` is a function of fMRI and clips, which writes the later frames of these into them; chunk_size clips at a time.
+    """
+    frames = first_frame.new_empty(len(fmri), n_frames, *first_frame.shape[1:])
+    frames[:, 0] = first_frame
+    was_training = model.training
+    model.eval()
+    try:
+        for chunk, signal in zip(frames.split(chunk_size), fmri.split(chunk_size), strict=True):
+            fill(signal, chunk)
+    finally:
+        model.train(was_training)
+    return frames
+
+
 FMRI_LAYERS = ("lin0.0", "encoder.lin0.0", "linear", "fMRI_to_spatial.1", "fMRI_to_temporal.1")  # of the decoders, those that read fMRI
 
 
@@ -44,6 +67,18 @@ def dense(in_dim, out_dim, dropout):
     return nn.Sequential(nn.Linear(in_dim, out_dim), nn.LayerNorm(out_dim), nn.GELU(), nn.Dropout(dropout))
 
 
+class ResidualTrunk(nn.Module):
+    """What reads fMRI by the layers `lin0`, of which the first is linear, and the residual blocks `mlp`."""
+
+    def trunk(self, fmri):
+        """fMRI (B, in_dim) through both, (B, hidden_dim); another shape is a ValueError."""
+        check_shape("fmri", fmri, ("B", self.lin0[0].in_features))
+        x = self.lin0(fmri)
+        for block in self.mlp:
+            x = block(x) + x
+        return x
+
+
 class TokenAttention(nn.Module):
     """Multi-head attention to ONE memory token.
 
@@ -52,11 +87,8 @@ class TokenAttention(nn.Module):
 
     Parameters
     ----------
-    dim : int
-        width of what comes in and goes out
-    attn_dim : int
-        width inside, split into `n_heads`
-    n_heads : int
+    dim, attn_dim : int
+        width of what comes in and goes out, and inside, split into `n_heads`
     dropout : float
         on the attention weights
     """

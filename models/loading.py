@@ -41,13 +41,7 @@ _SETTINGS = (".json", ".txt", ".model")
 
 
 def weights_variant(names):
-    """Variant of a folder's weights, such as fp16; None where it has weights without one, or none at all.
-
-    Parameters
-    ----------
-    names : iterable of str
-        of the files
-    """
+    """Variant of a folder's weights, such as fp16, by its files' names; None where it has weights without one, or none at all."""
     found = [match for match in map(_WEIGHTS.fullmatch, names) if match]
     variants = sorted({match["first"] or match["last"] or "" for match in found})
     return variants[0] or None if variants else None  # "" sorts first
@@ -87,10 +81,7 @@ def model_files(path, *parts):
 def _locate(source, flag, what, part="", revision=None):
     """Folder or hub id that a model is loaded from, and the names of the files of the part.
 
-    Raises
-    ------
-    UserError
-        a single file, nothing of that name here and on the hub, or no answer from the hub
+    A UserError for a single file, for nothing of that name here and on the hub, and for no answer from the hub.
     """
     path = Path(source)
     if path.is_file():
@@ -193,9 +184,9 @@ def describe_faults(faults):
     return ", ".join(f"{len(names)} {fault} ({name_some(names)})" for fault, names in faults.items() if names)
 
 
-def name_some(names, most=8):
-    """The first of a list of names, and how many there are besides."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def name_some(names):
+    """The first eight of a list of names, and how many there are besides."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 # ---------------------------------------------------------------------------------------------- any model
@@ -212,16 +203,17 @@ _TEMPORAL = re.compile(r"\.(attn|norm)_temp\.")
 def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, **options):
     """A model of a class of transformers or diffusers, in evaluation mode and without gradients.
 
+    A UserError for one that is not there, of another kind, or not whole: an entry is missing, left over, of another shape or not
+    finite.
+
     Parameters
     ----------
     kind : class
         with from_pretrained
     source : str or Path
         folder or hub id
-    flag : str
-        that gave it, for the error
-    what : str
-        that belongs there, for the error
+    flag, what : str
+        that gave it, and that belongs there, for the error
     part : str
         subfolder
     dtype : torch.dtype, optional
@@ -230,11 +222,6 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
         of a model on the hub
     **options
         for from_pretrained
-
-    Raises
-    ------
-    UserError
-        not there, of another kind, or not whole: an entry is missing, left over, of another shape or not finite
     """
     import torch
 
@@ -266,13 +253,7 @@ def load_model(kind, source, flag, what, *, part="", dtype=None, revision=None, 
 def _faults(model, info, unused):
     """What is wrong with the entries that a model was loaded from, {what: names}, by the library's own account.
 
-    Parameters
-    ----------
-    model : nn.Module
-    info : dict
-        of from_pretrained
-    unused : re.Pattern or None
-        of entries that may be left over
+    `info` is that of from_pretrained, `unused` the pattern of entries that may be left over, or None.
     """
     empty = [name for name, value in [*model.named_parameters(), *model.named_buffers()] if value.is_meta]  # a shard lacked them
     shapes = {name: f"{name} {tuple(given)} for {tuple(wanted)}" for name, given, wanted in info["mismatched_keys"]}
@@ -331,21 +312,10 @@ def _quiet():
 
 
 def load_sd_part(path, part, dtype=None):
-    """One part of Stable Diffusion, in evaluation mode and without gradients.
+    """One part of Stable Diffusion, in evaluation mode and without gradients; weights are float32 by default.
 
-    Parameters
-    ----------
-    path : str or Path
-        folder in the diffusers layout, or hub id
-    part : str
-        vae, unet, scheduler, text_encoder or tokenizer
-    dtype : torch.dtype, optional
-        of the weights, float32 by default
-
-    Raises
-    ------
-    UserError
-        missing, broken or not whole, not of Stable Diffusion 1 or 2, or not to be had from the hub
+    `path` is a folder in the diffusers layout or a hub id, `part` vae, unet, scheduler, text_encoder or tokenizer. A UserError for
+    one that is missing, broken or not whole, not of Stable Diffusion 1 or 2, or not to be had from the hub.
     """
     library, name = _SD_PARTS[part]
     kind = getattr(importlib.import_module(library), name)
@@ -362,24 +332,9 @@ def load_sd_part(path, part, dtype=None):
 
 
 def load_sd_config(path, part):
-    """Configuration of a part of Stable Diffusion, checked to be one that the recipe can use.
+    """Configuration of a part of Stable Diffusion, with the defaults of what its file does not say, dict.
 
-    Parameters
-    ----------
-    path : str or Path
-        folder in the diffusers layout, or hub id
-    part : str
-        vae, unet, scheduler or text_encoder
-
-    Returns
-    -------
-    dict
-        with the defaults of what the file does not say
-
-    Raises
-    ------
-    UserError
-        missing, broken, or of another model
+    A UserError for one that is missing, broken, or of another model than the recipe can use. The tokenizer has none.
     """
     library, name = _SD_PARTS[part]
     kind = getattr(importlib.import_module(library), name)
@@ -460,22 +415,9 @@ def _check_tokenizer(tokenizer, where):
 
 
 def check_sd(path):
-    """Configurations of a Stable Diffusion's parts, which is to know at the start what would otherwise fail clip by clip.
+    """Configurations of a Stable Diffusion's parts, {part: dict}; this tells at the start what would otherwise fail clip by clip.
 
-    Parameters
-    ----------
-    path : str or Path
-        folder in the diffusers layout, or hub id
-
-    Returns
-    -------
-    dict
-        of the parts unet, vae, scheduler and text_encoder
-
-    Raises
-    ------
-    UserError
-        a part is missing, of another model, or does not fit the others
+    A UserError for a part that is missing, of another model, or does not fit the others.
     """
     configs = {part: load_sd_config(path, part) for part in _CHECKS}
     unet, vae, text = (configs[part] for part in ("unet", "vae", "text_encoder"))
@@ -519,7 +461,8 @@ def load_clip(path, flag="--clip_path"):
     """A CLIP model of open_clip, in evaluation mode and without gradients.
 
     Weights that open_clip knows by a tag come with their activation. A file's is said by the name: ViT-B-32:FILE has the
-    GELU, ViT-B-32-quickgelu:FILE the quick GELU of OpenAI's weights.
+    GELU, ViT-B-32-quickgelu:FILE the quick GELU of OpenAI's weights. A UserError for one that is missing, broken or not whole, or
+    not to be had from the hub.
 
     Parameters
     ----------
@@ -536,11 +479,6 @@ def load_clip(path, flag="--clip_path"):
         PIL image -> tensor, (3, H, W)
     tokenizer : function
         list of str -> tensor, (B, L)
-
-    Raises
-    ------
-    UserError
-        missing, broken or not whole, or not to be had from the hub
     """
     import open_clip
 

@@ -9,15 +9,7 @@ from torch.nn import functional as F
 
 
 def clip_loss(logits):
-    """Symmetric InfoNCE: the mean of the cross-entropies over rows and over columns, the diagonal being right.
-
-    Parameters
-    ----------
-    logits : tensor, shape (B, B)
-
-    Returns
-    -------
-    0-d tensor
+    """Symmetric InfoNCE of logits (B, B): the mean of the cross-entropies over rows and over columns, the diagonal being right.
 
     References
     ----------
@@ -55,14 +47,10 @@ def semantic_loss(embedding, tokens, text, image, sd_tokens, logit_scale, k1=0.0
 
     Parameters
     ----------
-    embedding : tensor, shape (B, D)
-        decoded
-    tokens : tensor, shape (B, n, d)
-        decoded
-    text, image : tensor, shape (B, D)
-        CLIP features of caption and frame
-    sd_tokens : tensor, shape (B, n, d)
-        Stable Diffusion's text tokens without the start token
+    embedding, text, image : tensor, shape (B, D)
+        decoded; CLIP features of caption and frame
+    tokens, sd_tokens : tensor, shape (B, n, d)
+        decoded; Stable Diffusion's text tokens without the start token
     logit_scale : 0-d tensor
     k1, k2 : float
         weights of the contrastive and of the token term
@@ -83,19 +71,13 @@ def structure_loss(latent, target, parameters, l1_weight, k=1.0):
     Parameters
     ----------
     latent, target : tensor, shape (B, C, H, W)
-        decoded and true latent of the first frame
+        decoded and true latent of the first frame; of the CMG all frames but the first, of any one shape
     parameters : iterable of parameters
     l1_weight : float
         of this epoch (models.schedules.compounding_decay)
-    k : float
     """
     terms = {"mse": F.mse_loss(latent, target), "l1": l1_norm(parameters)}
     return k * terms["mse"] + l1_weight * terms["l1"], terms
-
-
-def cmg_loss(predicted, target, parameters, l1_weight):
-    """`structure_loss` of the latent frames 1 and later, predicted and true, of one shape."""
-    return structure_loss(predicted, target, parameters, l1_weight)
 
 
 def retrieval_loss(embedding, text, image, logit_scale, alpha=0.5):

@@ -36,18 +36,7 @@ class Prompts(NamedTuple):
 
 
 def encode_prompts(pipe, n_tokens):
-    """Embed what all clips share.
-
-    Parameters
-    ----------
-    pipe : InflatedSDPipeline
-    n_tokens : int
-        length of the decoded prompt, start token included
-
-    Returns
-    -------
-    Prompts
-    """
+    """Embed what all clips share, Prompts; n_tokens is the length of the decoded prompt, start token included."""
 
     def encode(prompt, length):
         return encode_sd_text(pipe.text_encoder, pipe.tokenizer, [prompt], length)
@@ -135,20 +124,10 @@ class DDIMGridDPMSolver(DPMSolverMultistepScheduler):
 
 
 def noise_schedule(config):
-    """What a scheduler's configuration says about the model: its noise levels and what it predicts.
+    """What a scheduler's configuration of any class says about the model, for DDIMScheduler: its noise levels and what it predicts.
 
     The rest of it is about one way of sampling. The recipe has its own, and latents have no range to which they could be
     clipped or thresholded.
-
-    Parameters
-    ----------
-    config : dict
-        of a scheduler file of any class
-
-    Returns
-    -------
-    dict
-        for DDIMScheduler
 
     Raises
     ------
@@ -177,14 +156,9 @@ def noise_schedule(config):
 
 
 def make_scheduler(name, config):
-    """Scheduler of SD 1.x on the grid 981, 961, ..., 1 (for 50 steps).
+    """Scheduler of SD 1.x, "ddim" or "dpmsolver++", on the grid 981, 961, ..., 1 (for 50 steps).
 
-    Parameters
-    ----------
-    name : str
-        "ddim" or "dpmsolver++"
-    config : dict
-        of the scheduler in a Stable Diffusion folder; only its `noise_schedule` counts
+    Of the configuration of a Stable Diffusion's scheduler only its `noise_schedule` counts.
     """
     recipe = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
     ddim = DDIMScheduler(**noise_schedule(config), **recipe)
@@ -199,13 +173,7 @@ def _as_ddim(scheduler):
 
 
 def check_steps(config, n_steps, noise_timestep, start_timestep=None, inversion_steps=None, guidance_interval=None):
-    """Raise a ValueError for steps that a scheduler's noise levels do not have; arguments as of `render`.
-
-    Parameters
-    ----------
-    config : dict
-        of the scheduler in a Stable Diffusion folder
-    """
+    """Raise a ValueError for steps that a scheduler's noise levels do not have, by its configuration; arguments as of `render`."""
     schedule = noise_schedule(config)
     n_levels = schedule["num_train_timesteps"]
     last = n_levels // n_steps * (n_steps - 1) + 1  # the first step of the grid
@@ -237,12 +205,10 @@ def grid_up_to(timesteps, start_timestep=None):
 
 
 def split_prediction(prediction, latents, alpha, kind):
-    """Clean latents and noise that a prediction stands for.
+    """Clean latents and noise that a prediction stands for, all of one shape.
 
     Parameters
     ----------
-    prediction, latents : torch.Tensor
-        of one shape
     alpha : float
         cumulative product of alphas at the noise level of `latents`
     kind : str
@@ -259,7 +225,7 @@ def split_prediction(prediction, latents, alpha, kind):
 
 
 def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter, inversion_steps=None):
-    """Walk up the DDIM grid from clean latents: the noise that DDIM would turn into them.
+    """Walk up the DDIM grid from clean latents: the noise that DDIM would turn into them, of their shape.
 
     From level s to level t, the next of the grid: x0 and eps from model(x, t) and alpha_s, then
     x <- sqrt(alpha_t) x0 + sqrt(1 - alpha_t) eps.
@@ -278,11 +244,6 @@ def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=N
         wraps the iteration, for a progress bar
     inversion_steps : int, optional
         use only so many of these steps, evenly spread, the last one among them
-
-    Returns
-    -------
-    torch.Tensor
-        of the shape of `latents`
 
     References
     ----------
@@ -305,7 +266,7 @@ def ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep=N
 
 
 def denoise(model, latents, scheduler, num_inference_steps, start_timestep=None, progress=iter, generator=None):
-    """Walk down the scheduler's grid.
+    """Walk down the scheduler's grid, to latents of the same shape.
 
     Parameters
     ----------
@@ -315,11 +276,6 @@ def denoise(model, latents, scheduler, num_inference_steps, start_timestep=None,
         left as it is
     generator : torch.Generator, optional
         for stochastic variants of the solver
-
-    Returns
-    -------
-    torch.Tensor
-        of the shape of `latents`
     """
     scheduler = copy.deepcopy(scheduler)  # a multistep solver remembers its last predictions
     scheduler.set_timesteps(num_inference_steps)
@@ -377,18 +333,7 @@ class InflatedSDPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def encode_prompt(self, prompt, n_tokens=77):
-        """Embed a prompt.
-
-        Parameters
-        ----------
-        prompt : str
-        n_tokens : int
-            length to which the prompt is padded or cut
-
-        Returns
-        -------
-        torch.Tensor, shape (1, n_tokens, D)
-        """
+        """Embed a prompt, padded or cut to n_tokens, (1, n_tokens, D)."""
         if self.text_encoder is None or self.tokenizer is None:
             raise ValueError("a pipeline without text encoder and tokenizer needs all embeddings")
         ids = self.tokenizer(prompt, padding="max_length", max_length=n_tokens, truncation=True, return_tensors="pt").input_ids
@@ -396,26 +341,16 @@ class InflatedSDPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def invert(self, latents, prompt_embeds, num_inference_steps=50, start_timestep=None, inversion_steps=None, deep_every=1):
-        """DDIM inversion without guidance.
+        """DDIM inversion without guidance, of clean latents (B, C, F, H, W) to the same in float32.
 
         Parameters
         ----------
-        latents : torch.Tensor, shape (B, C, F, H, W)
-            clean
         prompt_embeds : torch.Tensor, shape (B or 1, L, D)
             released: of the empty prompt
-        num_inference_steps : int
-            steps of the whole grid
-        start_timestep : int, optional
-            invert only up to the last step of the grid that is at most this
-        inversion_steps : int, optional
-            number of steps, spread over these; by default all
+        num_inference_steps, start_timestep, inversion_steps
+            as in `ddim_invert`
         deep_every : int
             see models.deep_features
-
-        Returns
-        -------
-        torch.Tensor, shape (B, C, F, H, W), float32
         """
         latents = self._latents(latents)
         embeds = self._embeds("prompt_embeds", prompt_embeds, len(latents))
@@ -428,7 +363,7 @@ class InflatedSDPipeline(DiffusionPipeline):
             return ddim_invert(model, latents, scheduler, num_inference_steps, start_timestep, self.progress_bar, inversion_steps)
 
     def add_noise_at(self, latents, noise, timestep):
-        """Mix in noise as the forward diffusion does: sqrt(alpha_t) latents + sqrt(1 - alpha_t) noise.
+        """Mix in noise as the forward diffusion does: sqrt(alpha_t) latents + sqrt(1 - alpha_t) noise, float32.
 
         Parameters
         ----------
@@ -437,10 +372,6 @@ class InflatedSDPipeline(DiffusionPipeline):
             F = 1 for one noise frame that all frames share
         timestep : int
             0...999
-
-        Returns
-        -------
-        torch.Tensor, shape (B, C, F, H, W), float32
         """
         alphas = self.scheduler.alphas_cumprod
         if not 0 <= timestep < len(alphas):
@@ -451,19 +382,7 @@ class InflatedSDPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def decode(self, latents, n_frames_batch=8):
-        """Decode latents to frames.
-
-        Parameters
-        ----------
-        latents : torch.Tensor, shape (B, C, F, H, W)
-        n_frames_batch : int
-            frames that the VAE decodes at once
-
-        Returns
-        -------
-        torch.Tensor, shape (B, 3, F, H, W), float32
-            0...1
-        """
+        """Decode latents (B, C, F, H, W) to frames (B, 3, F, H, W) float32 in 0...1, n_frames_batch frames at once."""
         latents = self._latents(latents)
         folded = rearrange(latents / self.vae.config.scaling_factor, "b c f h w -> (b f) c h w")
         frames = torch.cat([self.vae.decode(chunk.to(self.vae.dtype)).sample.float() for chunk in folded.split(n_frames_batch)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import MissingFile, UserError, missing
-from models.checkpoints import KINDS, empty_model, load_released, read_released
+from models.checkpoints import DECODERS, KINDS, empty_model, load_released, read_released
 
 log = logging.getLogger(__name__)
 
@@ -22,25 +22,13 @@ _SUBJECT = r"(?<![a-z])sub(?:j|ject)?[_-]?0*(\d+)"
 
 @dataclass(frozen=True)
 class Released:
-    """One released checkpoint.
+    """One released checkpoint."""
 
-    Attributes
-    ----------
-    path : Path
-        .pth file
-    kind : str
-        name of the class in KINDS
-    arguments : dict
-        to build the model with
-    subject, epoch : int or None
-        None where the path does not say
-    """
-
-    path: Path
-    kind: str
-    arguments: dict
-    subject: int | None
-    epoch: int | None
+    path: Path  # .pth file
+    kind: str  # name of the class in KINDS
+    arguments: dict  # to build the model with
+    subject: int | None  # None where the path does not say
+    epoch: int | None  # likewise
 
     def load(self):
         """The model with the released weights, in evaluation mode."""
@@ -51,20 +39,14 @@ class Released:
 
 
 def infer(state, n_heads=None, token_dim=768):
-    """Kind and constructor arguments of a released state dict.
+    """Kind and constructor arguments of a released state dict {name: tensor}, or None for weights of something else.
 
     Parameters
     ----------
-    state : dict
-        name -> tensor
     n_heads : int
         attention heads of a CMG or patch CMG, which no shape shows; default the paper's
     token_dim : int
         width of a text token, which the semantic decoder's last layer shows only times their number
-
-    Returns
-    -------
-    (kind, arguments), or None for weights of something else
     """
     shape = {name: tuple(tensor.shape) for name, tensor in state.items()}
     heads = {} if n_heads is None else {"n_heads": n_heads}
@@ -90,11 +72,11 @@ def _count(shape, pattern):
     return len({match[1] for name in shape if (match := re.fullmatch(pattern, name))})
 
 
-def _latent_shape(size, channels=4):
-    side = math.isqrt(size // channels)
-    if channels * side**2 != size:
-        raise ValueError(f"{size} is no {channels} x side x side")
-    return (channels, side, side)
+def _latent_shape(size):
+    side = math.isqrt(size // 4)
+    if 4 * side**2 != size:
+        raise ValueError(f"{size} is no 4 x side x side")
+    return (4, side, side)
 
 
 def _projector(shape, token_dim):
@@ -163,38 +145,22 @@ def kinds_of_name(path):
 # ---------------------------------------------------------------------------------------------- a folder of them
 
 
-def identify(path, root=None, n_heads=None, token_dim=768):
-    """Say what a released file is.
+def identify(path, token_dim=768):
+    """Say what a released .pth file is, Released; a UserError for one that is none of the decoders.
 
     The entries decide on the kind; a file whose name says another is taken too, with a warning.
-
-    Parameters
-    ----------
-    path : str or Path
-        .pth file
-    root : str or Path, optional
-        folder above which nothing of the path counts, by default two above the file's
-    n_heads, token_dim : int
-        as for `infer`
-
-    Returns
-    -------
-    Released
-
-    Raises
-    ------
-    UserError
-        not a state dict of one of the decoders
     """
-    path = Path(path)
-    found = infer(read_released(path, mmap=True), n_heads, token_dim)
+    found = infer(read_released(path, mmap=True), token_dim=token_dim)
     if found is None:
         raise UserError(
             f"{path} does not hold the entries of a decoder with text tokens of width {token_dim}; "
             "give a released decoder, or --token_dim for another text encoder"
         )
-    kind, arguments = found
-    named = path.relative_to(root) if root else Path(*path.parts[-3:])
+    return _named(path, Path(*path.parts[-3:]), *found)
+
+
+def _named(path, named, kind, arguments):
+    """Released of a file of some kind, by what the part `named` of its path says."""
     if kind not in kinds_of_name(named):
         log.warning(
             "%s: its name says %s, but its entries are those of a %s, as which it is taken", named, " or ".join(kinds_of_name(named)), kind
@@ -205,41 +171,21 @@ def identify(path, root=None, n_heads=None, token_dim=768):
 def find_released(root, n_heads=None, token_dim=768):
     """All released decoders below a folder, in the order of their paths; other .pth files are named and left out.
 
-    Parameters
-    ----------
-    root : str or Path
-    n_heads, token_dim : int
-        as for `infer`
-
-    Returns
-    -------
-    list of Released
-
-    Raises
-    ------
-    UserError
-        no folder, a broken file, or no decoder in it
+    n_heads and token_dim are as for `infer`. A UserError for no folder, a broken file, or no decoder in it.
     """
     root = Path(root)
     if not root.is_dir():
         raise missing(root, "check --released_root")
     released = []
     for path in sorted(path for path in root.rglob("*") if path.suffix in (".pth", ".pt") and path.is_file()):
-        if infer(read_released(path, mmap=True), n_heads, token_dim) is None:
+        found = infer(read_released(path, mmap=True), n_heads, token_dim)
+        if found is None:
             log.warning("%s: not a decoder, left out", path.relative_to(root))
         else:
-            released.append(identify(path, root, n_heads, token_dim))
+            released.append(_named(path, path.relative_to(root), *found))
     if not released:
         raise UserError(f"{root} holds no .pth file of {', '.join(KINDS)}; check --released_root and --token_dim")
     return released
-
-
-_TAKEN_FOR = {  # classes that a decoder can be of, the one to be taken first
-    "semantic": ("SemanticDecoder",),
-    "structure": ("StructureDecoder",),
-    "CMG": ("ConsistencyMotionGenerator", "PatchCMG"),
-    "retrieval": ("RetrievalDecoder",),
-}
 
 
 def find_checkpoint(folder, decoder, subjects, epoch, names=(), others=(), token_dim=768):
@@ -250,28 +196,21 @@ def find_checkpoint(folder, decoder, subjects, epoch, names=(), others=(), token
 
     Parameters
     ----------
-    folder : str or Path
     decoder : str
         semantic, structure, CMG or retrieval
     subjects : tuple of int
         numbers by which paths may call the participant
-    epoch : int or str
     names, others : iterable of str
         words by which paths name the data set, and other data sets
     token_dim : int
         width of the text encoder's tokens
-
-    Returns
-    -------
-    Path
 
     Raises
     ------
     UserError
         no file fits, or more than one
     """
-    kinds, folder = _TAKEN_FOR[decoder], Path(folder)
-    fitting = []
+    kinds, folder, fitting = [kind.__name__ for kind in DECODERS[decoder]], Path(folder), []
     for item in find_released(folder, token_dim=token_dim):
         path = item.path.relative_to(folder).as_posix().lower()
         foreign = any(word in path for word in others) and not any(word in path for word in names)

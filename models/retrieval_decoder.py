@@ -5,10 +5,10 @@ import math
 import torch
 from torch import nn
 
-from models.layers import check_shape, dense, xavier_weights
+from models.layers import ResidualTrunk, check_shape, dense, xavier_weights
 
 
-class RetrievalDecoder(nn.Module):
+class RetrievalDecoder(ResidualTrunk):
     """Residual MLP.
 
     Parameters
@@ -36,11 +36,7 @@ class RetrievalDecoder(nn.Module):
 
     def forward(self, fmri):
         """Decode fMRI (B, in_dim) to an embedding (B, hidden_dim), not normalised; another shape is a ValueError."""
-        check_shape("fmri", fmri, ("B", self.in_dim))
-        x = self.lin0(fmri)
-        for block in self.mlp:
-            x = block(x) + x
-        return x
+        return self.trunk(fmri)
 
 
 class LinearDecoder(nn.Module):

@@ -4,20 +4,9 @@ import numpy as np
 
 
 def noam_lr(step, d_model, warmup):
-    """Learning rate that rises linearly over `warmup` steps and then falls with the root of the step.
+    """d_model^-0.5 * min(step^-0.5, step * warmup^-1.5): rises linearly over `warmup` steps, then falls with the root of the step.
 
-    Parameters
-    ----------
-    step : int
-        optimiser step, from 1
-    d_model : int
-        width of the model
-    warmup : int
-        steps
-
-    Returns
-    -------
-    float, d_model^-0.5 * min(step^-0.5, step * warmup^-1.5)
+    `step` is the optimiser's, from 1; `d_model` the width of the model.
 
     References
     ----------
@@ -29,13 +18,7 @@ def noam_lr(step, d_model, warmup):
 
 
 def compounding_decay(w0, rate, n_epochs):
-    """Weights that after each epoch e = 0, 1, ... are multiplied by exp(-rate * e).
-
-    Parameters
-    ----------
-    w0 : float
-    rate : float
-    n_epochs : int
+    """Weights from w0 on that after each epoch e = 0, 1, ... are multiplied by exp(-rate * e).
 
     Returns
     -------

@@ -6,10 +6,10 @@ import torch
 from einops import rearrange
 from torch import nn
 
-from models.layers import check_shape, dense, xavier_weights
+from models.layers import ResidualTrunk, dense, xavier_weights
 
 
-class SemanticDecoder(nn.Module):
+class SemanticDecoder(ResidualTrunk):
     """Residual MLP with a projector to text tokens.
 
     Parameters
@@ -50,11 +50,7 @@ class SemanticDecoder(nn.Module):
         xavier_weights(self)
 
     def forward(self, fmri):
-        """Decode fMRI.
-
-        Parameters
-        ----------
-        fmri : tensor, shape (B, in_dim)
+        """Decode fMRI (B, in_dim); another shape is a ValueError.
 
         Returns
         -------
@@ -62,14 +58,6 @@ class SemanticDecoder(nn.Module):
             to compare with CLIP embeddings, not normalised
         tokens : tensor, shape (B, n_tokens, token_dim)
             Stable Diffusion's text condition from its second token on
-
-        Raises
-        ------
-        ValueError
-            another shape
         """
-        check_shape("fmri", fmri, ("B", self.in_dim))
-        x = self.lin0(fmri)
-        for block in self.mlp:
-            x = block(x) + x
+        x = self.trunk(fmri)
         return x, rearrange(self.lin1(x), "b (n d) -> b n d", d=self.token_dim)

@@ -5,10 +5,10 @@ import math
 from einops import rearrange
 from torch import nn
 
-from models.layers import check_shape, xavier_weights
+from models.layers import ResidualTrunk, xavier_weights
 
 
-class StructureDecoder(nn.Module):
+class StructureDecoder(ResidualTrunk):
     """Residual linear network with a normalised head.
 
     Parameters
@@ -38,9 +38,5 @@ class StructureDecoder(nn.Module):
 
     def forward(self, fmri):
         """Decode fMRI (B, in_dim) to latents (B, *latent_shape), scaled by 0.18215; another shape is a ValueError."""
-        check_shape("fmri", fmri, ("B", self.in_dim))
-        x = self.lin0(fmri)
-        for block in self.mlp:
-            x = block(x) + x
         _, h, w = self.latent_shape
-        return rearrange(self.lin1(x), "b (c h w) -> b c h w", h=h, w=w)
+        return rearrange(self.lin1(self.trunk(fmri)), "b (c h w) -> b c h w", h=h, w=w)
