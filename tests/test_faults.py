@@ -28,14 +28,14 @@ N_TRAIN, N_TEST, N_VOXELS = 8, 6, 30  # clips of a run; vertices that are kept
 LIMITS = (16, 100_001)  # bytes a file may have; then all that are wanted
 EARLY = (  # the first limit alone: another call shows the same writing later on
     "models", "targets", "retrieval", "semantic_decoder", "CMG", "recons", "PSNR", "hue_pcc", "pix_corr", "closeness", "checks", "small_set",
-    "shuffled CLIP-pcc", "drawn projection", "any map", "HCP/step5_fMRI_preparation", "Algonauts2021/step4_fMRI_preparation",
-    "Phantom/step1_make_algonauts_videos", "Algonauts2021/step1_cut_video_clips", "Algonauts2021/step2_get_video_frames",
-    "Algonauts2021/step3_video_captioning", "HCP/step4_video_captioning",
+    "shuffled CLIP-pcc", "drawn projection", "any map", "evaluate", "Phantom/step1_make_hcp_movies", "Phantom/step2_make_hcp_fmri",
+    "Phantom/step1_make_algonauts_videos", "Phantom/step2_make_algonauts_fmri", "HCP/step1_cut_video_clips", "HCP/step2_get_video_frames",
+    "HCP/step4_video_captioning", "HCP/step5_fMRI_preparation", "Algonauts2021/step1_cut_video_clips", "Algonauts2021/step2_get_video_frames",
+    "Algonauts2021/step3_video_captioning", "Algonauts2021/step4_fMRI_preparation",
 )  # fmt: skip
 N_KILLS = int(os.environ.get("MINDANIMATOR_KILLS", 3))
 KILLED = (  # a script of every stage; all of the chain's where there are more kills
-    "stimuli", "fmri", "clips", "frames", "captions", "preparation", "contents", "CMG", "recons", "evaluate", "small_set", "shuffled EPE",
-    "projection",
+    "stimuli", "clips", "preparation", "contents", "CMG", "recons", "evaluate", "small_set", "shuffled EPE",
 )  # fmt: skip
 CERTAIN = (".npy", ".npz", ".h5", ".mp4", ".gif", ".png", ".jpg", ".nii")  # files that are written once
 RESULTS = (*CERTAIN, ".safetensors", ".csv", "")  # the same in every run; without ending: SHA256SUMS
