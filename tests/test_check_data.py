@@ -181,17 +181,6 @@ def test_pickled_arrays_come_back(tmp_path, protocol, dtype):
         np.testing.assert_array_equal(found[name], expected)
 
 
-def test_a_pickle_of_python_2_is_read(tmp_path):
-    """As its protocol 2 wrote an array: the bytes as a string, numpy's function by its old name."""
-    values = np.array([[1.5, -2.25]])
-    content = (
-        b"\x80\x02}U\x05traincnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x01K\x02\x86cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R"
-        b"(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x10" + values.tobytes() + b"tbs."
-    )
-    (tmp_path / "a.pkl").write_bytes(content)
-    np.testing.assert_array_equal(read_arrays(tmp_path / "a.pkl")["train"], values)
-
-
 @pytest.mark.parametrize(
     "call", [b"cos\nsystem\n(S'true'\ntR.", b"cbuiltins\neval\n(S'1'\ntR.", b"cnumpy\nload\n(S'x'\ntR.", b"c_codecs\ndecode\n(S'x'\ntR."]
 )

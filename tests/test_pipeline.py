@@ -223,17 +223,6 @@ def test_a_call_leaves_the_scheduler_as_it_was(scheduler):
     assert all(str(value) == str(before[name]) for name, value in vars(scheduler).items())
 
 
-def test_guidance_of_one_runs_the_prompt_only():
-    pipeline = make_pipeline()
-    latents, embeds, negative = make_inputs(batch=2, frames=3)
-    sizes = []
-    pipeline.unet.conv_in.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
-    options = {"latents": latents, "prompt_embeds": embeds, "num_inference_steps": 2, "output_type": "latent"}
-    pipeline(**options, guidance_scale=1)
-    pipeline(**options, guidance_scale=2, negative_prompt_embeds=negative)
-    assert sizes == [6, 6, 12, 12]
-
-
 @pytest.mark.parametrize("scheduler", [DDIMScheduler(**SD), DPMSolverMultistepScheduler(**NOISE_SCHEDULE)])
 def test_batch_size_changes_nothing(scheduler):
     pipeline = make_pipeline(scheduler)

@@ -404,14 +404,6 @@ def test_a_killed_run_goes_on(world, full, tmp_path, monkeypatch, inside):
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_a_missing_file_is_made_again(world, full, tmp_path):
-    out = shutil.copytree(full, tmp_path / "copy")
-    (out / "results_recons_with_gt" / "test_and_gt5.gif").unlink()
-    (out / "metrics.json").unlink()
-    run(world, out, "--batch_size", "4", "--save_stage1")
-    assert contents(out) == contents(full)
-
-
 def test_second_run_does_nothing(world, full, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(video_recons, "reconstruct", None)
     before = {path: path.stat().st_mtime_ns for path in full.rglob("*")}
