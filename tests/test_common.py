@@ -606,18 +606,6 @@ def test_jobs_come_back_in_order(n):
     assert all((process == os.getpid()) == (n == 1) for _, process in results)
 
 
-def test_few_items_are_drawn_at_a_time():
-    drawn = []
-
-    def items():
-        for x in range(50):
-            drawn.append(x)
-            yield x
-
-    for i, _ in enumerate(workers.pool_map(square, items(), 2, in_flight=4)):
-        assert len(drawn) <= i + 4
-
-
 def test_a_job_that_fails_or_dies_stops_the_others():
     import multiprocessing
 
