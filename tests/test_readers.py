@@ -6,7 +6,6 @@ import pickle
 import zipfile
 
 import av
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -345,22 +344,12 @@ def test_broken_clips_are_named(tmp_path):
     refuse("shape (8, 16, 16)")
     np.savez(tmp_path / "test1.npz", video=clip)
     refuse("broken")
-    np.savez(tmp_path / "test1.npz", frames=np.array([{}], dtype=object))
-    refuse("broken")
-    whole = (tmp_path / "test1.npz").read_bytes()
-    (tmp_path / "test1.npz").write_bytes(whole[: len(whole) // 2])
-    refuse("broken")
     rng = np.random.default_rng(0)
     save_gif(tmp_path / "test1.gif", rng.integers(0, 256, (8, 32, 32, 3), dtype=np.uint8))
     whole = (tmp_path / "test1.gif").read_bytes()
     for share in (0.02, 0.3, 0.9):
         (tmp_path / "test1.gif").write_bytes(whole[: int(share * len(whole))])
         refuse("", "gif", n_frames=8)
-    (tmp_path / "test1.gif").write_bytes(b"GIF89a but not really")
-    refuse("broken", "gif")
-    save_mp4(tmp_path / "test1.mp4", cv2.resize(clip[0], (64, 64))[None].repeat(8, 0))
-    (tmp_path / "test1.mp4").write_bytes((tmp_path / "test1.mp4").read_bytes()[:300])
-    refuse("broken", "mp4")
 
 
 def png(frame, **options):
