@@ -53,7 +53,7 @@ def get_parser():
         "--ablate", nargs="+", choices=["none", *ABLATIONS],
         help="parts that are left out of the arm full's reconstructions, one at a time (default: none and motion)",
     )  # fmt: skip
-    group.add_argument("--dry_run", action="store_true", changes_result=False, help="plan alone, printed and not run")
+    group.add_argument("--dry_run", action="store_true", changes_result=False, help="plan of the jobs, printed and not run")
     group = parser.add_argument_group("cluster")
     group.add_argument(
         "--cluster", choices=["slurm", "print"], changes_result=False,

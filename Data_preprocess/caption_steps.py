@@ -67,10 +67,8 @@ def make_captions(path, folders, indices, size, batch_size, describe):
         .jsonl, one line a clip
     folders : list of Path
         frames of each clip, in folders of the clips' names
-    indices : tuple
-        frames that are described
-    size : int
-        pixels of a frame
+    indices, size
+        frames that are described, and their pixels
     describe : function of frames and clip names
         returns entries: dicts of clip, caption and what else there is to say
     """

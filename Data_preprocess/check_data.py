@@ -274,7 +274,7 @@ def get_parser():
     group = cli.add_data_flags(parser)
     group.add_argument("--released_root", type=Path, help="the authors' folder Mind_Animator_data, to be looked through instead")
     group.add_argument("--subj_ID", nargs="+", help="participants to look for (default: all of the data set's)")
-    group.add_argument("--list", action="store_true", help="lines also for what is as it should be")
+    group.add_argument("--list", action="store_true", help="lines for what is as it should be, too")
     add_workers_flag(parser, "files")
     return parser
 

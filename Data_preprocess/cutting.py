@@ -27,17 +27,9 @@ def check_lengths(movies, clip_frames, fps, advice):
 
 
 def cut_movie(job):
-    """Cut one movie, decoding it once; clips that exist are kept.
+    """Cut one movie, decoding it once; clips that exist are kept. Returns {file name: SHA-256} of the clips that were cut.
 
-    Parameters
-    ----------
-    job : tuple
-        movie, dict path of a clip -> first frame, frames of a clip, frames per second, CRF, advice of `check_lengths`
-
-    Returns
-    -------
-    dict
-        file name of a clip -> SHA-256, of the clips that were cut
+    The job is (movie, {path of a clip: first frame}, frames of a clip, frames per second, CRF, advice of `check_lengths`).
     """
     movie, clips, clip_frames, fps, crf, advice = job
     ending, made = {}, {}

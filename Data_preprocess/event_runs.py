@@ -63,18 +63,10 @@ def read_shape(path, tr):
 
 
 def check_orientation(path, shape, needed, last, tr):
-    """What is odd about the length of a series, in words; None for nothing.
+    """What is odd about the length of a series of a shape, in words; None for nothing.
 
-    A UserError for (voxels, volumes): rows that cannot be volumes, and columns that can.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        of the series
-    needed : int
-        volumes that events need
-    last, tr : float
-        s, end of the last event and time between volumes
+    Events need so many volumes and the last of them ends at `last`, s. A UserError for (voxels, volumes): rows that cannot be volumes,
+    and columns that can.
     """
     most = (last + max(60, last / 2)) / tr  # a run goes on for a while after its last event
     if needed <= shape[0] <= most:

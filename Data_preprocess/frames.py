@@ -52,16 +52,8 @@ def read_cropped(whole, crop, folder, indices, size):
 def take_frames(job):
     """Write the frames of one clip; their folder gets its name when all are in it. Frames that are there are kept.
 
-    Parameters
-    ----------
-    job : tuple
-        function (source, indices, size) that gives the frames, source, folder for its frames, frame indices, pixels, file ending,
-        JPEG quality
-
-    Returns
-    -------
-    dict
-        path below the split's folder -> SHA-256, of the frames that were written
+    The job is (function of source, indices and size that gives the frames, source, folder for the frames, indices, pixels, file
+    ending, JPEG quality) -> {path below the split's folder: SHA-256}, of the frames that were written.
     """
     read, source, folder, indices, size, ending, jpg_quality = job
     if all(path.is_file() for path in frame_paths(folder, indices, ending)):

@@ -33,19 +33,10 @@ def by_split(dataset, scenes):
 
 
 def make_stimuli(args, dataset, scenes, jobs, make, name, said):
-    """Write the truth, and the movies that are not there yet.
+    """Write the truth of scenes {split: list of Scene, in clip order}, and the movies that are not there yet.
 
-    Parameters
-    ----------
-    scenes : dict
-        split -> list of Scene, in clip order
-    jobs : list of tuple
-        of the movies of one folder, each with its path first
-    make : function of a job
-    name : str
-        of the script
-    said : str
-        what there is in the end
+    The jobs are those of the movies of one folder, each with its path first; `name` is the script's; `said` tells what there is in
+    the end.
     """
     paths, path = [job[0] for job in jobs], dataset.truth_path(args.data_root)
     folder = paths[0].parent

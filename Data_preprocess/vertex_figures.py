@@ -30,7 +30,7 @@ def write_areas(path, name, values):
 
 
 def draw_figures(folder, who, maps, mask, *, repeats="correlation of the two repetitions, mean over training runs", note="", workers=1):
-    """Write those of the figures for which there are maps, as FIGURES has them.
+    """Write those of the figures for which there are maps, as FIGURES has them, `workers` at the same time.
 
     Parameters
     ----------
@@ -40,12 +40,8 @@ def draw_figures(folder, who, maps, mask, *, repeats="correlation of the two rep
         some of correlation, noise_ceiling, bad (number of series); cortex first, NaN where not known
     mask : array, shape (V,), bool
         the selected vertices
-    repeats : str
-        what the correlation is
-    note : str
-        what each figure must say of the data
-    workers : int
-        figures drawn at the same time
+    repeats, note : str
+        what the correlation is, and what each figure must say of the data
     """
     jobs = [(name, folder, who, maps, mask, repeats, note) for name, (_, needed) in FIGURES.items() if set(needed) <= maps.keys()]
     run_jobs(_draw, jobs, workers, "figures", "figure")

@@ -61,11 +61,7 @@ def fill_arrays(state, arrays, compute, n, batch_size, record, what):
     ----------
     arrays : list of (path, shape of a row, dtype, data card)
     compute : function
-        of a range of rows; gives these rows of each of `arrays` (more are left out)
-    n : int
-        rows
-    batch_size : int
-        rows at a time
+        of a range of the n rows; gives these rows of each of `arrays` (more are left out)
     what : str
         for the progress bar
     """

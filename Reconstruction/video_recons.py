@@ -136,18 +136,30 @@ def add_decoder_flags(parser):
         help = f"{decoder} decoder, ours (.safetensors) or released (.pth); {{}} stands for the subject (default: the one trained here)"
         group.add_argument(f"--{decoder}_model_path", type=Path, changes_result=False, help=help)
     group.add_argument(
-        "--ckpt", type=checkpoint_name, metavar="{N,best,last}", changes_result=False, help="epoch of all three (default: the data set's)"
+        "--ckpt",
+        type=checkpoint_name,
+        metavar="{N,best,last}",
+        changes_result=False,
+        help="checkpoint of all three decoders (default: the data set's)",
     )
     group.add_argument(
         "--train_seed", type=cli.whole(0, 2**32 - 1), changes_result=False, help="seed of the decoders' training (default: that of --seed)"
     )
     group.add_argument("--allow_unfinished", action="store_true", changes_result=False, help="checkpoints of unfinished trainings allowed")
-    group.add_argument("--stage1_from", type=Path, metavar="DIR", help="latents.npy, tokens.npy, embedding.npy of another decoder, instead")
+    group.add_argument(
+        "--stage1_from",
+        type=Path,
+        metavar="DIR",
+        help="folder with latents.npy, tokens.npy, embedding.npy of another decoder, in place of these",
+    )
     add_arm_flag(group)
     group.add_argument(
         "--visibility", choices=["released", "causal"], default="released", help="earlier frames that the CMG sees: the first alone, or all"
     )
-    group.add_argument("--ablate", choices=["semantic", "structure", "motion"], help="empty prompt, mean first frame, or still first frame")
+    group.add_argument(
+        "--ablate", choices=["semantic", "structure", "motion"],
+        help="part that is left out: an empty prompt, the mean first frame or a still first frame takes its place",
+    )  # fmt: skip
 
 
 def check_flags(args):
@@ -330,14 +342,8 @@ def finish(args, plan, record, models):
     with_gt = os.path.relpath(outputs.with_gt, outputs.root) if outputs.with_gt else None
     folders = {"recons": outputs.recons.name, "with_gt": with_gt, "strips": "strips"}
     facts = {"dataset": None if foreign else args.dataset, "subject": None if foreign else args.subj_ID, "phantom": dataset.simulated}
-    facts |= {
-        "name": plan.name,
-        "arm": None if args.stage1_from else args.arm,
-        "ablate": args.ablate,
-        "split": args.split,
-        "n_clips": plan.source.n,
-        "seed": args.seed,
-    }
+    facts |= {"name": plan.name, "arm": None if args.stage1_from else args.arm, "ablate": args.ablate, "split": args.split}
+    facts |= {"n_clips": plan.source.n, "seed": args.seed}
     facts |= {"settings": record.settings(), "folders": folders, "checkpoints": models, "git": git_revision(), "versions": versions()}
     write_manifest(outputs, facts, range(1, plan.source.n + 1))
     outputs.write_sums()
@@ -351,10 +357,8 @@ def finish(args, plan, record, models):
     if lacking:
         for clip in lacking:
             log.error("clip %d failed: %s", clip, logged[clip]["failed"])
-        print(
-            f"{len(lacking)} of {len(plan.numbers)} clips failed: {format_clips(lacking)}; the others are in {outputs.recons}",
-            file=sys.stderr,
-        )
+        said = f"{len(lacking)} of {len(plan.numbers)} clips failed: {format_clips(lacking)}; the others are in {outputs.recons}"
+        print(said, file=sys.stderr)
         sys.exit(1)
     record.finish(clips=len(plan.numbers))
     log.info("%d clips in %s; look at %s", len(plan.numbers), outputs.recons, gallery)

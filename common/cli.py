@@ -113,7 +113,7 @@ def make_parser(doc):
     group.add_argument("--seed", "--random_seed", dest="seed", type=whole(0, 2**32 - 1), default=42, help="random seed")
     group.add_argument(
         "--config", type=Path, metavar="FILE.yaml", changes_result=False,
-        help="default values for flags, which the command line overrules; default: the data set's own, if any; none: without",
+        help="file with defaults of flags, which the command line overrules (default: the data set's, if it has one; none: no file)",
     )  # fmt: skip
     group.add_argument("--overwrite", action="store_true", changes_result=False, help="recompute existing results")
     group.add_argument("--debug", action="store_true", changes_result=False, help="traceback of an error")

@@ -140,17 +140,12 @@ def repetition_reliability(pairs):
     Parameters
     ----------
     pairs : iterable of (rep1, rep2), each of shape (T, V)
-        one per training segment; read one at a time
+        one per training segment; read one at a time; none, or repetitions of different shapes, is a ValueError
 
     Returns
     -------
     t, p : array, shape (V,), float64
         one-sample t-test over segments, two-sided; both NaN for a vertex whose correlation is undefined or +-1 in a segment
-
-    Raises
-    ------
-    ValueError
-        no pair, or repetitions of different shapes
 
     References
     ----------
@@ -163,21 +158,9 @@ def repetition_reliability(pairs):
 
 
 def select_vertices(t, p, n):
-    """The n vertices of smallest p; ties go to the larger |t|, then to the lower index.
+    """The n vertices of smallest p, (V,) bool; ties go to the larger |t|, then to the lower index.
 
-    Parameters
-    ----------
-    t, p : array, shape (V,)
-
-    Returns
-    -------
-    array, shape (V,), bool
-        n True, never one whose p is NaN
-
-    Raises
-    ------
-    ValueError
-        fewer than n finite p
+    One whose p is NaN is never selected; fewer than n finite p is a ValueError.
     """
     t, p = np.asarray(t, dtype=np.float64), np.asarray(p, dtype=np.float64)
     usable = int(np.isfinite(p).sum())

@@ -76,22 +76,14 @@ def failure(job, code, log_path):
 
 
 def run_here(waves, layout, subjects, workers, words):
-    """Run waves of jobs, those of a wave side by side; stop all at the first failure.
+    """Run waves of jobs, those of a wave side by side; stop all at the first failure. `words` are of the progress bar.
 
-    Parameters
-    ----------
-    waves : list of lists of Job
-    subjects : list
-        participants whose timings are returned, those of earlier runs included
-    workers : int
-        jobs at once, unless one of the wave uses all cores
-    words : str
-        of the progress bar
+    So many `workers` at once, unless a job of the wave uses all cores.
 
     Returns
     -------
     dict
-        participant -> timings, {name: {"stage": str, "seconds": float, "core_seconds": float, "peak_GB": float}}
+        participant -> timings, those of earlier runs included: {name: {"stage": str, "seconds": float, "core_seconds": float, "peak_GB": float}}
     """
     timings = {}
     for subject in subjects:

@@ -75,17 +75,12 @@ def save_checkpoint(path, model, **record):
     Parameters
     ----------
     path : str or Path
-        X.safetensors; the JSON is X.json
+        X.safetensors, else a ValueError; the JSON is X.json
     model : nn.Module
         one of KINDS
     **record
         what else the JSON should hold: epoch, seed, dataset, subject, git revision, ...; the dict `versions` adds to
-        those of the packages used here
-
-    Raises
-    ------
-    ValueError
-        a path that does not end in .safetensors, or a record entry of a name that this function writes
+        those of the packages used here. A name that this function writes is a ValueError
     """
     path = Path(path)
     if path.suffix != ".safetensors":

@@ -15,22 +15,10 @@ from models.layers import ResidualTrunk, TokenAttention, check_mask, check_n_fra
 
 
 def sparse_causal_mask(size, keep_ratio, generator=None):
-    """Draw which earlier frames each frame may attend to.
+    """Draw which of `size` frames each frame may attend to, (1, size, size) bool, True: may attend.
 
     A frame sees itself and earlier frames. From the third row on, every column but the first is hidden, independently,
-    with probability 1 - keep_ratio, the frame itself included; the first frame stays visible.
-
-    Parameters
-    ----------
-    size : int
-        frames
-    keep_ratio : float
-        0 to 1, the released flag `mask_ratio`
-    generator : torch.Generator, optional
-
-    Returns
-    -------
-    (1, size, size) bool, True: may attend
+    with probability 1 - keep_ratio (the released flag `mask_ratio`), the frame itself included; the first frame stays visible.
 
     References
     ----------

@@ -49,22 +49,16 @@ def clip_cosines(clip_model, middles, captions):
 
 
 def describe_clips(captioner, clip_model, frames, names, prompt, key):
-    """Caption a batch of clips.
+    """Caption a batch of clips, list of dict: clip, first, last, cosines, caption.
 
     Parameters
     ----------
-    captioner : Data_preprocess.captioning.Captioner
     clip_model : tuple
         model, preprocess, tokenizer
     frames : list of arrays, shape (3, H, W, 3), uint8
         first, middle and last frame of each clip
     key : tuple
         fixes random choices, together with the clip's name
-
-    Returns
-    -------
-    list of dict
-        clip, first, last, cosines, caption
     """
     first, last = captioner([clip[0] for clip in frames], prompt), captioner([clip[2] for clip in frames], prompt)
     entries = []
