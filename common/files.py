@@ -332,6 +332,8 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
     if len(shape) != array.ndim or any(n not in (None, m) for n, m in zip(shape, array.shape, strict=True)):
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise UserError(f"{path} has shape {array.shape}, not ({wanted}); {do}")
+    if 0 in array.shape:
+        raise UserError(f"{path} has shape {array.shape}, and nothing in it; {do}")
     if array.dtype.kind not in "fiub":
         raise UserError(f"{path} holds values of type {array.dtype}, not real numbers; {do}")
     if dtype is not None and array.dtype != np.dtype(dtype):

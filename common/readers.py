@@ -129,8 +129,6 @@ class ArrayClips(_Clips):
 
     def __init__(self, path, **form):
         super().__init__(path, **form)
-        if 0 in self._array.shape:
-            raise UserError(f"{self.path} has shape {self._array.shape}, and nothing in it; write it again")
         self.numbers = list(range(1, len(self._array) + 1))
 
     @cached_property

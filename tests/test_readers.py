@@ -131,7 +131,7 @@ def test_mp4_by_number_and_by_the_data_sets_names(tmp_path):
         assert reader.numbers == list(range(1, 13))
         error = np.abs(all_of(reader).astype(int) - clips[:, ::2])  # lossy; the wrong clip would be about 85 off
         assert error.mean() < 8
-    with pytest.raises(UserError, match="one number"):
+    with pytest.raises(UserError, match="one clip number"):
         FolderClips(tmp_path / "b", "mp4")
 
 
@@ -315,9 +315,10 @@ def test_size(tmp_path):
 def test_clip_numbers():
     assert parse_clips("1-3, 7,5-5") == [1, 2, 3, 5, 7]
     assert format_clips([7, 1, 2, 3, 5]) == "1-3,5,7"
-    for wrong in ("0-4", "4-2", "a", "", "1,,2"):
-        with pytest.raises(UserError):
+    for wrong in ("0-4", "4-2", "a", "", "1,,2", "1-99999999999", "9" * 5000, f"1-{'9' * 5000}"):  # more than there is memory for
+        with pytest.raises(UserError, match="is no clip number") as error:
             parse_clips(wrong)
+        assert len(str(error.value)) < 250
 
 
 # ---------------------------------------------------------------------------------------------- broken input
@@ -435,9 +436,15 @@ def test_npz_files_that_claim_what_they_do_not_hold(tmp_path, monkeypatch, kind)
         assert "pickle" not in str(error.value)
 
 
-@pytest.mark.parametrize("form", ["mp4", "gif", "png", "npz"])
+@pytest.mark.parametrize("form", ["mp4", "gif", "merged", "png", "npz"])
 def test_clips_have_a_largest_size(tmp_path, monkeypatch, form):
-    write_clip(tmp_path / "a", "test1", form, few_colours(0, n=1, size=64)[0])
+    frames = few_colours(0, n=1, size=64)[0]
+    if form == "merged":  # a GIF of two frames, the first of which stands for seven
+        first, last = (Image.fromarray(frame) for frame in frames[:2])
+        (tmp_path / "a").mkdir()
+        first.save(tmp_path / "a/test1.gif", save_all=True, append_images=[last], duration=[140, 20])
+    else:
+        write_clip(tmp_path / "a", "test1", form, frames)
     assert open_clips(tmp_path / "a").read(1).nbytes == 8 * 64 * 64 * 3
     monkeypatch.setattr(video, "LARGEST", 64 * 64 * 3 - 1 if form == "png" else 50_000)
     with pytest.raises(UserError, match="clip 1 .* GiB"):
@@ -461,6 +468,10 @@ def test_folders_that_hold_no_clips(tmp_path):
     (tmp_path / "clip_1.gif").write_bytes(b"")
     with pytest.raises(UserError, match="among its 1 files, such as clip_1.gif; rename"):
         FolderClips(tmp_path, "gif")
+    (tmp_path / "test1700000000000.gif").write_bytes(b"")  # a time
+    with pytest.raises(UserError, match="'1700000000000' does not hold one clip number"):
+        FolderClips(tmp_path, "gif")
+    (tmp_path / "test1700000000000.gif").unlink()
     (tmp_path / "a.zip").write_bytes(b"no zip")
     for read in (open_clips, lambda path: FolderClips(path, "gif")):
         with pytest.raises(UserError, match="not a readable zip"):

@@ -833,7 +833,6 @@ def world_gt(world):
         ("tokens", lambda array: array[:, :, 1:], "tokens.npy has shape .*12"),
         ("tokens", lambda array: array[:5], "tokens.npy has shape"),
         ("tokens", lambda array: array[:, :0], "nothing in it"),
-        ("latents", lambda array: array[:0], "nothing in it"),
         ("embedding", lambda array: array[:5], "embedding.npy has shape"),
     ],
 )
