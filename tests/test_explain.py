@@ -1,6 +1,7 @@
 """Explanation: projections against plain products of matrices, shuffles against the metric itself, maps against known areas."""
 
 import csv
+import gzip
 import json
 from argparse import Namespace
 from dataclasses import replace
@@ -319,11 +320,14 @@ def test_maps_of_every_form_are_read_alike(tmp_path):
     np.save(tmp_path / "meshes.npy", meshes)
     np.save(tmp_path / "all.npy", np.concatenate([values, rng.standard_normal(91282 - N_CORTEX)])[None])
     maps.write_maps(tmp_path, "map", values)
-    for name in ("cortex.npy", "meshes.npy", "all.npy", "map.dscalar.nii", "map.dtseries.nii"):
+    for name in ("map.dscalar.nii", "map.R.func.gii"):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress((tmp_path / name).read_bytes(), 1))
+    for name in ("cortex.npy", "meshes.npy", "all.npy", "map.dscalar.nii", "map.dscalar.nii.gz", "map.dtseries.nii"):
         np.testing.assert_allclose(maps.read_map(tmp_path / name), values, rtol=1e-6)
-    read = maps.read_map(tmp_path / "map.R.func.gii")
-    np.testing.assert_allclose(read[len(left) :], values[len(left) :], rtol=1e-6)
-    assert np.isnan(read[: len(left)]).all()
+    for name in ("map.R.func.gii", "map.R.func.gii.gz"):
+        read = maps.read_map(tmp_path / name)
+        np.testing.assert_allclose(read[len(left) :], values[len(left) :], rtol=1e-6)
+        assert np.isnan(read[: len(left)]).all()
     mask = np.zeros(N_CORTEX, np.uint8)
     mask[area_vertices(["V1"])] = 1
     np.save(tmp_path / "mask.npy", mask)

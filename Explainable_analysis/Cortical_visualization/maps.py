@@ -1,5 +1,6 @@
 """Maps of the cortex: values of vertices brought onto it, written for Workbench, tabulated by area, drawn."""
 
+import gzip
 from functools import cache
 
 import nibabel as nib
@@ -68,7 +69,7 @@ def read_map(path, mask_path=None):
     Parameters
     ----------
     path : Path
-        .npy, .dscalar.nii or .dtseries.nii (its first row), or .gii (one hemisphere: name the other with a comma)
+        .npy, .dscalar.nii or .dtseries.nii (its first row), or .gii (one hemisphere), the last three compressed (.gz) or not
     mask_path : Path, optional
         59412 zeros and ones: the vertices of `path`
 
@@ -77,9 +78,10 @@ def read_map(path, mask_path=None):
     UserError
         values of another number or kind, or all of them NaN
     """
-    if path.name.endswith(".nii"):
+    kind = path.with_name(path.name.removesuffix(".gz")).suffix
+    if kind == ".nii":
         values = _read_cifti(path)
-    elif path.suffix == ".gii":
+    elif kind == ".gii":
         values = _read_gifti(path)
     else:
         values = load_array(path, shape=None, finite=False, do=_FORMS)
@@ -107,8 +109,8 @@ def read_map(path, mask_path=None):
 
 def _read_cifti(path):
     """First row of a CIFTI file on the cortex, (59412,)."""
-    try:
-        image = nib.load(path)
+    try:  # nibabel takes a compressed one for a volume
+        image = nib.Cifti2Image.from_bytes(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else nib.load(path)
         axis = image.header.get_axis(1)
         structures = {name: (columns, part.vertex) for name, columns, part in axis.iter_structures()}
         row = np.asarray(image.dataobj[0], np.float64)
