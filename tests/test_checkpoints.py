@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import re
+import signal
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from common import cli
 from common.files import UserError, read_json, write_json
+from common.workers import remove_partial
 from models import released
 from models.checkpoints import KINDS, load_checkpoint, load_released, save_checkpoint
 from models.cmg import ConsistencyMotionGenerator, sparse_causal_mask
@@ -112,6 +114,21 @@ def test_a_kill_between_the_two_names_is_seen(tmp_path, monkeypatch):
     save_checkpoint(path, build("StructureDecoder", seed=1), epoch=2)
     loaded, record = load_checkpoint(path)
     assert record["epoch"] == 2 and same_state(loaded, build("StructureDecoder", seed=1).state_dict())
+
+
+def test_what_a_kill_in_mid_save_leaves_goes_with_the_next_start(tmp_path, monkeypatch):
+    def save_half(state, path):
+        os.close(os.open(f"{path}.tmp", os.O_CREAT))  # as safetensors does
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("models.checkpoints.save_file", save_half)
+    if not (child := os.fork()):
+        save_checkpoint(tmp_path / "best.safetensors", build("StructureDecoder"))
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert any(tmp_path.rglob("*.tmp"))
+    remove_partial(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def rewrite(path, **changes):

@@ -202,6 +202,8 @@ def test_loading_checks(tmp_path):
     refused("its data card describes [12, 5]")
     card_path(path).unlink()
     assert len(load_array(path)) == 7
+    np.save(path, array[:0])
+    refused("has shape (0, 5), and nothing in it")
     array[4, 2] = np.nan
     np.save(path, array)
     refused("NaN or infinite values, the first in row 4")
@@ -309,7 +311,7 @@ def test_wrong_config_is_one_line(tmp_path, capsys, text, named):
 @pytest.fixture
 def handlers():
     """Put the signal handlers back that cli.run sets."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGXFSZ)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGXFSZ)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -616,13 +618,20 @@ def test_a_job_that_fails_or_dies_stops_the_others():
     assert multiprocessing.active_children() == []
 
 
-def test_a_signal_waits_while_a_process_forks(handlers):
-    arrived = []
-    signal.signal(signal.SIGTERM, lambda *_: arrived.append(1))
-    with workers._forking():
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert not arrived
-    assert arrived
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_while_a_process_forks(handlers, monkeypatch, number):
+    arrived, early, fork = [], [], os.fork
+    signal.signal(number, lambda *_: arrived.append(1))
+
+    def fork_as_it_comes():
+        before = len(arrived)
+        os.kill(os.getpid(), number)
+        early.append(len(arrived) - before)
+        return fork()
+
+    monkeypatch.setattr(os, "fork", fork_as_it_comes)
+    assert [value for value, _ in workers.run_jobs(square, range(3), 2, "squares")] == [0, 1, 4]
+    assert len(arrived) > 0 and set(early) == {0}
 
 
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
@@ -646,12 +655,14 @@ def test_a_killed_script_ends_with_its_workers(tmp_path, number, status):
     # a shell's background jobs, and so what they start, ignore Ctrl-C unless told otherwise
     process = subprocess.Popen(
         [sys.executable, script, tmp_path / "out"],
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until(lambda: len(names(tmp_path / "out")) == 2)
-    process.send_signal(number)
-    assert process.wait(30) == status
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # a terminal sends Ctrl-C to the workers as well
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == status and b"Traceback" not in said
     until(lambda: not any(is_alive(int(worker)) for worker in names(tmp_path / "out")))
 
 

@@ -3,6 +3,7 @@
 Every reader meets a dozen spoiled files; MINDANIMATOR_MUTANTS=200 sets another number.
 """
 
+import functools
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from common import apart, captions, cli, files, frames, video
 from common.datasets import OwnDataset
 from common.files import UserError
 from common.readers import FolderClips
+from Data_preprocess import pickles
 from Data_preprocess.cifti import open_series
 from Data_preprocess.cifti_writing import write_series
 from Data_preprocess.events import read_events
@@ -282,6 +284,14 @@ def test_a_reader_that_hangs_or_takes_all_memory_is_ended(function, says, monkey
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     with pytest.raises(UserError, match=says):
         apart.read_apart(function, "x", "copy it again", seconds=1 if function is hostile.loop else 60)
+
+
+@pytest.mark.parametrize("name, module, function", [("a.pkl", pickles, "unpickle"), ("a.h5", captions, "read_texts")])
+def test_what_may_hang_is_read_in_a_process_of_its_own(tmp_path, monkeypatch, name, module, function):
+    (write, read), path = OTHERS[name], tmp_path / name
+    write(path)
+    monkeypatch.setattr(module, function, functools.wraps(getattr(module, function))(lambda path: pytest.fail("read here")))
+    assert read(path)
 
 
 def test_files_of_others_need_no_checksum(tmp_path):
