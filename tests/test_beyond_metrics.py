@@ -331,6 +331,9 @@ def test_lpips_by_hand(weights):
               for clip in zip(pred, gt, strict=True)]  # fmt: skip
     np.testing.assert_allclose(pairs.of_pairs(pred, gt)["features"], np.mean(of, axis=1), rtol=1e-4)
     assert pairs.of_pairs(gt, gt)["features"].tolist() == [0, 0]
+    assert np.isfinite(pairs.of_pairs(pred[:, :, :31, :31], gt[:, :, :31, :31])["features"]).all()
+    with pytest.raises(UserError, match=r"at least 31 x 31 pixels, got \(64, 30\)"):
+        pairs.of_pairs(pred[:, :, :, :30], gt[:, :, :, :30])
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ ZERO = {  # for which 0 is a number like others
 }  # fmt: skip
 REFUSED = {
     "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "2000"), "--n_blocks": ("101",),
-    "--n_bootstraps": ("-3", "0"), "--steps": ("0", "1001"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",),
+    "--n_bootstraps": ("-3", "1"), "--steps": ("0", "1001"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",),
     "--noise_timestep": ("1000",), "--guidance": ("1001",), "--lag": ("61",), "--n_way": ("1",), "--num_workers": ("257",), "--workers": ("0", "1025"),
     "--hidden_dim": ("65537",), "--trend_order": ("21", "1.5"), "--seed": ("4294967296",), "--batch_size": ("0", "2.5"), "--reliability": ("1",),
 }  # fmt: skip

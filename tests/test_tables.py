@@ -8,8 +8,10 @@ import pytest
 
 from common import cli, datasets
 from common.files import UserError, read_json, save_array, write_json
-from common.readers import format_clips
+from common.readers import FolderClips, format_clips
 from Evaluation_Metrics import bootstrap_with_wilcoxon, compare, paper_tables, report, tables
+from Evaluation_Metrics.pairs import Pairs
+from Evaluation_Metrics.results import differing, scored_facts
 
 COLUMNS = ["2-way-I", "SSIM", "EPE"]
 
@@ -136,6 +138,14 @@ def test_compare_looks_at_what_was_scored(tmp_path, what, facts, may):
     assert (tmp_path / "out" / "comparison.md").read_text().count(f"other {what}") == len(COLUMNS)
 
 
+def test_the_truth_is_the_same_whichever_clips_are_scored(tmp_path):
+    for clip in (1, 2, 3):
+        np.savez(tmp_path / f"test{clip}.npz", frames=np.full((2, 8, 8, 3), clip, np.uint8))
+    readers = [FolderClips(tmp_path, "ours") for _ in range(2)]
+    whole, part = (scored_facts(Pairs(*readers, numbers), [], None, ()) for numbers in (None, [1, 2]))
+    assert list(differing(whole, part)) == ["clips"]
+
+
 def test_a_report_shows_in_one_table_what_was_scored_alike(tmp_path):
     def evaluation(method, **facts):
         rows = {method: {"SSIM": {"mean": 0.3, "std": 0.1, "se": 0.01, "n": 30}}}
@@ -156,6 +166,9 @@ def test_two_files_of_values(tmp_path, capsys):
     run(bootstrap_with_wilcoxon, tmp_path / "x.npy", tmp_path / "y.npy")
     out = capsys.readouterr().out
     assert "99 of 100" in out and "0.0500, 95 % interval 0.0500 to 0.0500" in out
+    np.save(tmp_path / "z.npy", np.ones(100))
+    run(bootstrap_with_wilcoxon, tmp_path / "z.npy", tmp_path / "z.npy")
+    assert "released test: none, as no value differs" in capsys.readouterr().out
     for name, clips, subject in (("a", "1-100", 1), ("b", "101-200", 1), ("c", "1-100", 2)):
         save_array(tmp_path / f"{name}.npy", x, rows=f"clips {clips}", units="SSIM", made_by="test", scored={"subject": subject})
     for other, what in (("b", "clips"), ("c", "subject")):
