@@ -519,6 +519,16 @@ def test_clips_are_cut_and_conformed(tmp_path, capsys, monkeypatch):
     )
 
 
+def test_captions_that_step_1_found_in_the_event_table_need_no_model(tmp_path, monkeypatch):
+    register(monkeypatch, n_train=2, n_test=1)
+    layout, captions = Layout(tmp_path / "out/mine"), {"train": ["a deer", "a deer, running"], "test": ["a cat"]}
+    for split, of_clips in captions.items():
+        rows = [[f"{split}_{i}", caption] for i, caption in enumerate(of_clips, 1)]
+        write_table(layout.clip(split, "clips").with_suffix(".csv"), rows, ["clip", "caption"])
+    run_script(load_script("Data_preprocess/CC2017/step3_video_captioning.py"), *flags(tmp_path)[:6])
+    assert {split: read_captions(layout.captions(split)) for split in captions} == captions
+
+
 # ---------------------------------------------------------------------------------------------- the whole way
 
 N_FILMS, PER_FILM, N_TEST, V, N_RESPONSIVE = 4, 45, 40, 120, 60
