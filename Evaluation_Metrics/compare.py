@@ -23,11 +23,11 @@ import numpy as np
 from common import cli
 from common.clip_frames import clip_times
 from common.datasets import DATASETS
-from common.files import UserError, write_text
+from common.files import MissingFile, UserError, missing, write_text
 from common.readers import format_clips, open_clips
 from Evaluation_Metrics.blind_page import build_blind_page
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
-from Evaluation_Metrics.comparison_page import build_comparison
+from Evaluation_Metrics.comparison_page import build_comparison, who_is_who
 from Evaluation_Metrics.gallery import note_of, subject_pages
 from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, align, differing, read_result, write_csv, write_dicts
 from Evaluation_Metrics.samples import spread_of
@@ -96,8 +96,8 @@ def words_of_samples(facts, column):
     return ", ".join(f"{name} {value:.4f}" for name, value in spread.items() if value is not None)
 
 
-def markdown(title, names, table):
-    """The comparison as Markdown."""
+def markdown(title, names, table, *remarks):
+    """The comparison as Markdown; `remarks` stand once, above the table."""
     heads = ["metric", "clips", "A", "B", "A - B", "95 % interval", "better", "released test p"]
     with_notes, with_samples = (any(row.get(key) for row in table) for key in ("note", "between_samples"))
     heads += ["std between samples"] * with_samples + ["note"] * with_notes
@@ -110,20 +110,21 @@ def markdown(title, names, table):
         rows.append(cells + [row["between_samples"] or "–"] * with_samples + [row["note"]] * with_notes)
     note = "Interval: paired bootstrap over clips. Released test: Wilcoxon on 100 bootstrap means of each; its p falls with their number. "
     note += "Stars (* p < 0.05, ** 0.01, *** 0.001) only where the interval excludes 0."
-    return "\n".join([f"### {title}", "", f"A: {names[0]}; B: {names[1]}", "", *table_lines(heads, rows), "", note])
+    above = [words for words in (who_is_who(names), *remarks) if words]
+    return "\n\n".join([f"### {title}", *above, "\n".join(table_lines(heads, rows)), note])
 
 
 # ---------------------------------------------------------------------------------------------- pages
 
 
 def open_method(facts, path=None):
-    """Readers of a method's clips and of the truth, as its evaluation read them; None where they are gone."""
+    """Readers of a method's clips and of the truth, as its evaluation read them; a UserError names what is gone."""
     reads, dataset = facts["reads"], DATASETS.get(facts["dataset"])
+    recons, truth = Path(path or reads["recons"]), Path(reads["gt"])
+    if gone := [place for place in (recons, truth) if not place.exists()]:
+        raise missing(gone[0], "name the folders of the clips with --recons_dirs" if gone[0] == recons else "put the true clips back there")
     form = {key: reads["form"][key] for key in ("n_frames", "size")} | {"resize": True}
     form |= {"times": clip_times(dataset), "names": dataset.clip_names("test")} if dataset else {}
-    recons, truth = Path(path or reads["recons"]), Path(reads["gt"])
-    if not recons.exists() or not truth.exists():
-        return None
     pred = open_clips(recons, reads["layout"], **form)
     return pred, pred.other_side() if truth == recons else open_clips(truth, **form)
 
@@ -152,10 +153,8 @@ def get_parser():
 def main(args):
     results = [read_result(folder) for folder in args.results]
     facts = [result[0] for result in results]
-    notes = [check_comparable(*facts, args.results, args.allow_differences)]
+    differ = check_comparable(*facts, args.results, args.allow_differences)
     clips, pairs, note = common_clips(results, args.results)
-    if note:
-        print(note)
     if unknown := sorted(set(args.metrics or ()) - set(pairs)):
         raise UserError(f"--metrics {' '.join(unknown)}: no values of both; choose from {', '.join(pairs)}")
     table = compare_columns(pairs, args.seed)
@@ -163,24 +162,25 @@ def main(args):
         raise UserError(
             f"{args.results[0]} and {args.results[1]} have no metric with values of the same clips; score both by the same metrics"
         )
-    words = "; ".join(filter(None, [*notes, note]))
-    table = [row | {"between_samples": words_of_samples(facts, row["metric"]), "note": words} for row in table]
+    table = [row | {"between_samples": words_of_samples(facts, row["metric"]), "note": differ} for row in table]
 
     names = [of["method"] for of in facts]
     names = names if names[0] != names[1] else [folder.as_posix() for folder in args.results]
     whose = f"{facts[0]['dataset']} subject {facts[0].get('subject', '–')}"
     title = f"{whose}: {names[0]} against {names[1]}, protocol {facts[0]['protocol']}"
     out = args.out or args.results[0] / f"compare_{args.results[1].name}"
-    text = markdown(title, names, table)
+    text = markdown(title, names, table, note)
+    table = [row | {"note": "; ".join(filter(None, [differ, note]))} for row in table]
     print(text)
     write_text(out / "comparison.md", text + "\n")
     write_dicts(out / "comparison.csv", table)
     write_csv(out / "differences.csv", clips, {column: a - b for column, (a, b) in pairs.items()})
-    methods = [open_method(of, path) for of, path in zip(facts, args.recons_dirs or (None, None), strict=True)]
-    if None in methods:
+    try:
+        methods = [open_method(of, path) for of, path in zip(facts, args.recons_dirs or (None, None), strict=True)]
+    except MissingFile as error:
         if args.blind_page:
-            raise UserError("--blind_page: the clips are not where the evaluation read them; name them with --recons_dirs")
-        print("no gallery: the clips are not where the evaluation read them; name them with --recons_dirs")
+            raise
+        print(f"no gallery: {error}")
     else:
         shown = {column: values for column, values in pairs.items() if column in (args.metrics or pairs)}
         readers = {"truth": methods[0][1], "A": methods[0][0], "B": methods[1][0]}

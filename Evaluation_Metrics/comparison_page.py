@@ -9,6 +9,16 @@ from Evaluation_Metrics.gallery import is_small
 from Evaluation_Metrics.movie_strip import write_strip, zoom
 
 
+def side(letter, name):
+    """Words for A or B: letter and name, once where they are the same."""
+    return letter if name == letter else f"{letter}: {name}"
+
+
+def who_is_who(names):
+    """Which method A is and which B; "" where they are called so."""
+    return "; ".join(side(letter, name) for letter, name in zip("AB", names, strict=True)) if [*names] != ["A", "B"] else ""
+
+
 def most_different(a, b, n):
     """Indices of the clips where two methods differ most, largest first; clips without a value are left out."""
     gap = np.abs(a - b)
@@ -46,7 +56,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
     """
     out = Path(out)
     path = out / "gallery.html"
-    words = {"truth": "ground truth", "A": f"A, {names[0]}", "B": f"B, {names[1]}"}
+    words = {"truth": "ground truth", "A": side("A", names[0]), "B": side("B", names[1])}
     shown = {metric: most_different(a, b, n_clips) for metric, (a, b) in pairs.items()}
     strips = {(i, who): out / "strips" / f"clip{clips[i]}_{who}.png" for indices in shown.values() for i in indices for who in words}
     width = write_strips({picture: (readers[who], int(clips[i])) for (i, who), picture in strips.items()})
@@ -61,7 +71,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         "comparison.html",
         path,
         title=title,
-        subtitle=f"A: {names[0]}. B: {names[1]}.",
+        subtitle=who_is_who(names),
         note=note,
         pages=pages,
         docs=("evaluation", "beyond"),

@@ -10,8 +10,9 @@ Writes   {table}.md, {table}.csv, {table}.tex   main, subjects, ablation, retrie
     python Evaluation_Metrics/paper_tables.py --dataset phantom
     python Evaluation_Metrics/paper_tables.py --dataset CC2017 --results outputs/CC2017/metrics --names full full_seed1 --columns SSIM EPE
 
-Best value bold, second underlined, among published methods and the first of --names. Stars: our method differs from that
-row of ours by the released bootstrap-Wilcoxon test, and the interval over clips (differences.csv) excludes 0.
+Best value bold, second underlined, among published methods and the first of --names; in later and neuroclips, which show means over
+subjects, ours takes part with its mean; in ablation, published rows alone; in retrieval and shuffle, nothing is marked. Stars: our
+method differs from that row of ours by the released bootstrap-Wilcoxon test, and the interval over clips (differences.csv) excludes 0.
 A few seconds.
 """
 
@@ -41,6 +42,13 @@ def notes_of(reference, rows, *more):
     return [note for note in more if note] + [f"{tag}: {reference['sources'][tag]}." for tag in tags]
 
 
+def title_of(title, ours, published=True):
+    """Title of a table that says whose values are whose."""
+    subjects = list(ours.main.folders)
+    whose = f"subject{'s' * (len(subjects) > 1)} {', '.join(subjects)}"
+    return f"{title} (published); {whose} (ours)" if published else f"{title}: {whose}"
+
+
 def main_table(reference, ours, wanted=None):
     """The paper's main table of a data set; ours alone where nothing is published."""
     key = next((PUBLISHED[name] for name in ours.dataset.tables if name in PUBLISHED), None)
@@ -48,7 +56,7 @@ def main_table(reference, ours, wanted=None):
     columns = ours.columns(wanted)
     chance = Row("chance", values=ours.facts["chance"], ranked=False)
     rows = [*published_rows(table), *ours.rows(columns), chance]
-    title = f"{table['title']}, ours by protocol {ours.protocol}"
+    title = title_of(table["title"], ours, bool(key))
     return Table("main", title, columns, rows, notes_of(reference, rows, table.get("note"), *ours.notes()))
 
 
@@ -62,8 +70,7 @@ def further_table(reference, ours, key, file, ranked_subjects, wanted=None):
     rows = published_rows(table) + ours.rows(columns)
     for row in rows:
         row.ranked = row.subject in ranked_subjects and row.method not in ours.free
-    title = f"{table['title']}, ours by protocol {ours.protocol}"
-    return Table(file, title, columns, rows, notes_of(reference, rows, table.get("note"), *ours.notes()))
+    return Table(file, title_of(table["title"], ours), columns, rows, notes_of(reference, rows, table.get("note"), *ours.notes()))
 
 
 def ablation_table(reference, ours, wanted=None):
@@ -73,7 +80,7 @@ def ablation_table(reference, ours, wanted=None):
     rows, columns = published_rows(table) if published else [], [column for column in table["columns"] if not wanted or column in wanted]
     for name, method in ours.ablations.items():
         rows += method.rows(f"this project, {name}", columns, ours.dataset, ranked=False)
-    title = f"{ours.dataset.label}{table['title'] if published else 'Ablation'}, ours by protocol {ours.protocol}"
+    title = title_of(table["title"] if published else f"{ours.dataset.label}Ablation", ours, published)
     return Table("ablation", title, columns, rows, notes_of(reference, rows, table["note"], *ours.notes()))
 
 
@@ -95,7 +102,7 @@ def our_retrieval(folder, gallery, size, dataset):
         target = f"{facts['target']} target" if "target" in facts else ""
         words = ["this project", facts.get("method"), target, facts.get("arm", "full").replace("full", "")]
         words += [f"{key} {facts[key]}" for key in ("ties", "seed") if key in facts]
-        label, pool = ", ".join(filter(None, words)), f"pool {facts['pool'] if 'pool' in facts else size}"
+        label, pool = ", ".join(filter(None, words)), str(facts.get("pool", size))
         row = rows.setdefault((label, pool), Row(label, pool, str(facts.get("clips", dataset.n_test)), ranked=False))
         for k, share in facts["accuracy"].items():
             row.values[f"S{subject} top-{k}"] = 100 * share
@@ -113,18 +120,20 @@ def retrieval_table(reference, folder, dataset):
     for gallery, size in table["galleries"].items():
         part = published_rows(table, gallery=gallery) if published else []
         for row in part:
-            row.subject, row.ranked = f"pool {size}", False
+            row.subject, row.ranked = str(size), False
         part += our_retrieval(folder, "small_set" if gallery == "small" else "Large_set", size, dataset)
         for pool in dict.fromkeys(row.subject for row in part):
             columns = {column for row in part if row.subject == pool for column in row.values}
-            shares = {column: 100 * min(1, int(column.split("-")[-1]) / int(pool.split()[-1])) for column in columns}
+            shares = {column: 100 * min(1, int(column.split("-")[-1]) / int(pool)) for column in columns}
             part.append(Row("chance (k / pool)", pool, values=shares, ranked=False))
         rows += part
     there = set().union(*(row.values for row in rows))
     known = [column for column in table["columns"] if column in there] if published else []
     columns = known + sorted(there - set(known), key=natural_key)
     title = dataset.label + (table["title"] if published else "Retrieval, accuracy in %")
-    return Table("retrieval", title, columns, rows, notes_of(reference, rows, table["note"] if published else dataset.note), digits=2)
+    return Table(
+        "retrieval", title, columns, rows, notes_of(reference, rows, table["note"] if published else dataset.note), digits=2, second="pool"
+    )
 
 
 def our_shuffle(folder, dataset):

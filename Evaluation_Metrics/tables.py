@@ -45,6 +45,7 @@ class Table:
     notes: list
     digits: int = 3
     of: str = ""
+    second: str = "subject"  # what a row's `subject` is in this table
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,19 @@ def styled(table, style):
 
 
 def _heads(table):
-    return ["method", "subject", "clips", *(column + (" ↓" if column in LOWER_IS_BETTER else "") for column in table.columns)]
+    return ["method", table.second, "clips", *(column + (" ↓" if column in LOWER_IS_BETTER else "") for column in table.columns)]
+
+
+def _heads_and_rows(table, style, write=str):
+    """Heads and rows, as text; where something is published, the last column names its source. `write` writes plain text."""
+    sources = [", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "") for row in table.rows]
+    with_sources = set(sources) - {"ours", ""} != set()
+    heads = [*_heads(table), *["source"] * with_sources]
+    rows = [
+        [*map(write, (row.method, row.subject, row.clips)), *cells, *[write(source)] * with_sources]
+        for row, cells, source in zip(table.rows, styled(table, style), sources, strict=True)
+    ]
+    return [*map(write, heads)], rows
 
 
 def table_lines(head, rows):
@@ -99,13 +112,7 @@ def table_lines(head, rows):
 
 def to_markdown(table):
     """A table as Markdown."""
-    sources = [", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "") for row in table.rows]
-    with_sources = set(sources) - {"ours", ""} != set()
-    heads = [*_heads(table), *["source"] * with_sources]
-    rows = [
-        [row.method, row.subject, row.clips, *cells, *[source] * with_sources]
-        for row, cells, source in zip(table.rows, styled(table, MARKDOWN), sources, strict=True)
-    ]
+    heads, rows = _heads_and_rows(table, MARKDOWN)
     return "\n".join([f"### {table.title}", "", *table_lines(heads, rows), "", *(note.replace("*", r"\*") + "  " for note in table.notes)])
 
 
@@ -126,22 +133,24 @@ def escape(text):
 
 
 def to_latex(table):
-    """A table as LaTeX; the document needs the package booktabs."""
+    """A table as LaTeX, shrunk to the width of the text where it is wider."""
+    heads, rows = _heads_and_rows(table, LATEX, escape)
     lines = [
+        r"% needs \usepackage{booktabs,graphicx}",
         r"\begin{table}",
         r"\centering",
         rf"\caption{{{escape(' '.join([table.title + '.', *table.notes]))}}}",
         rf"\label{{tab:{'-'.join(filter(None, (table.of, table.file)))}}}",
     ]
     lines += [
-        rf"\begin{{tabular}}{{lll{'c' * len(table.columns)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{lll{'c' * (len(heads) - 3)}}}",
         r"\toprule",
-        " & ".join(map(escape, _heads(table))) + r" \\",
+        " & ".join(heads) + r" \\",
         r"\midrule",
+        *(" & ".join(cells) + r" \\" for cells in rows),
     ]
-    for row, cells in zip(table.rows, styled(table, LATEX), strict=True):
-        lines.append(" & ".join([escape(row.method), escape(row.subject), escape(row.clips), *cells]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"])
 
 
 def write_table(folder, table):
@@ -153,7 +162,7 @@ def write_table(folder, table):
     cells = []
     for row in table.rows:
         for column in table.columns:
-            cell = {"method": row.method, "subject": row.subject, "clips": row.clips, "metric": column}
+            cell = {"method": row.method, table.second: row.subject, "clips": row.clips, "metric": column}
             cell |= {"value": row.values.get(column, ""), "std": row.spread.get(column, "")}
             source = row.source.get(column, "ours" if column in row.values else "")
             cells.append(cell | {"source": source, "stars": row.marks.get(column, "")})
