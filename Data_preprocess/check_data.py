@@ -14,6 +14,7 @@ Seconds for the phantom; CC2017 has 86 series a subject, a twentieth of a second
 """
 
 import hashlib
+import logging
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -30,12 +31,15 @@ from common.released import ReleasedTree
 from common.workers import add_workers_flag, run_jobs
 from Data_preprocess.cifti import open_series, plain_and_compressed
 from Data_preprocess.event_runs import check_orientation, read_shape
-from Data_preprocess.events import event_volumes, read_events
+from Data_preprocess.events import COLUMNS, TIME_COLUMNS, event_volumes, read_events
 from Data_preprocess.finding import Finder
 from Data_preprocess.movies import check_frames, check_rate, movie_info
 from Data_preprocess.pickles import read_responses
+from Data_preprocess.tables import read_table
 from models.loading import model_files
 from models.released import find_checkpoint
+
+log = logging.getLogger(__name__)
 
 RELEASED = "the authors' published folder"
 AGAIN = "copy or download it again"
@@ -80,9 +84,15 @@ def event_files(dataset, data_root, subjects):
         ends[movie] = max(ends.get(movie, 0), event.start + dataset.clip_seconds)
     for movie, seconds in ends.items():
         yield RawFile("movies", movie, "movie", seconds)
-    timed = [event for event in events if event.run is not None and event.onset is not None]  # else rows are given ready-made
-    for subject in subjects if timed else ():
-        of_subject = [event for event in timed if event.subject in (None, subject)]
+    lacking = [name for name in TIME_COLUMNS if getattr(events[0], name) is None]
+    if lacking:
+        path = dataset.events_path(data_root)
+        log.warning(
+            "warning: no column %s in %s: runs were not looked at; only ready rows (--fmri_train, --fmri_test) could be used; columns are %s",
+            " and ".join(map(repr, lacking)), path, ", ".join(read_table(path, COLUMNS)[0]),
+        )  # fmt: skip
+    for subject in () if lacking else subjects:
+        of_subject = [event for event in events if event.subject in (None, subject)]
         if not of_subject:
             yield EventSeries(f"subject {subject}", dataset.events_path(data_root), "array")
         for event in of_subject:
@@ -145,7 +155,7 @@ def mixed_trees(files, paths):
             root = Path(*path.parts[: path.parts.index(ARCHIVE) + 1])
             groups.setdefault(root, {})[file.group] = True
     shared = [group for of_root in groups.values() for group in of_root]
-    if len(groups) == 1 or (len(set(shared)) == len(shared) and max(map(len, groups.values()), default=0) == 1):
+    if len(groups) <= 1 or (len(set(shared)) == len(shared) and max(map(len, groups.values()), default=0) == 1):
         return []
     return ["; ".join(f"{', '.join(of_root)} in {root}" for root, of_root in groups.items())]
 
@@ -202,10 +212,10 @@ def check_length(path, shape, file):
 
 def look_at_series(path, file):
     series = open_series(path)
+    check_length(path, (series.n_volumes, series.n_columns), file)
     if series.n_volumes < file.least:
         raise too_short(path, series.n_volumes, file)
     series.check_tr(file.tr)
-    check_length(path, (series.n_volumes, series.n_columns), file)
     return f"{series.n_volumes} volumes of {series.n_columns} grayordinates{'' if series.tr else ', the time between them not said'}"
 
 
@@ -301,7 +311,7 @@ def main(args):
     if not args.released_root:
         print(f"{dataset.name}: {dataset.n_train} training and {dataset.n_test} test clips come out of a complete data set")
     if mixed or good.total() < len(files):
-        print(f"not as expected; it comes from {source}")
+        print(f"not as expected; {f'it comes from {source}' if source else f'check the entry of {dataset.name} in common/datasets'}")
         sys.exit(1)
 
 

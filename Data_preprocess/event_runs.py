@@ -16,6 +16,7 @@ from Data_preprocess.events import clips_of, event_volumes
 
 _AGAIN = "delete it and run this step again"
 BLOCK = 2048  # voxels correlated at a time
+FAR = 10  # times its length that a run's last event ends at, where onsets are hardly in seconds
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +67,7 @@ def check_orientation(path, shape, needed, last, tr):
     """What is odd about the length of a series of a shape, in words; None for nothing.
 
     Events need so many volumes and the last of them ends at `last`, s. A UserError for (voxels, volumes): rows that cannot be volumes,
-    and columns that can.
+    and columns that can; and for a last event that is far past the run's end.
     """
     most = (last + max(60, last / 2)) / tr  # a run goes on for a while after its last event
     if needed <= shape[0] <= most:
@@ -77,6 +78,8 @@ def check_orientation(path, shape, needed, last, tr):
             "(voxels, volumes); write it as (volumes, voxels)"
         )
     lasts = f"{path} lasts {shape[0] * tr:g} s ({shape[0]} volumes), and its last event ends at {last:g} s"
+    if needed > FAR * shape[0]:
+        raise UserError(f"{lasts}, far past the run's end; are the onsets in seconds?")
     return f"{lasts}; check tr in the registry, the onsets and the orientation of the series" if shape[0] > most else None
 
 

@@ -638,6 +638,7 @@ def test_check_data(small, capsys):
     run_script(script, *argv)
     lines = capsys.readouterr().out.splitlines()
     assert "mine movies: 2 of 2 as expected" in lines and "mine subject 1: 4 of 4 as expected" in lines
+    assert not any(line.startswith("mixed") for line in lines)
     entry.series_path(small / "DATA", 1, "a").unlink()
     np.save(entry.series_path(small / "DATA", 1, "b"), small_series("b")[:50])
     video.write_mp4(entry.film_path(small / "DATA", "films/test.mp4"), [np.zeros((16, 16, 3), np.uint8)] * 30, 1)
@@ -645,6 +646,30 @@ def test_check_data(small, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["wrong", "missing", "wrong"]
     assert "lasts 30.00 s, not 36.00 s" in lines[0] and "has 50 volumes" in lines[2]
+    assert lines[-1] == "not as expected; check the entry of mine in common/datasets"
     entry.events_path(small / "DATA").unlink()
     fails(script, *argv)
     assert "write the event table" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name, columns, factor, said, in_step_4",
+    [
+        ("events.csv", ["run", "onset_time"], 1, "no column 'onset' in {events}: runs were not looked at; only ready rows", "has no column onset"),
+        ("events.csv", ["run", "onset"], 1000, "lasts 195 s (130 volumes), and its last event ends at", "are the onsets in seconds?"),
+        ("events.tsv", ["run", "onset"], 1, "mine subject 1: 4 of 4 as expected", None),
+    ],
+)  # fmt: skip
+def test_tables_that_check_data_looks_at(small, capsys, caplog, name, columns, factor, said, in_step_4):
+    """Another name for the onset, onsets in ms, and a .tsv where the entry says .csv."""
+    path, check = small / "DATA/mine" / name, load_script("Data_preprocess/check_data.py")
+    (small / "DATA/mine/events.csv").unlink()
+    write_table(path, [[row[0], factor * row[1], *row[2:]] for row in small_table()], [*columns, "split", "film", "start"])
+    for film, seconds in (("films/train.mp4", 120), ("films/test.mp4", 36)):
+        video.write_mp4(MINE.film_path(small / "DATA", film), [np.zeros((16, 16, 3), np.uint8)] * seconds, 1)
+    with pytest.raises(SystemExit) if factor > 1 else contextlib.nullcontext():
+        run_script(check, "--dataset", "mine", "--data_root", small / "DATA", "--workers", 1, "--subj_ID", 1)
+    printed = capsys.readouterr().out + caplog.text
+    assert said.format(events=path) in printed and "again" not in printed
+    if in_step_4:
+        assert in_step_4 in error_of(capsys, STEP4, *flags(small))

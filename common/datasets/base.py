@@ -54,7 +54,7 @@ class Dataset:
     epochs : dict
         checkpoint that is used, per decoder, or per (decoder, subject) where one differs; "last" is allowed
     source : str
-        where the raw data come from
+        where the raw data come from; "" for a data set of one's own
     models : dict
         default source of each model, hub id or folder: sd, clip, vifi, image_classifier, clip_classifier, caption_model;
         one that is not named has no default
@@ -92,7 +92,7 @@ class Dataset:
     frame_size: int
     n_vertices: int
     epochs: dict = field(default_factory=lambda: dict(RELEASED_EPOCHS))
-    source: str = "its makers"
+    source: str = ""
     models: dict = field(default_factory=lambda: dict(MODELS))
     arms: tuple = ("full",)
     left_out: tuple = ()
@@ -127,6 +127,11 @@ class Dataset:
     def simulated(self):
         """Whether the data are made, not measured."""
         return bool(self.note)
+
+    @property
+    def on_cortex(self):
+        """Whether the columns of every fMRI array are vertices of the cortex; where they are not, preprocessing may know their vertices."""
+        return True
 
     @property
     def label(self):

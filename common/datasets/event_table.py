@@ -16,7 +16,7 @@ class OwnDataset(Dataset):
     Attributes
     ----------
     events : str
-        event table, .csv or .tsv
+        event table, .csv or .tsv; a .tsv of the same name is taken where there is no .csv
     series : str
         series of one run, a CIFTI .dtseries.nii or a .npy (volumes, voxels), with {subject} and {run} in its name
     lag_seconds : float
@@ -47,6 +47,10 @@ class OwnDataset(Dataset):
         return super().problem()
 
     @property
+    def on_cortex(self):
+        return not self.series.endswith(".npy")
+
+    @property
     def clip_seconds(self):
         return self.clip_frames / self.fps
 
@@ -55,7 +59,9 @@ class OwnDataset(Dataset):
         return [f"{split}_{i}" for i in range(1, self.n_clips(split) + 1)]
 
     def events_path(self, data_root):
-        return Path(data_root) / self.name / self.events
+        path = Path(data_root) / self.name / self.events
+        other = path.with_suffix(".tsv")
+        return other if other.is_file() and not path.exists() else path
 
     def film_path(self, data_root, film):
         return Path(data_root) / self.name / film
