@@ -243,6 +243,7 @@ def test_paper_tables(tmp_path, capsys):
     # 0.34 is above every published SSIM, 5.03 below every published EPE; the control's is lower still but no competitor
     assert "**0.3" in line and "**5.0" in line
     assert "**11.043**" in text and "<u>10.637</u>" in text
+    assert r"\*\*\* |" in next(line for line in text.splitlines() if line.startswith("| this project, control | 1 |"))
     tex = (out / "main.tex").read_text()
     assert r"\label{tab:CC2017-main}" in tex and "30 clips of subject 1" in tex and "$^{***}$" in tex
     assert r"\textbf{11.043}" in tex and r"\underline{10.637}" in tex and "_" not in tex.replace(r"\_", "")
