@@ -1,5 +1,6 @@
 """The report of a subject and the overview of a data set: static, they open from disk, made from the files that the stages left."""
 
+import math
 from pathlib import Path
 
 from common.files import read_json
@@ -90,6 +91,12 @@ def _summary(checks):
 # ---------------------------------------------------------------------------------------------- the report's parts
 
 
+def _decimals(numbers):
+    """Decimals of the numbers of a row: four digits of the largest, at most four decimals."""
+    largest = max((abs(number) for number in numbers if number), default=0)
+    return 4 if largest < 1 else max(0, 3 - int(math.log10(largest)))
+
+
 def _claims(layout, dataset, subject, checks, page):
     """Tables of claims, the rows of one claim together, and its figure."""
     parts = []
@@ -100,18 +107,18 @@ def _claims(layout, dataset, subject, checks, page):
             new = {"name": check["claim"], "note": check.get("note", ""), "rows": [], "figures": []}
             claim = claims.setdefault(check["claim"], new)
             row = {key: check.get(key) for key in ("held", "statement", "value", "se", "bar", "margin", "chance", "n", "compared_with")}
-            claim["rows"].append(row | {"reference": check.get("control")})
+            numbers = [check.get(key) for key in ("value", "control", "chance")]
+            claim["rows"].append(row | {"reference": check.get("control"), "decimals": _decimals(numbers)})
         for claim in claims.values():
             further = (layout.explain(subject) / path for path in CLAIM_FIGURES.get(claim["name"], ()))
             paths = [path for path in (folder / f"{claim['name'].replace(' ', '_')}.png", *further) if path.is_file()]
-            claim["figures"] = [(relative(path, page), f"{dataset.label}{_figure_words(path)}") for path in paths]
+            claim["figures"] = [(relative(path, page), f"{dataset.label}{_figure_words(path)}", path.parent != folder) for path in paths]
         clips = f", {facts['n_clips']} reconstructed clips" if facts.get("n_clips") else ""
-        caption = f"{dataset.name}, subject {subject}, seed {facts['seed']}{clips}. ±: standard error over clips"
         parts.append({
             "name": name,
             "claims": list(claims.values()),
             "about": facts.get("about", ""),
-            "caption": f"{caption}, of the paired difference where one is compared.",
+            "caption": f"{dataset.name}, subject {subject}, seed {facts['seed']}{clips}.",
         })  # fmt: skip
     return parts
 

@@ -357,9 +357,9 @@ def test_claims_say_what_they_compare_with(run):
     page = Page(run[1])
     assert "1 of 2 claims hold" in page.text and "The simulated brain answers early." in page.text
     start = page.words.index("Still: the first <frame> eight times.")
-    row = ["holds", "EPE below the still's", "1", "± 0.06", "1.84", "the still", "difference > 4 SE", "9.5 SE", "40"]
+    row = ["holds", "EPE below the still's", "1.000", "± 0.060", "1.840", "the still", "difference > 4 SE", "9.5 SE", "40"]
     assert page.words[start + 1 :][:9] == row
-    assert page.words[start + 10 :][:6] == ["missed", "direction right", "0.5", "0.25", "≥ 0.6", "0.25"]  # with what is not said
+    assert page.words[start + 10 :][:6] == ["missed", "direction right", "0.5000", "0.2500", "≥ 0.6", "0.2500"]  # with what is not said
     assert page.text.count("Still:") == 1 and "metrics/sub1/phantom_checks/motion.png" in page.addresses
     assert "control" not in [words.lower() for words in page.words[start:][:20]]
 
@@ -436,4 +436,4 @@ def test_comparison_page(tmp_path):
     assert [parent for _, parent in page.images] == (["span"] * 3 + ["a"] * 3) * 2 and "Phantom." in page.text  # films, their strips
     assert NAMED in page.text and "<fMRI>" not in page.source and {"differences.csv", "../../report_sub1.html"} <= set(page.addresses)
     assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * (SIZE + 1), SIZE + 1)
-    assert page.words[page.words.index("SSIM") + 1 :][:5] == ["A", "5", "0.5000", "0.2800", "0.2200"]
+    assert page.words[page.words.index("SSIM") + 1 :][:6] == ["A", "0.5000", "0.2800", "0.2200", "0.0800 to 0.3800", "5"]
