@@ -41,8 +41,9 @@ def get_parser():
     group = parser.add_argument_group("chain")
     stages = ",".join(STAGES)
     group.add_argument(
-        "--stages", default="all", changes_result=False, help=f"stages to run: all, or some of {stages}, separated by commas"
-    )
+        "--stages", nargs="+", default=["all"], changes_result=False, metavar="STAGE",
+        help=f"stages to run, separated by commas or spaces: all, or some of {stages} (default: all)",
+    )  # fmt: skip
     group.add_argument(
         "--workers", type=cli.processes, default=n_cores(), changes_result=False,
         help="scripts that run at the same time, one core each; for a script that uses all cores, its processes",
@@ -121,7 +122,7 @@ def main(args):
     dataset, layout = get_dataset(args.dataset), Layout.of(args)
     args.arms = args.arms or list(dataset.arms)
     check_sweep(args)
-    stages = choose_stages(dataset, args.stages)
+    stages = choose_stages(dataset, args)
     planned = [stage for stage in stages if stage != "report"] if args.cluster else stages  # its job is this script again
     waves = make_plan(planned, dataset, args, get_parser()._actions)
     jobs = [job for wave in waves for job in wave]

@@ -354,9 +354,9 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
     return array
 
 
-def load_mask(path, n):
+def load_mask(path, n, do="give a mask of zeros and ones, one per vertex"):
     """Read a mask of 0 and 1 with at least one 1, (n,) bool; a UserError when it is another thing."""
-    mask = load_array(path, shape=(n,), do="give a mask of zeros and ones, one per vertex")
+    mask = load_array(path, shape=(n,), do=do)
     if not np.isin(mask, (0, 1)).all():
         raise UserError(f"{path} has values from {mask.min()} to {mask.max()}; give a mask of zeros and ones")
     if not mask.any():

@@ -1,10 +1,12 @@
 """Stages of the chain: which scripts each of them calls, with which flags of its own."""
 
 import importlib
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.files import UserError
+from common.cortex import N_CORTEX
+from common.files import UserError, load_array
 from common.layout import Layout, reconstruction_name
 from Retrieval.galleries import METHODS
 
@@ -53,7 +55,7 @@ def extract_stage(dataset, args):
 
 def train_stage(dataset, args):
     tasks = [Task("train", f"Feature_decoding/{script}.py", ["--arm", arm]) for script in DECODERS for arm in args.arms]
-    searched = retrieval_flags(args) if "retrieve" in args.stages or "retrieve" not in dataset.left_out else []
+    searched = retrieval_flags(args) if "retrieve" in named_stages(args) or "retrieve" not in dataset.left_out else []
     return [tasks + [Task("train", "Retrieval/train_retrieval_decoder.py", flags) for flags in searched]]
 
 
@@ -145,11 +147,30 @@ ONE_SEED = (*SEEDLESS, "explain")
 LISTED = {"phantom": "making", "preprocess": "preparation"}  # stages that are offered where a data set's entry lists their scripts
 
 
-def choose_stages(dataset, text):
+def named_stages(args):
+    """Names that --stages has, separated by commas or spaces, list of str."""
+    return re.findall(r"[^\s,]+", " ".join(args.stages))
+
+
+def knows_vertices(dataset, args):
+    """Whether it is known which vertices of the cortex a data set's voxels are: from its series, the flag --vertices, or the masks."""
+    if dataset.on_cortex or any(word.partition("=")[0] == "--vertices" for word in args.others):
+        return True
+    masks = [Layout.of(args).mask(subject) for subject in args.subj_ID]
+    return all(mask.is_file() and load_array(mask, finite=False, mmap=True).shape == (N_CORTEX,) for mask in masks)
+
+
+def choose_stages(dataset, args):
     """Names of the stages that --stages asks for, in running order."""
     offered = [name for name in STAGES if name not in LISTED or getattr(dataset, LISTED[name])]
-    chosen = [name for name in offered if name not in dataset.left_out] if text == "all" else text.split(",")
-    for name in chosen:
+    named, vertices = named_stages(args), knows_vertices(dataset, args)
+    chosen = named if named != ["all"] else [name for name in offered if name not in dataset.left_out and (vertices or name != "explain")]
+    for name in chosen or [""]:
         if name not in offered:
             raise UserError(f"--stages: there is no stage {name!r} for {dataset.name}; choose from {', '.join(offered)}")
+    if "explain" in chosen and not vertices:
+        raise UserError(
+            f"--stages explain draws on the cortex, and which vertices the voxels of {dataset.name} are is not known; "
+            "leave it out, or give --vertices to the stage preprocess (docs/own_data.md)"
+        )
     return [name for name in offered if name in chosen]

@@ -80,7 +80,7 @@ def scripts(tmp_path, monkeypatch):
             (tmp_path / folder / "step1_same.py").write_text(textwrap.dedent(text))
             tasks.append([Task("made", f"{folder}/step1_same.py", alone=folder == "alone")])
         monkeypatch.setitem(STAGES, "made", lambda dataset, args: tasks)
-        monkeypatch.setattr(pipeline, "choose_stages", lambda dataset, text: ["made"])
+        monkeypatch.setattr(pipeline, "choose_stages", lambda dataset, args: ["made"])
         return tmp_path
 
     return make
@@ -98,7 +98,7 @@ def plan_of(name, *flags):
     args = cli.parse(pipeline.get_parser, ["--dataset", name, *flags], "run_pipeline")
     dataset = datasets.get_dataset(name)
     args.arms = args.arms or list(dataset.arms)
-    waves = plan.make_plan(choose_stages(dataset, args.stages), dataset, args, pipeline.get_parser()._actions)
+    waves = plan.make_plan(choose_stages(dataset, args), dataset, args, pipeline.get_parser()._actions)
     return args, [job for wave in waves for job in wave]
 
 
@@ -127,6 +127,29 @@ def test_shuffle_tests_need_the_reconstructions_that_they_compare():
     for given, runs in (((), True), (("none", "motion", "semantic"), True), (("none", "semantic"), False), (("motion",), False)):
         flags = ["--ablate", *given] * bool(given)
         assert any("shuffle_for" in job.name for job in plan_of("phantom", *flags)[1]) == runs
+
+
+@pytest.mark.parametrize("words", [("retrieve,explain,train",), ("train", "explain", "retrieve"), ("train,", "retrieve", "explain,train")])
+def test_stages_are_separated_by_commas_or_spaces(words):
+    stages = [job.task.stage for job in plan_of("CC2017", "--stages", *words)[1]]
+    assert list(dict.fromkeys(stages)) == ["train", "retrieve", "explain"]
+
+
+def test_nothing_is_drawn_where_the_vertices_are_not_known(tmp_path, monkeypatch):
+    """Unless the flag names them, preprocessing has left a mask of the cortex, or the series lie on it."""
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
+    monkeypatch.setitem(datasets.DATASETS, "cifti", replace(OWN, name="cifti", series="{subject}/{run}.dtseries.nii"))
+
+    def explained(name="own", *flags):
+        jobs = plan_of(name, "--subj_ID", "anna", "--out_root", str(tmp_path), *flags)[1]
+        return any(job.task.stage == "explain" for job in jobs)
+
+    assert not explained() and explained("own", "--vertices", "v.npy") and explained("cifti")
+    for n, drawn in ((300, False), (59412, True)):
+        path = Layout(tmp_path / "own").mask("anna")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.ones(n, bool))
+        assert explained() == drawn
 
 
 def test_flags_go_to_the_scripts_that_know_them():
@@ -182,10 +205,17 @@ def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
         (("--vifi_path", "k400.pth", "--data_root", "."), "check --vifi_path"),
         (("--epoch", "0"), "Feature_decoding/train_CMG.py --help"),
         (("--stages", "phantom"), "no stage 'phantom' for CC2017"),
+        (("--stages", "explain", "reports"), "no stage 'reports' for CC2017"),
+        (("--stages", ","), "no stage '' for CC2017"),
+        (
+            ("--dataset", "own", "--subj_ID", "anna", "--stages", "explain"),
+            "which vertices the voxels of own are is not known; leave it out",
+        ),
         (("--dataset", "HCP"), "HCP has no subject 1; choose from 100610"),
     ],
 )
-def test_a_wrong_flag_is_said_before_anything_runs(flags, words, tmp_path, capsys):
+def test_a_wrong_flag_is_said_before_anything_runs(flags, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(datasets.DATASETS, "own", OWN)
     fails(pipeline, "--dataset", "CC2017", "--out_root", tmp_path / "out", *flags)
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1 and not (tmp_path / "out").exists()

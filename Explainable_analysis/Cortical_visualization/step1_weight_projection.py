@@ -69,7 +69,7 @@ def main(args):
     path = layout.checkpoints(args.subj_ID, arm_name(arm, args.seed), args.decoder) / f"{stem}.safetensors"
     model, _ = load_decoder(path, args.decoder, subject=args.subj_ID, dataset=dataset.name)
     mask_path = layout.mask(args.subj_ID)
-    mask = load_mask(mask_path, N_CORTEX)
+    mask = load_mask(mask_path, N_CORTEX, "a map needs the cortical vertex of every voxel: give --vertices to the preprocessing")
     if mask.sum() != model.in_dim:
         raise UserError(f"{path} decodes {model.in_dim} vertices and {mask_path} selects {mask.sum()}; give a decoder of this mask")
     folder = layout.explain(args.subj_ID) / "Cortical_visualization" / map_name(args.decoder, args.map, arm)
