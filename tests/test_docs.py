@@ -99,7 +99,7 @@ def test_flags_in_the_text_exist():
     models = {f"--{word}" for word in words if word.endswith(("_path", "_classifier"))}  # spelled f"--{flag}" in the code
     models |= {f"--{decoder}_model_path" for decoder in ("semantic", "structure", "CMG")}
     others = {  # of pip, accelerate, torchrun, sbatch, squeue
-        "--no-deps", "--multi_gpu", "--num_machines", "--num_processes", "--machine_rank", "--main_process_ip", "--main_process_port",
+        "--no-deps", "--index-url", "--multi_gpu", "--num_machines", "--num_processes", "--machine_rank", "--main_process_ip", "--main_process_port",
         "--account", "--mem", "--cpus-per-task", "--config_file", "--nproc_per_node", "--me", "--requeue", "--dependency", "--help",
     }  # fmt: skip
     known = {*words} | models | others

@@ -536,12 +536,7 @@ ANSWERED = {
     "shape": phantom_world.SHAPES, "colour": phantom_world.COLOURS, "background": phantom_world.BACKGROUNDS, "size": phantom_world.SIZES,
 }  # fmt: skip
 SMALL_TRAINING = ["--projector_dims", "128", "--epoch", "20", "--image_aug", "off"]
-MODELS = {"clip": ["--clip_path", ROOT / "phantom/models/clip"], "sd": ["--sd_path", ROOT / "phantom/models/sd"]}
-ADDED = {  # to the commands of the page
-    "contrastive_target_extraction": MODELS["clip"],
-    "semantic_feature_extraction": MODELS["sd"],
-    "train_semantic_decoder": [*MODELS["clip"], *MODELS["sd"], *SMALL_TRAINING],
-}
+ADDED = {"train_semantic_decoder": SMALL_TRAINING}  # to the commands of the page
 
 
 def response(seconds):
@@ -592,7 +587,9 @@ def whole_way(tmp_path_factory):
         patch.setitem(datasets.DATASETS, "mine", entry)
         patch.delenv("MINDANIMATOR_DATA", raising=False)
         patch.chdir(folder)
-        for script, flags in [command for block in code_blocks(PAGE) for command in commands(block)]:
+        for name in ("phantom", "configs"):
+            (folder / name).symlink_to(ROOT / name)
+        for script, flags in [command for block in code_blocks(PAGE, 'bash title="tested') for command in commands(block)]:
             name = Path(script).stem
             if name != "content_feature_extraction":  # for the other decoders
                 run_script(load_script(script), *flags, *ADDED.get(name, []))
