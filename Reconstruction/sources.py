@@ -115,7 +115,7 @@ class RecordingClips:
     Parameters
     ----------
     path : Path or None
-        .npy (N, V): the vertices of the decoders, or all 59412, of which `mask` chooses
+        .npy (N, V): the vertices of the decoders, or all of the data set, of which a mask chooses
     n : int, optional
         clips, where there is no fMRI
     gt : Path, optional
@@ -126,7 +126,7 @@ class RecordingClips:
         "own" scales the rows by their own mean and standard deviation, "saved" by those of the training, "none" leaves them;
         by default "saved" where there is such a file, else "own"
     saved, masks : list of Path
-        where the statistics of the training, and masks of 59412 zeros and ones, may be
+        where the statistics of the training, and masks of zeros and ones, one a vertex, may be
     """
 
     def __init__(self, path, *, n=None, gt=None, n_frames=8, times=None, norm=None, saved=(), masks=()):
@@ -163,16 +163,18 @@ class RecordingClips:
         return scale(rows, *load_statistics(self.saved, "train", n_vertices))
 
     def _mask(self, n_columns, n_vertices):
-        """Columns of the decoders' vertices among the 59412."""
-        if n_columns != N_CORTEX:
-            raise UserError(f"{self.path} has {n_columns} columns; give the {n_vertices} vertices of the decoders, or all {N_CORTEX}")
-        masks = {path: load_mask(path, N_CORTEX) for path in self.masks}
+        """Columns of the decoders' vertices among all: as many as the masks are of, or the 59412."""
+        every = {path: load_array(path, shape=(None,), mmap=True, do="give a mask of zeros and ones").size for path in self.masks}
+        if n_columns not in every.values() and n_columns != N_CORTEX:
+            whole = " or ".join(map(str, sorted(set(every.values())))) or N_CORTEX
+            raise UserError(f"{self.path} has {n_columns} columns; give the {n_vertices} vertices of the decoders, or all {whole}")
+        masks = {path: load_mask(path, n) for path, n in every.items() if n == n_columns}
         for path, mask in masks.items():
             if mask.sum() == n_vertices:
                 log.info("%d vertices chosen by %s", n_vertices, path)
                 return mask
         found = ", ".join(f"{path} selects {mask.sum()}" for path, mask in masks.items()) or "no mask was found"
-        raise UserError(f"{self.path} has all {N_CORTEX} vertices and the decoders take {n_vertices}: {found}; give --mask")
+        raise UserError(f"{self.path} has all {n_columns} vertices and the decoders take {n_vertices}: {found}; give --mask")
 
     def true_frames(self):
         """Function of a clip's number that gives its frames; None without ground truth."""

@@ -5,6 +5,7 @@ tokens.npy       (N, 19, D)        hidden states of Stable Diffusion's text enco
 embedding.npy    (N, E)            CLIP text embedding, for the nearest captions of the gallery
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from models.decoding import Decoded
 NAMES = ("latents", "tokens", "embedding")
 UNITS = {"latents": "Stable Diffusion's latents x 0.18215", "tokens": "text encoder's hidden states", "embedding": "CLIP embedding"}
 MOST_TOKENS = 76  # CLIP's text encoder has 77 positions, of which the start token takes one
+SAME = 0.02  # of the start token's length, by which one that was given differs from it
+CLIPS = 64  # of the training, whose latents say what is usual
+FAR = 3  # times that latents' standard deviation is from the training's, where their scale is hardly Stable Diffusion's
+log = logging.getLogger(__name__)
 
 
 def stage1_files(folder):
@@ -36,11 +41,31 @@ def save_stage1(folder, decoded, made_by):
             save_array(Path(folder) / f"{name}.npy", array.cpu().numpy(), rows="clips", units=UNITS[name], made_by=made_by)
 
 
-def load_stage1(folder, n_clips, n_frames, channels, token_dim):
+def check_tokens(folder, tokens, start):
+    """Raise a UserError for tokens (N, L, D) of which the first is the start token (D,) in all clips.
+
+    The word "a" is the same in all clips too, where all captions begin with it: only the start token itself tells.
+    """
+    start = start.to(tokens)
+    if (tokens[:, 0] - start).norm(dim=1).max() <= SAME * start.norm():
+        raise UserError(f"{Path(folder) / 'tokens.npy'}: the first token is the same in all clips: this is the start token; leave it out")
+
+
+def check_scale(path, latents, contents):
+    """Warn of latents whose standard deviation is far from that of the training's (a file), or from 1 where this is not there."""
+    spread, usual = latents.std().item(), 1.0
+    if contents.is_file():
+        usual = float(np.std(load_array(contents, finite=False, mmap=True)[:CLIPS], dtype=np.float64))
+    if not usual / FAR <= spread <= usual * FAR:
+        whose = f"the training's {usual:.3g}" if contents.is_file() else "about 1 of Stable Diffusion's"
+        log.warning("warning: %s has a standard deviation of %.3g, far from %s; multiply by 0.18215?", path, spread, whose)
+
+
+def load_stage1(folder, n_clips, n_frames, channels, token_dim, contents):
     """Read and check the arrays of a folder, Decoded; n_clips None for any number.
 
-    `channels` and `token_dim` are those of Stable Diffusion's latents and tokens. A UserError for an array that is missing,
-    damaged, has NaN, or does not fit.
+    `channels` and `token_dim` are those of Stable Diffusion's latents and tokens, `contents` is the file of the training's latents,
+    if it is there. A UserError for an array that is missing, damaged, has NaN, or does not fit.
     """
     wanted = {"latents": (n_clips, channels, n_frames, None, None), "tokens": (n_clips, None, token_dim), "embedding": (n_clips, None)}
     sizes = {
@@ -59,4 +84,5 @@ def load_stage1(folder, n_clips, n_frames, channels, token_dim):
         raise UserError(
             f"{folder}: tokens.npy has {arrays['tokens'].shape[1]} tokens a clip; give 1 to {MOST_TOKENS}, without the start token"
         )
+    check_scale(Path(folder) / "latents.npy", arrays["latents"], contents)
     return Decoded(arrays["latents"], arrays["tokens"], arrays.get("embedding"))

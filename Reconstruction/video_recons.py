@@ -59,7 +59,7 @@ from models.pipeline import as_frames, encode_prompts, render
 from models.released import find_checkpoint
 from Reconstruction.outputs import FORMATS, Outputs, read_log, to_uint8, write_clip, write_manifest
 from Reconstruction.sources import DatasetClips, RecordingClips, ReleasedClips, describe_models, mean_first_latent
-from Reconstruction.stage1_arrays import count_clips, load_stage1, save_stage1, stage1_files
+from Reconstruction.stage1_arrays import check_tokens, count_clips, load_stage1, save_stage1, stage1_files
 from Reconstruction.stage2 import (
     add_stage2_flags,
     clip_noise,
@@ -92,13 +92,13 @@ def get_parser():
 
     group = parser.add_argument_group("another recording")
     group.add_argument(
-        "--fmri", type=Path, metavar="FILE.npy", help="fMRI, one row a clip: the decoders' vertices, or all 59412; needs --out"
+        "--fmri", type=Path, metavar="FILE.npy", help="fMRI, one row a clip: the decoders' vertices, or all of --mask; needs --out"
     )
     group.add_argument(
         "--gt", type=Path, metavar="PATH", help="true clips of these rows: .npy (N, F, H, W, 3), or a folder or zip of movies"
     )
     group.add_argument(
-        "--mask", type=Path, metavar="FILE.npy", help="59412 zeros and ones: the decoders' vertices (default: the subject's mask)"
+        "--mask", type=Path, metavar="FILE.npy", help="zeros and ones, one a vertex: the decoders' vertices (default: the subject's mask)"
     )
     group.add_argument(
         "--fmri_norm", choices=["own", "saved", "none"],
@@ -267,7 +267,8 @@ def run_stage1(args, plan, share, device, is_main):
     channels, token_dim = plan.sd_config["in_channels"], plan.sd_config["cross_attention_dim"]
     n_frames, rows = plan.outputs.n_frames, torch.tensor(share, dtype=torch.long) - 1
     if args.stage1_from:
-        arrays = load_stage1(args.stage1_from, plan.source.n, n_frames, channels, token_dim)
+        contents = Layout.of(args).contents("train")
+        arrays = load_stage1(args.stage1_from, plan.source.n, n_frames, channels, token_dim, contents)
         return Decoded(*(None if array is None else array[rows] for array in arrays)), {}
 
     decoders, epochs = load_decoders(
@@ -303,6 +304,8 @@ def reconstruct(args, plan, record, decoded, share, device):
         return
     pipe = load_pipeline(plan.sd_path, device, **pipeline_options(args))
     prompts = encode_prompts(pipe, decoded.tokens.shape[1] + 1)
+    if args.stage1_from:
+        check_tokens(args.stage1_from, decoded.tokens, prompts.empty[0, 0])
     true_frames, describe = plan.source.true_frames(), plan.source.captions()
     row = {clip: i for i, clip in enumerate(share)}
 

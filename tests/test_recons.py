@@ -1,5 +1,6 @@
 """Reconstruction on a made data set with tiny random models of the real classes: six clips of 32 x 32 pixels."""
 
+import contextlib
 import itertools
 import json
 import logging
@@ -33,12 +34,14 @@ from models.cmg import ConsistencyMotionGenerator
 from models.cmg_patch import PatchCMG
 from models.decoding import load_decoder
 from models.inflated_sd import inflate_unet
+from models.pipeline import encode_prompts
 from models.released import find_checkpoint
 from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 from Reconstruction import outputs as reconstructions
 from Reconstruction import video_recons
-from Reconstruction.stage2 import PRESETS, render_batches
+from Reconstruction.stage1_arrays import load_stage1
+from Reconstruction.stage2 import PRESETS, load_pipeline, render_batches
 
 VERTICES, TOKENS, WIDTH, EMBEDDING = 20, 5, 12, 24
 LATENT, SIZE, FRAMES = (4, 8, 8), 32, 8
@@ -738,12 +741,13 @@ def test_raw_rows_are_standardised(world, full, tmp_path, caplog):
     assert np.abs(all_frames(again) - all_frames(own)).max() <= 1
 
 
-def test_rows_of_the_whole_cortex(world, full, tmp_path):
-    chosen = np.sort(np.random.default_rng(6).choice(N_CORTEX, VERTICES, replace=False))
-    rows, mask = np.zeros((6, N_CORTEX), np.float32), np.zeros(N_CORTEX, np.uint8)
+@pytest.mark.parametrize("n", [N_CORTEX, 300])
+def test_rows_of_the_whole_cortex_or_of_all_voxels(world, full, tmp_path, n):
+    chosen = np.sort(np.random.default_rng(6).choice(n, VERTICES, replace=False))
+    rows, mask = np.zeros((6, n), np.float32), np.zeros(n, np.uint8)
     rows[:, chosen], mask[chosen] = fmri_rows(world), 1
     np.save(tmp_path / "mask.npy", mask)
-    with pytest.raises(UserError, match="no mask was found; give --mask"):
+    with pytest.raises(UserError, match="no mask was found; give --mask" if n == N_CORTEX else "has 300 columns"):
         run_recording(world, tmp_path / "out", rows)
     out = run_recording(world, tmp_path / "out", None, "--mask", tmp_path / "mask.npy", "--fmri_norm", "none", "--clips", "1-4")
     assert np.abs(all_frames(out, range(1, 5)) - all_frames(full, range(1, 5))).max() <= 1
@@ -752,13 +756,15 @@ def test_rows_of_the_whole_cortex(world, full, tmp_path):
 def test_rows_that_do_not_fit(world, tmp_path):
     fmri = fmri_rows(world)
     for rows, flags, words in (
-        (fmri[:, :-1], (), "has 19 columns; give the 20 vertices"),
+        (fmri[:, :-1], (), "has 19 columns; give the 20 vertices of the decoders, or all 59412"),
+        (fmri[:, :-1], ("--mask", tmp_path / "mask.npy"), "has 19 columns; give the 20 vertices of the decoders, or all 30"),
         (fmri, ("--fmri_norm", "saved"), "needs the statistics"),
         (fmri[:1], (), "one row"),
         (fmri[:0], (), "nothing in it"),
         (fmri, ("--gt", tmp_path / "gt.npy"), "does not hold clips 1-6"),
     ):
         np.save(tmp_path / "gt.npy", random_clips(5))
+        np.save(tmp_path / "mask.npy", np.arange(30) < VERTICES)
         with pytest.raises(UserError, match=words):
             run_recording(world, tmp_path / "out", rows, *flags)
 
@@ -845,6 +851,31 @@ def test_arrays_that_do_not_fit(world, arrays, tmp_path, name, change, words):
         video_recons.main(
             parse("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", "--stage1_from", own, "--name", "no")
         )
+
+
+def test_tokens_with_the_start_token(world, arrays, tmp_path):
+    """A first word that all captions begin with is no start token."""
+    own, pipe = shutil.copytree(arrays, tmp_path / "mine"), load_pipeline(str(world / "sd"), torch.device("cpu"))
+    tokens, start = np.load(own / "tokens.npy"), encode_prompts(pipe, TOKENS).empty[0, :2].numpy()
+    flags = ("--dataset", "phantom", "--out_root", world / "out", "--sd_path", world / "sd", *STEPS, "--stage1_from", own, "--clips", "1")
+    (own / "tokens.npy.json").unlink()
+    for first, refused in ((start[0] + 1e-4, True), (start[1], False)):
+        np.save(own / "tokens.npy", np.concatenate([np.broadcast_to(first, tokens[:, :1].shape), tokens[:, 1:]], 1))
+        with pytest.raises(UserError, match="tokens.npy: .*this is the start token; leave it out") if refused else contextlib.nullcontext():
+            video_recons.main(parse(*flags, "--name", f"refused_{refused}"))
+
+
+@pytest.mark.parametrize(
+    "factor, trained, warns", [(1, 1, ""), (1 / 0.18215, 1, "far from the training's"), (0.2, None, "far from about 1"), (2, None, "")]
+)
+def test_latents_of_another_scale(tmp_path, caplog, factor, trained, warns):
+    rng, contents = np.random.default_rng(7), tmp_path / "Train_contents.npy"
+    np.save(tmp_path / "latents.npy", factor * rng.standard_normal((3, 4, 8, 4, 4)))
+    np.save(tmp_path / "tokens.npy", rng.standard_normal((3, 19, 12)))
+    if trained:
+        np.save(contents, trained * rng.standard_normal((9, 4, 8, 4, 4)))
+    load_stage1(tmp_path, 3, 8, 4, 12, contents)
+    assert warns in caplog.text and bool(warns) == ("multiply by 0.18215?" in caplog.text)
 
 
 # ---------------------------------------------------------------------------------------------- captions
