@@ -100,6 +100,12 @@ def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):
         print(f"{len(lost)} of {n_wanted} clips missing or unreadable: {format_clips(lost)}")
 
 
+def print_share(n, dataset):
+    """Warn of n clips that are not the whole test set of a data set."""
+    if n < dataset.n_test:
+        print(f"warning: {n} clips are scored; {dataset.name} has {dataset.n_test} test clips")
+
+
 def write_table(path, title, columns, subject, rows, levels, notes):
     """The evaluation as a table, printed and written as Markdown.
 
@@ -210,11 +216,12 @@ def main(args):
         levels = metric_script.levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
         print_spread(spread)
+        print_share(len(scored), dataset)
         save_values(out, pairs.wanted, own, of_truth, scored, free)
         notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(metric_script.kinds_of(metrics))])
         write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, notes)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
-        facts |= {"protocol": args.protocol, "protocol_version": VERSION}
+        facts |= {"protocol": args.protocol, "protocol_version": VERSION, "of_project": not (args.recons_dir or args.released_root)}
         record.finish(
             identity=identity, title=title, **facts, **results.scored_facts(pairs, lost, towers, metric_script.kinds_of(metrics)), columns=columns,
             lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,

@@ -96,7 +96,11 @@ def rows_of(label, subjects, columns, dataset, remarks, ranked=True):
     for subject, (_, values) in subjects.items():
         summaries = {column: summarise(values[column]) for column in columns if column in values}
         method = f"{label} ({remarks[subject]})" if remarks.get(subject) else label
-        rows.append(Row.of(method, subject, summaries, ranked=ranked and len(subjects) == 1, key=label))
+        row = Row.of(method, subject, summaries, ranked=ranked and len(subjects) == 1, key=label)
+        scored = (~np.isnan(np.stack(list(values.values())))).any(0).sum()
+        if scored < dataset.n_test:
+            row.whole, row.clips = False, f"{row.clips} of {dataset.n_test}"
+        rows.append(row)
     if len(rows) > 1:
         everywhere = [column for column in columns if all(column in row.values for row in rows)]
         means = {column: float(np.mean([row.values[column] for row in rows])) for column in everywhere}
@@ -104,7 +108,8 @@ def rows_of(label, subjects, columns, dataset, remarks, ranked=True):
         who = "mean" if complete else "mean of " + ", ".join(row.subject for row in rows)
         said = ", ".join(dict.fromkeys(filter(None, (remarks.get(subject) for subject in subjects))))
         counts = " / ".join(dict.fromkeys(row.clips for row in rows))
-        rows.append(Row(f"{label} ({said})" if said else label, who, counts, means, ranked=ranked, key=label))
+        whole = all(row.whole for row in rows)
+        rows.append(Row(f"{label} ({said})" if said else label, who, counts, means, ranked=ranked, whole=whole, key=label))
     return rows
 
 
@@ -172,7 +177,7 @@ class Ours:
     def _label(facts, name):
         """Name of a method in the tables: its own, or that of one of this project's reconstructions."""
         own = facts.get("method", name)
-        return own if own != name else "this project" if name == "full" else f"this project, {name}"
+        return own if own != name or not facts.get("of_project", True) else "this project" if name == "full" else f"this project, {name}"
 
     def _baselines(self, shown):
         """Per-clip values of the baselines beside the method: {baseline: {subject: (clips, columns)}}."""

@@ -10,9 +10,10 @@ Writes   {table}.md, {table}.csv, {table}.tex   main, subjects, ablation, retrie
     python Evaluation_Metrics/paper_tables.py --dataset phantom
     python Evaluation_Metrics/paper_tables.py --dataset CC2017 --results outputs/CC2017/metrics --names full full_seed1 --columns SSIM EPE
 
-Best value bold, second underlined, among published methods and the first of --names; in later and neuroclips, which show means over
-subjects, ours takes part with its mean; in ablation, published rows alone; in retrieval and shuffle, nothing is marked. Stars: our
-method differs from that row of ours by the released bootstrap-Wilcoxon test, and the interval over clips (differences.csv) excludes 0.
+Best value bold, second underlined, among published methods and the first of --names, if it has all test clips; in later and
+neuroclips, which show means over subjects, ours takes part with its mean; in ablation, published rows alone; in retrieval and
+shuffle, nothing is marked. Stars: our method differs from that row of ours by the released bootstrap-Wilcoxon test, and the
+interval over clips (differences.csv) excludes 0.
 A few seconds.
 """
 
@@ -79,7 +80,8 @@ def ablation_table(reference, ours, wanted=None):
     published = "reconstruction" in ours.dataset.tables
     rows, columns = published_rows(table) if published else [], [column for column in table["columns"] if not wanted or column in wanted]
     for name, method in ours.ablations.items():
-        rows += method.rows(f"this project, {name}", columns, ours.dataset, ranked=False)
+        label = f"this project, {name}" if method.facts.get("of_project", True) else name
+        rows += method.rows(label, columns, ours.dataset, ranked=False)
     title = title_of(table["title"] if published else f"{ours.dataset.label}Ablation", ours, published)
     return Table("ablation", title, columns, rows, notes_of(reference, rows, table["note"], *ours.notes()))
 

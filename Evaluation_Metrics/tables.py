@@ -12,7 +12,7 @@ class Row:
     """One line of a table: method, subject and number of clips ("" where it is not known) on the left, then by column
     values, spread (standard deviation), source (tag of the publication; empty for ours) and marks (stars).
 
-    `ranked` rows take part in best and second; `key` is the method's name alone, of rows that are ours.
+    `ranked` rows take part in best and second if they are of the `whole` test set; `key` is the method's name alone, of rows that are ours.
     """
 
     method: str
@@ -23,6 +23,7 @@ class Row:
     source: dict = field(default_factory=dict)
     marks: dict = field(default_factory=dict)
     ranked: bool = True
+    whole: bool = True
     key: str = ""
 
     @classmethod
@@ -67,7 +68,11 @@ LATEX = Style(r"\textbf{{{}}}", r"\underline{{{}}}", "--", r"$\pm$", "*", "$-$",
 
 def places(table, column):
     """Indices of the best and the second best ranked rows in a column, as rounded."""
-    ranked = [(round(row.values[column], table.digits), i) for i, row in enumerate(table.rows) if row.ranked and column in row.values]
+    ranked = [
+        (round(row.values[column], table.digits), i)
+        for i, row in enumerate(table.rows)
+        if row.ranked and row.whole and column in row.values
+    ]
     ranked = [] if column in UNRANKED else ranked
     levels = sorted({value for value, _ in ranked}, reverse=column not in LOWER_IS_BETTER)
     best, second = ([i for value, i in ranked if value == level] for level in [*levels, None, None][:2])

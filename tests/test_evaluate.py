@@ -202,7 +202,7 @@ def test_again_and_after_a_kill(house, caplog, monkeypatch):
         run(evaluate, *options, "--seed", 7)
 
 
-def test_protocols_read_and_resize(house, tmp_path):
+def test_protocols_read_and_resize(house, tmp_path, capsys):
     """NeuroClips' protocol on 64-pixel data: 6 frames of 8, sampled accuracy, no threshold."""
     run(evaluate, "--protocol", "neuroclips", "--layout", "ours", "--baselines", "none")
     gt, pred = made_clips(0), degrade(made_clips(0), 1)
@@ -227,6 +227,8 @@ def test_protocols_read_and_resize(house, tmp_path):
     decoded = np.array(decoded)
     np.testing.assert_allclose(np.load("released/per_clip.npz")["SSIM"], SSIM.ssim(decoded[..., 67:, :], decoded[..., :67, :]))
     result = read_json("released/metrics.json")
+    assert not result["of_project"] and read_json(house / "metrics/sub1/full/neuroclips/metrics.json")["of_project"]
+    assert capsys.readouterr().out.count("warning: 11 clips are scored; phantom has 120 test clips") == 2
     assert result["rows"]["black"]["SSIM"]["n"] == N and "truth through VAE" in result["baselines_not_made"]
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,6 +40,12 @@ def made_evaluation(folder, method, shift=0.0, clips=range(1, 31), seed=0, recon
 
 
 PHANTOM = {"dataset": "phantom", "phantom": True}
+
+
+@pytest.fixture(autouse=True)
+def few_test_clips(monkeypatch):
+    for name in ("CC2017", "HCP", "Algonauts2021", "phantom"):
+        monkeypatch.setitem(datasets.DATASETS, name, replace(datasets.DATASETS[name], n_test=30, test_clips=()))
 
 
 def run(script, *argv):
@@ -255,6 +262,18 @@ def test_paper_tables(tmp_path, capsys):
     assert float(control["low"]) <= 0.1 + 1e-9 and float(control["high"]) >= 0.1 - 1e-9
 
 
+@pytest.mark.parametrize(
+    "clips, facts, label", [(30, {}, "this project, results"), (4, {}, "this project, results"), (30, {"of_project": False}, "results")]
+)
+def test_who_is_in_the_running_and_under_which_name(tmp_path, clips, facts, label):
+    """A few clips are no match for published test sets; clips of --recons_dir are not this project's. Old records do not say whose."""
+    made_evaluation(tmp_path / "sub1" / "results", "results", 0.1, clips=range(1, clips + 1), **facts)
+    run(paper_tables, "--results", tmp_path, "--names", "results")
+    for table in ("main", "subjects", "ablation"):
+        (line,) = [line for line in (tmp_path / "tables" / f"{table}.md").read_text().splitlines() if line.startswith(f"| {label} |")]
+        assert ("4 of 30" in line) == (clips == 4) and ("**0.4" in line) == (clips == 30 and table != "ablation")
+
+
 @pytest.mark.parametrize("name, ssim", [("HCP", "0.344"), ("Algonauts2021", "0.465")])
 def test_tables_of_the_other_data_sets(tmp_path, name, ssim):
     """Their published main table and our rows, a mean over all participants; none of CC2017's other tables."""
@@ -301,7 +320,7 @@ def test_rows_of_a_table_say_what_differs(tmp_path, what, facts):
     lines = (tmp_path / "tables" / "main.md").read_text().splitlines()
     beginnings = (
         "| this project | 1 | 30 |", f"| this project (other {what}) | 2 | 30 |", f"| this project (other {what}) | mean of 1, 2 | 30 |",
-        "| this project, control (other clips) | 1 | 20 |",
+        "| this project, control (other clips) | 1 | 20 of 30 |",
     )  # fmt: skip
     assert all(any(line.startswith(beginning) for line in lines) for beginning in beginnings)
 
