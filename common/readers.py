@@ -105,7 +105,7 @@ class _Clips:
             return frames
         if not self.resize:
             raise UserError(
-                f"{where} has frames of {height} x {width}, not {self.size[0]} x {self.size[1]}; choose another --protocol, or --resize"
+                f"{where} has frames of {height} x {width}, not {self.size[0]} x {self.size[1]}; check --dataset, choose another --protocol, or --resize"
             )
         return resize_frames(frames, self.size)
 
@@ -243,9 +243,10 @@ class FolderClips(_Clips):
             found = [(folder.name, sorted(names, key=natural_key)) for folder, names in folders.items() if folder not in above]
         if not found:
             example = f", such as {files[0][0]}" if files else ""
+            other = _likely_layout([path for path, _ in files])
+            advice = f"these look like --layout {other}" if other else f"rename them or choose --layout from {', '.join(LAYOUTS)}"
             raise NoClips(
-                f"{self.path} has no clip of layout {self.layout} (called {LAYOUTS[self.layout]}) among its {len(files)} files{example}; "
-                f"rename them or choose --layout from {', '.join(LAYOUTS)}"
+                f"{self.path} has no clip of layout {self.layout} (called {LAYOUTS[self.layout]}) among its {len(files)} files{example}; {advice}"
             )
         return found
 
@@ -347,6 +348,14 @@ class FolderClips(_Clips):
         if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
             raise UserError(f"{where} has frames of shape {frames.shape}, not (frames, height, width, 3); {AGAIN}")
         return frames, durations
+
+
+def _likely_layout(files):
+    """Layout that the names of files, list of Path, are of; None where none is."""
+    for layout, ending in (("side_by_side", ".gif"), ("gif", ".gif"), ("ours", ".npz"), ("mp4", ".mp4")):
+        if any(path.suffix.lower() == ending and re.fullmatch(_STEMS.get(layout, r"\D*\d+"), path.stem, re.IGNORECASE) for path in files):
+            return layout
+    return None
 
 
 def _walk(folder, above=()):

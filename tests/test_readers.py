@@ -472,6 +472,11 @@ def test_folders_that_hold_no_clips(tmp_path):
     with pytest.raises(UserError, match="'1700000000000' does not hold one clip number"):
         FolderClips(tmp_path, "gif")
     (tmp_path / "test1700000000000.gif").unlink()
+    for name, layout in (("clip_2.mp4", "mp4"), ("test1.npz", "ours"), ("test1.gif", "gif"), ("test_and_gt1.gif", "side_by_side")):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(UserError, match=f"these look like --layout {layout}$"):
+            FolderClips(tmp_path, "mindvideo" if layout == "side_by_side" else "side_by_side" if layout in ("gif", "ours") else "gif")
+        (tmp_path / name).unlink()
     (tmp_path / "a.zip").write_bytes(b"no zip")
     for read in (open_clips, lambda path: FolderClips(path, "gif")):
         with pytest.raises(UserError, match="not a readable zip"):
