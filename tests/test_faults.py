@@ -89,7 +89,7 @@ def jobs():
         "n_way": ("Evaluation_Metrics/n_way.py", *SCORING, *classifiers),
         "evaluate": ("Evaluation_Metrics/evaluate.py", *SCORING, *classifiers),
         "temporal_consistency": ("Evaluation_Metrics/temporal_consistency.py", *SCORING),
-        "closeness": ("Evaluation_Metrics/closeness.py", *OUT, "--device", "cpu"),
+        "closeness": ("Evaluation_Metrics/closeness.py", *OUT, *classifiers, "--device", "cpu"),
         "compare": ("Evaluation_Metrics/compare.py", *["OUT/phantom/metrics/sub1/full"] * 2, "--metrics", "SSIM"),
         "tables": ("Evaluation_Metrics/paper_tables.py", *OUT, "--names", "full"),
         "checks": ("phantom/phantom_checks.py", *OUT, *DATA),
