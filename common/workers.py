@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing
 import os
 import re
@@ -55,16 +56,24 @@ def _start_worker(setup, arguments):
 
 
 @contextlib.contextmanager
-def _forking():
-    """Hold SIGINT and SIGTERM, which would be lost in mid-fork, and end OpenCV's threads, for which a child would wait forever."""
+def _forking(first):
+    """Hold SIGINT and SIGTERM, which would be lost in mid-fork, and keep a child from waiting forever for threads that it lacks.
+
+    OpenCV's end before. PyAV's belong to its frames, of which a child would clear away what is garbage here: the `first` call, which
+    forks, hides from it whatever there is.
+    """
     cv2, held = sys.modules.get("cv2"), []
     before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _SIGNALS}  # a blocked one goes to a thread
     threads = cv2.getNumThreads() if cv2 else 0
     if cv2:
         cv2.setNumThreads(1)
+    if first:
+        gc.freeze()
     try:
         yield
     finally:
+        if first:
+            gc.unfreeze()
         if cv2:
             cv2.setNumThreads(threads)
         for number, handler in before.items():
@@ -102,11 +111,12 @@ def pool_map(function, items, workers=None, in_flight=None, setup=None, argument
     others = set(multiprocessing.active_children())
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"  # a forked worker has what is imported here
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context(method), _start_worker, (setup, arguments))
-    waiting, in_flight = deque(), in_flight or 2 * workers
+    waiting, in_flight, started = deque(), in_flight or 2 * workers, False
     try:
         for item in items:
-            with _forking():
+            with _forking(first=not started):
                 waiting.append(pool.submit(function, item))
+            started = True
             if len(waiting) >= in_flight:
                 yield waiting.popleft().result()
         while waiting:

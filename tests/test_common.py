@@ -802,3 +802,28 @@ def _work(folder, rank):
             return "worked"
     except UserError as error:
         return str(error)
+
+
+PYAV_GARBAGE = """
+import gc
+import av, numpy as np
+from common.workers import pool_map
+
+def collect(item):
+    gc.collect()
+    return item
+
+gc.disable()
+for _ in range(4):
+    frame = av.VideoFrame.from_ndarray(np.zeros((512, 512, 3), np.uint8), format="rgb24")
+    scaled = frame.reformat(256, 256, "yuv420p", threads=4)
+    cycle = [frame, scaled]
+    cycle.append(cycle)
+del frame, scaled, cycle
+print(list(pool_map(collect, range(4), 2)))
+"""
+
+
+def test_a_worker_does_not_clear_away_frames_whose_threads_it_lacks():
+    done = subprocess.run([sys.executable, "-c", PYAV_GARBAGE], cwd=cli.PROJECT, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[0, 1, 2, 3]\n", done.stderr[-2000:]
