@@ -1,5 +1,7 @@
 """HCP's movie runs: which file of each, the responses of the visual vertices to all clips, arrays that somebody has made."""
 
+import gzip
+
 import nibabel as nib
 import numpy as np
 
@@ -75,14 +77,14 @@ def find_runs(dataset, data_root, subject, finder, series=None):
 
 
 def read_parcellation(path):
-    """MMP area of every cortical vertex, (59412,) of names such as 'L_V1', from the first map of a .dlabel.nii.
+    """MMP area of every cortical vertex, (59412,) of names such as 'L_V1', from the first map of a .dlabel.nii or .dlabel.nii.gz.
 
     Areas go by name, as numberings differ. A UserError for one that is missing, of another kind, mesh or number of vertices.
     """
     if not path.is_file():
         raise UserError(f"file not found: {path}; give a .dlabel.nii of {MMP}, or leave out --parcellation")
     try:
-        image = nib.load(path)
+        image = nib.Cifti2Image.from_bytes(gzip.decompress(path.read_bytes())) if path.suffix == ".gz" else nib.load(path)
         labels, models = (image.header.get_axis(axis) for axis in (0, 1))
         values, names = np.asarray(image.dataobj[0]).astype(int), labels.label[0]
     except Exception as error:  # nibabel meets other files with errors of many kinds

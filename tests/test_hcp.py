@@ -388,10 +388,13 @@ def numbering(first):
     return {number: f"{side}_{area}" for number, (side, area) in enumerate(((s, a) for s in first for a in areas), 1)}
 
 
-@pytest.mark.parametrize("first, whole_mesh", [("LR", True), ("RL", False)])
-def test_vertices_go_by_name_whatever_the_numbering(raw, tmp_path, first, whole_mesh):
+@pytest.mark.parametrize("first, whole_mesh, ending", [("LR", True, ""), ("RL", False, ".gz")])
+def test_vertices_go_by_name_whatever_the_numbering(raw, tmp_path, first, whole_mesh, ending):
     path = tmp_path / "mmp.dlabel.nii"
     write_parcellation(path, numbering(first), vertices=(lambda standard: np.arange(N_MESH)) if whole_mesh else None)
+    if ending:
+        path = path.with_name(path.name + ending)
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes(), 1))
     run_script(step(5), *flags(raw, tmp_path / "out", "--subj_ID", 102816, "--no_figures", "--parcellation", path))
     assert np.flatnonzero(np.load(Layout(tmp_path / "out/tiny").mask(102816))).tolist() == VISUAL.tolist()
 
