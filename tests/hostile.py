@@ -11,7 +11,8 @@ def loop(path):
 
 
 def fill(path):
-    return {"a": np.ones(2**31)}
+    np.zeros(2**33 + 1, np.uint8)
+    return {"a": np.ones(1)}
 
 
 def crash(path):

@@ -273,12 +273,14 @@ def test_spoiled_files_are_refused_in_one_sentence(checked, name, tmp_path, monk
 def test_no_memory_is_asked_for_what_a_file_cannot_hold(tmp_path, content, says):
     path = tmp_path / ("a.npy" if b"NUMPY" in content else "a.pkl")
     path.write_bytes(content)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=says) as error:
         (files.load_array if path.suffix == ".npy" else read_arrays)(path)
+    assert not cli.lacks_memory(error.value.__context__)
 
 
 @pytest.mark.parametrize(
-    "function, says", [(hostile.loop, "cannot be read within 1 s"), (hostile.fill, "damaged"), (hostile.crash, "damaged")]
+    "function, says",
+    [(hostile.loop, "cannot be read within 1 s"), (hostile.fill, "ended with status 1"), (hostile.crash, "ended with status -6")],
 )
 def test_a_reader_that_hangs_or_takes_all_memory_is_ended(function, says, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))

@@ -287,11 +287,11 @@ b,6,3,train,x.mp4,0,a deer
 b,9,3,test,y.mp4,0,a cat
 """
 SEMICOLONS = TABLE.replace('"', "").replace("deer, running", "deer\0 running").replace(",", ";").replace("9.5", "9,5").replace("\0", ",")
-BIDS = """onset\tduration\ttrial_type\tstim_file\tresponse_time\trun\tstart\tcaption
-6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\tn/a
-9.5\t3\ttrain\tx.mp4\t0.7\ta\t3\ta deer, running
-6\t3\ttrain\tx.mp4\tn/a\tb\t0\ta deer
-9\t3\ttest\ty.mp4\tn/a\tb\t0\ta cat
+BIDS = """participant_id\tonset\tduration\ttrial_type\tstim_file\tresponse_time\trun\tstart\tcaption
+sub-02\t6\tn/a\tTrain\tx.mp4\tn/a\ta\t0\tn/a
+sub-02\t9.5\t3\ttrain\tx.mp4\t0.7\ta\t3\ta deer, running
+sub-02\t6\t3\ttrain\tx.mp4\tn/a\tb\t0\ta deer
+sub-02\t9\t3\ttest\ty.mp4\tn/a\tb\t0\ta cat
 """
 
 
@@ -322,7 +322,14 @@ def test_tables_as_people_write_them(tmp_path, content, warns, caplog):
         ("a", 6, "train", ("x.mp4", 0)), ("a", onset, "train", ("x.mp4", 20 * start)), ("b", 6, "train", ("x.mp4", 0)), ("b", 9, "test", ("y.mp4", 0))
     ]  # fmt: skip
     assert [clip.caption for split in ("train", "test") for clip in events.clips_of(read, split)] == ["a deer", "a deer, running", "a cat"]
+    assert {event.subject for event in read} == {2 if content is BIDS else None}
     assert warns in caplog.text and bool(warns) == bool(caplog.text)
+
+
+def test_films_lie_below_stimuli_where_bids_has_them(tmp_path):
+    (tmp_path / "mine/stimuli").mkdir(parents=True)
+    (tmp_path / "mine/stimuli/x.mp4").touch()
+    assert [event.film for event in read_text_table(tmp_path, BIDS)] == ["stimuli/x.mp4"] * 3 + ["y.mp4"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from common import cli, pages
 from common.datasets import CC2017, DATASETS, PHANTOM
-from common.files import UserError, write_json
+from common.files import UserError, write_json, write_text
 from common.layout import Layout
 from Evaluation_Metrics import compare, gallery
 from Evaluation_Metrics.movie_strip import STRIP_FRAME, write_strip, zoom
@@ -152,6 +152,7 @@ def make_run(root, dataset, subject=1, arms=("full", "control")):
         path.write_text("a page")
     for check in dataset.checks:
         make_checks(layout.metrics(subject, Path(check).stem))
+    write_text(layout.metrics(subject, "any").parents[1] / "tables/main_table.md", "| a |")
     facts = {"vertices": {"all": 59412, "selected": [4500]}, "inter_repetition_correlation": {"selected": {"mean": 0.336}}}
     write_json(layout.fmri_report(subject), facts | {"test_norm": "own"})
     picture(layout.fmri_report(subject).parent / "figures/noise_ceiling.png")
@@ -311,7 +312,8 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
     assert "1.0 core-minutes" in page.text and "step1 <a>" in page.text and "<a>" not in page.source
     assert all(parent == "a" for _, parent in page.images)
     explained = ("explain/sub1/shuffle_test/shuffle_test.png", "explain/sub1/Cortical_visualization/CMG/cortex.html")
-    linked = ("recons/sub1/full/gallery.html", "metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "report.html")
+    assert page.addresses[:3] == ["report.html", "recons/sub1/full/gallery.html", "recons/sub1/control/gallery.html"]  # before all else
+    linked = ("metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "metrics/tables/main_table.md")
     for address in (*linked, *explained, "retrieval/sub1/small_set/gallery.html"):
         assert address in page.addresses
     assert {"evaluation.md", "reconstruction.md", "explain.md"} <= {Path(address).name for address in page.addresses}

@@ -92,6 +92,13 @@ def test_a_wrong_entry_is_left_out_and_says_why(tmp_path, monkeypatch, capsys, c
     assert stopped.value.code == 2 and says in said and said.count("\n") == 1
 
 
+def test_a_config_file_that_names_no_data_set_is_named(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("dataset: nothing")
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(lambda args: None, lambda: cli.add_data_flags(parser := cli.make_parser("")) and parser, ["--config", tmp_path / "c.yaml"])
+    assert stopped.value.code == 2 and "c.yaml: argument --dataset: there is no data set 'nothing'" in capsys.readouterr().err
+
+
 def test_nothing_outside_the_registry_asks_which_data_set_it_is():
     """No name of a data set in a comparison, no is_phantom; a script may ask for the kind of tree that it reads."""
     names = "|".join(DATASETS)

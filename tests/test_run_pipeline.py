@@ -117,10 +117,19 @@ def test_every_call_of_every_data_set_parses(name, monkeypatch):
             assert job.argv[job.argv.index("--subj_ID") + 1] == subject
 
 
-@pytest.mark.parametrize("seed, names", [("42", ["full", "control"]), ("43", ["full_seed43", "control_seed43"])])
-def test_what_was_reconstructed_is_scored(seed, names):
-    _, jobs = plan_of("CC2017", "--arms", "full", "control", "--seed", seed, "--stages", "evaluate")
+@pytest.mark.parametrize(
+    "name, seed, arms, names",
+    [
+        ("CC2017", "42", ["full", "control"], ["full", "control"]), ("CC2017", "43", ["full", "control"], ["full_seed43", "control_seed43"]),
+        ("phantom", "42", ["full", "control"], ["full", "control", "full"]),
+        ("phantom", "43", ["oracle", "full", "control"], ["oracle_seed43", "full_seed43", "control_seed43", "oracle_seed43", "oracle_seed43"]),
+    ],
+)  # fmt: skip
+def test_what_was_reconstructed_is_scored(name, seed, arms, names):
+    """The phantom's first arm twice, by another protocol; brain_score.py last, where all three arms are there."""
+    _, jobs = plan_of(name, "--arms", *arms, "--seed", seed, "--stages", "evaluate")
     assert [job.task.flags[1] for job in jobs] == names
+    assert [job.task.script for job in jobs].count("Evaluation_Metrics/brain_score.py") == (len(arms) == 3)
 
 
 def test_shuffle_tests_need_the_reconstructions_that_they_compare():

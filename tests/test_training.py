@@ -550,12 +550,28 @@ def test_two_processes_equal_one(decoder, command, tmp_path, monkeypatch):
     flags = ["--epoch", 2, "--batch_size", 7, "--mask_schedule", "random"] if decoder == "CMG" else ["--epoch", 2, "--batch_size", 7]
     run_script(SCRIPTS[decoder], *command(decoder, *flags, folder="one"))
     AcceleratorState._reset_state(True)  # the forked processes would inherit ours
-    debug_launcher(in_process, (decoder, command(decoder, *flags, "--accumulate", 2 if decoder == "semantic" else 1, folder="two")), num_processes=2)
+    debug_launcher(
+        in_process, (decoder, command(decoder, *flags, "--accumulate", 2 if decoder == "semantic" else 1, folder="two")), num_processes=2
+    )
     for one, two in zip(log_of(tmp_path / "one"), log_of(tmp_path / "two"), strict=True):
         assert two["train"] == pytest.approx(one["train"], rel=1e-4) and two["validation"] == pytest.approx(one["validation"], rel=1e-4)
     one, two = (load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_both_passes_of_a_part_drop_the_same_units(command, monkeypatch):
+    sums, forward = [], torch.nn.Dropout.forward
+
+    def dropped(layer, x):
+        out = forward(layer, x)
+        sums.extend([float(out.detach().sum())] * layer.training)
+        return out
+
+    monkeypatch.setattr(torch.nn.Dropout, "forward", dropped)
+    run_script(SCRIPTS["structure"], *command("structure", "--epoch", 1, "--accumulate", 3))
+    passes = np.reshape(sums, (3, 2, 3, -1))  # steps, passes, parts
+    np.testing.assert_allclose(passes[:, 0], passes[:, 1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("decoder", ["semantic", "structure", "CMG"])
