@@ -44,8 +44,7 @@ def end_with_parent(number):
 
 
 def _start_worker(setup, arguments):
-    """First thing in a worker: Ctrl-C and kill are the parent's to answer, and the worker ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """First thing in a worker: a kill ends it, and it ends with its parent; it has held Ctrl-C, the parent's to answer, since the fork."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent(signal.SIGKILL)
     threadpool_limits(1)

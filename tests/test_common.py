@@ -292,6 +292,7 @@ def test_config_sections_are_of_scripts(tmp_path):
         ('root: "a\\0b"', "is no value for root"),
         ("2020-01-01: x", "neither a flag"),
         ("root: \xe4", "not a readable YAML file"),
+        ("#" * (2**20 + 1), "a file of its kind at most 1048576"),
         ("", "is a folder"),
         (None, "file not found"),
     ],
@@ -596,6 +597,8 @@ def test_working_starts_finishes_and_finds_it_done(tmp_path):
 def square(x):
     if x < 0:
         raise ValueError(f"{x} is negative")
+    if x == 98:
+        time.sleep(60)
     if x == 99:
         os.kill(os.getpid(), signal.SIGKILL)
     return x * x, os.getpid()
@@ -613,9 +616,10 @@ def test_a_job_that_fails_or_dies_stops_the_others():
 
     with pytest.raises(ValueError, match="-1 is negative"):
         workers.run_jobs(square, [1, -1, 2], 2, "squares")
+    began = time.time()
     with pytest.raises(UserError, match="lack of memory; use --workers 1"):
-        workers.run_jobs(square, [1, 99, 2], 2, "squares")
-    assert multiprocessing.active_children() == []
+        workers.run_jobs(square, [98, 99, 2], 2, "squares")
+    assert multiprocessing.active_children() == [] and time.time() - began < 50
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -638,9 +642,10 @@ def test_a_signal_waits_while_a_process_forks(handlers, monkeypatch, number):
 def test_a_killed_script_ends_with_its_workers(tmp_path, number, status):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, sys, time\n"
+        "import os, signal, sys, time\n"
         "from common import cli, workers\n"
         "def job(x):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"  # which is the script's to answer
         "    open(f'{sys.argv[1]}/{os.getpid()}', 'w').close()\n"
         "    time.sleep(60)\n"
         "def main(args):\n"

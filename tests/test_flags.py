@@ -16,11 +16,16 @@ ZERO = {  # for which 0 is a number like others
     "--seed", "--seeds", "--gpus", "--train_seed", "--lag", "--min_vifi", "--crf", "--jpg_quality", "--num_workers", "--save_every", "--n_blocks", "--k1", "--k2", "--w", "--k",
     "--alpha", "--dropout", "--mask_ratio", "--digits", "--guidance", "--guidance_interval", "--noise_timestep", "--trend_order", "--threshold",
 }  # fmt: skip
-REFUSED = {
-    "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "2000"), "--n_blocks": ("101",),
-    "--n_bootstraps": ("-3", "1"), "--steps": ("0", "1001"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",),
-    "--noise_timestep": ("1000",), "--guidance": ("1001",), "--lag": ("61",), "--n_way": ("1",), "--num_workers": ("257",), "--workers": ("0", "1025"),
-    "--hidden_dim": ("65537",), "--trend_order": ("21", "1.5"), "--seed": ("4294967296",), "--batch_size": ("0", "2.5"), "--reliability": ("1",),
+REFUSED = {  # of a flag, or of a script's
+    "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "1025"), "--n_blocks": ("101",),
+    "--n_bootstraps": ("-3", "1"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",), "--digits": ("11",),
+    "--noise_timestep": ("1000",), "--guidance": ("1001",), "--lag": ("61", "-61"), "--n_way": ("1",), "--num_workers": ("257",), "--workers": ("0", "1025"),
+    "--trend_order": ("21", "1.5"), "--batch_size": ("0", "2.5"), "--reliability": ("1",), "--gpus": ("1025",), "--min_vifi": ("1.1", "-1.1"),
+    **dict.fromkeys(("--steps", "--inversion_steps", "--deep_every", "--start_timestep", "--guidance_interval"), ("1000",)),
+    **dict.fromkeys(("--hidden_dim", "--attn_dim", "--d_ff", "--encoder_dim", "--projector_dims", "--token_dim"), ("65537",)),
+    **dict.fromkeys(("--seed", "--seeds", "--train_seed"), ("4294967296",)),
+    **dict.fromkeys(("Feature_decoding/train_semantic_decoder.py --alpha", "Retrieval/train_retrieval_decoder.py --alpha"), ("1.1",)),
+    "Evaluation_Metrics/brain_score.py --n_bootstraps": ("99",), "Data_preprocess/Phantom/step3_train_models.py --classifier_bank": ("31",),
 }  # fmt: skip
 
 
@@ -52,7 +57,7 @@ def test_every_numeric_flag_has_its_range():
         assert kind not in (int, float, None), where
         values = default if isinstance(default, list) else [default]
         assert all(value is None or accepts(kind, str(value)) for value in values), where
-        refused = [*NO_NUMBERS, *REFUSED.get(flag, ())]
+        refused = [*NO_NUMBERS, *REFUSED.get(flag, ()), *REFUSED.get(where, ())]
         refused += [text for text, known in (("-1", NEGATIVE), ("0", ZERO), ("1000000000", BIG), ("1e9", BIG)) if flag not in known]
         assert [text for text in refused if accepts(kind, text)] == [], where
 
