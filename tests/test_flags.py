@@ -20,7 +20,7 @@ REFUSED = {  # of a flag, or of a script's
     "--dropout": ("1", "2"), "--mask_ratio": ("1.5",), "--warm_up": ("0", "0.5"), "--n_heads": ("0", "1025"), "--n_blocks": ("101",),
     "--n_bootstraps": ("-3", "1"), "--lr": ("0",), "--lr_scale": ("0",), "--crf": ("52",), "--jpg_quality": ("101",), "--digits": ("11",),
     "--noise_timestep": ("1000",), "--guidance": ("1001",), "--lag": ("61", "-61"), "--n_way": ("1",), "--num_workers": ("257",), "--workers": ("0", "1025"),
-    "--trend_order": ("21", "1.5"), "--batch_size": ("0", "2.5"), "--reliability": ("1",), "--gpus": ("1025",), "--min_vifi": ("1.1", "-1.1"),
+    "--trend_order": ("21", "1.5"), "--batch_size": ("0", "2.5"), "--reliability": ("1",), "--gpus": ("1025",), "--N": ("101",), "--min_vifi": ("1.1", "-1.1"),
     **dict.fromkeys(("--steps", "--inversion_steps", "--deep_every", "--start_timestep", "--guidance_interval"), ("1000",)),
     **dict.fromkeys(("--hidden_dim", "--attn_dim", "--d_ff", "--encoder_dim", "--projector_dims", "--token_dim"), ("65537",)),
     **dict.fromkeys(("--seed", "--seeds", "--train_seed"), ("4294967296",)),
