@@ -54,9 +54,9 @@ def get_parser():
 
 
 def recipe(name, **flags):
-    """Flags of stage 2 as video_recons has them: the defaults, which are the released ones, or the phantom's profile."""
+    """Flags of stage 2 as video_recons has them: the defaults, which are the released ones, or the phantom's profile but its memory format."""
     args = cli.parse(video_recons.get_parser, ["--dataset", "phantom", *RECIPES[name]], "Reconstruction/video_recons")
-    vars(args).update(flags)
+    vars(args).update({"channels_last": False} | flags)
     return args
 
 

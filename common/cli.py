@@ -365,7 +365,8 @@ def one_line_errors(debug=False):
 
 def script_name(main):
     """Path of the script that a main function is in, below the project and without the ending."""
-    path = Path(sys.modules[main.__module__].__file__).resolve().with_suffix("")
+    module = main.__module__  # under a profiler or debugger, the file of __main__ is theirs
+    path = Path(sys.argv[0] if module == "__main__" else sys.modules[module].__file__).resolve().with_suffix("")
     return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else path.name
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections import Counter
 
 import numpy as np
@@ -265,6 +266,13 @@ def test_config_sections_are_of_scripts(tmp_path):
     other = parse(tmp_path, text, script="Feature_decoding/train_semantic_decoder")
     assert (other.epoch, parse(tmp_path, text, script="run_pipeline").kind) == (2, "on")
     assert parse(tmp_path, text, "--epoch", "5").epoch == 5
+
+
+def test_a_script_under_a_profiler_keeps_its_section(monkeypatch):
+    """There, the file of __main__ is the profiler's."""
+    monkeypatch.setattr(sys, "argv", [str(cli.PROJECT / "Feature_decoding/train_CMG.py")])
+    main = types.FunctionType((lambda args: None).__code__, {"__name__": "__main__"})
+    assert main.__module__ == "__main__" and cli.script_name(main) == "Feature_decoding/train_CMG"
 
 
 @pytest.mark.parametrize(
