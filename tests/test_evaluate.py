@@ -139,6 +139,8 @@ def test_evaluate_equals_each_metric_alone(house, tiny_models, capsys):
     assert rows["full"]["SSIM"]["mean"] > rows["clip-shuffled"]["SSIM"]["mean"] and rows["black"]["Hue-pcc"]["n"] == 0
     mean = gt.mean((0, 1)).round().astype(np.uint8)
     assert rows["mean frame"]["PSNR"]["mean"] == pytest.approx(PSNR.psnr(np.broadcast_to(mean, gt.shape), gt).mean(), abs=0.02)
+    with np.load(out / "baselines/black.npz") as black:  # of which a model sees one clip a block
+        np.testing.assert_allclose(black["50-way-I"], n_way.clip_accuracy(images(np.zeros_like(gt)), ids, n_way=50), atol=1e-5)
     for column, v in values.items():
         if column != "clip":
             assert rows["full"][column]["mean"] == pytest.approx(v.mean()) and rows["full"][column]["std"] == pytest.approx(v.std())
