@@ -1,5 +1,6 @@
 """Writing the captions of a split: ready-made ones, or by a model, going on where earlier work stopped."""
 
+import argparse
 import json
 from functools import cache, partial
 from itertools import takewhile
@@ -21,6 +22,7 @@ from models.loading import model_files
 
 CAPTION_MODEL = "Salesforce/blip2-flan-t5-xxl"  # paper, data preprocessing
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+OF_MODELS = ("caption_model", "caption_revision", "prompt", "precision", "clip_path", "seed")  # flags that captions of a model depend on
 
 
 def add_caption_flags(parser, one_file=False):
@@ -117,6 +119,9 @@ def caption_split(args, dataset, layout, split, given, indices, describe, facts=
     lines = path.with_name(f"{part(split)}_captions.jsonl")
     sources = [caption_model(args)] + ([model_path(args, "clip")] if hasattr(args, "clip_path") else [])
     inputs = [file] if file else [path for source in sources for path in model_files(source)]
+    if file:  # flags of models that are not asked stand at their defaults in the record
+        flags = getattr(args, "_flags", {})
+        args = argparse.Namespace(**vars(args) | {name: flags[name][0] for name in OF_MODELS if name in flags})
     folder = path.parent / "records" / part(split)
     with working(folder, args, inputs=inputs, outputs=[path], facts=facts, clear=[path, lines]) as record:
         if record is None:

@@ -526,14 +526,19 @@ def test_clips_are_cut_and_conformed(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_captions_that_step_1_found_in_the_event_table_need_no_model(tmp_path, monkeypatch):
+def test_captions_that_step_1_found_in_the_event_table_need_no_model(tmp_path, monkeypatch, caplog):
+    """Nor do they depend on one: the pipeline, which hands on its CLIP, finds them done."""
+    caplog.set_level("INFO")
     register(monkeypatch, n_train=2, n_test=1)
     layout, captions = Layout(tmp_path / "out/mine"), {"train": ["a deer", "a deer, running"], "test": ["a cat"]}
     for split, of_clips in captions.items():
         rows = [[f"{split}_{i}", caption] for i, caption in enumerate(of_clips, 1)]
         write_table(layout.clip(split, "clips").with_suffix(".csv"), rows, ["clip", "caption"])
-    run_script(load_script("Data_preprocess/CC2017/step3_video_captioning.py"), *flags(tmp_path)[:6])
+    script = load_script("Data_preprocess/CC2017/step3_video_captioning.py")
+    run_script(script, *flags(tmp_path)[:6])
     assert {split: read_captions(layout.captions(split)) for split in captions} == captions
+    run_script(script, *flags(tmp_path)[:6], "--clip_path", "another", "--precision", "fp16", "--seed", 43)
+    assert caplog.text.count("already done") == 2
 
 
 # ---------------------------------------------------------------------------------------------- the whole way
