@@ -12,8 +12,10 @@ Writes   features/{split}_text_embeddings_CLIP_512.npy    (N, 512) float32, not 
 About a minute for CC2017 on one GPU.
 """
 
+import logging
 from functools import partial
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -27,13 +29,20 @@ from Feature_extraction.extraction import extract_splits, frame_sums
 from models.encoders import encode_clip_images, encode_clip_text
 from models.loading import load_clip, model_files
 
+log = logging.getLogger(__name__)
+
 
 def prepare(layout, dataset, source, split, device):
     """What `extract_splits` asks for of a split."""
     captions = read_captions(layout.captions(split), dataset.n_clips(split))
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     model, preprocess, tokenizer = load_clip(source)
-    model = model.to(device)
+    model, different = model.to(device), sorted(set(captions))
+    if (n := len(np.unique(np.asarray(tokenizer(different)), axis=0))) < len(different):
+        log.warning(
+            "%s: %d different captions are %d to %s, which does not know their words or cuts them off; nothing decoded can tell them apart",
+            layout.captions(split), len(different), n, source,
+        )  # fmt: skip
 
     def compute(rows):
         frames = [read_frame(folders[i], dataset.middle_frame, dataset.frame_size) for i in rows]

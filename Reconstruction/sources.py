@@ -16,12 +16,13 @@ from common.files import UserError, fingerprint, load_array, load_mask, missing,
 from common.fmri import load_statistics, scale, statistics
 from common.readers import open_clips
 from common.video import read_frames
-from Evaluation_Metrics.ranking import Gallery
+from Evaluation_Metrics.ranking import Gallery, unit_rows
 from models.loading import model_files
 
 log = logging.getLogger(__name__)
 
 NEAREST = 5  # captions that the gallery names of a clip
+SAME = 1e-6  # less than this below a cosine of 1 is rounding
 
 
 # ---------------------------------------------------------------------------------------------- clips of a data set
@@ -192,12 +193,18 @@ def no_captions(clip, embedding):
 
 
 class CaptionRanker:
-    """Nearest captions to decoded semantics, by cosine in CLIP's space with the text features (N, 512) of the split's captions."""
+    """Nearest captions to decoded semantics, by cosine in CLIP's space with the text features (N, 512) of the split's captions.
+
+    Captions that are the same to CLIP, such as those of words that a small model does not know, count as one.
+    """
 
     def __init__(self, captions, features):
         self.captions = captions
-        self.distinct, rows, self.own = np.unique(captions, return_index=True, return_inverse=True)
-        self.gallery = Gallery(features[rows])
+        distinct, rows, own = np.unique(captions, return_index=True, return_inverse=True)
+        unit = unit_rows("the captions' features", features[rows])
+        first = (unit @ unit.T > 1 - SAME).argmax(1)
+        kept = np.unique(first)
+        self.distinct, self.gallery, self.own = distinct[kept], Gallery(features[rows[kept]]), np.searchsorted(kept, first[own])
 
     def describe(self, clip, embedding):
         """Entries of the manifest: caption, the nearest captions with their cosines, rank of the own one among the different captions."""

@@ -94,6 +94,14 @@ def test_contrastive_targets_are_clip_features_of_caption_and_middle_frame(world
     assert abs(np.linalg.norm(text, axis=1) - 1).max() > 0.1  # not normalised
 
 
+@pytest.mark.parametrize("words, warns", [("a dog ", ""), ("a dog " * 90, "different captions are 1 to ")])
+def test_captions_that_are_one_to_the_model_are_a_warning(world, models, caplog, words, warns):
+    layout, _, flags = world
+    write_captions(layout.captions("test"), "test", [f"{words}{i}" for i in range(SMALL.n_test)])
+    run_script(contrastive, *flags, "--clip_path", models[1], "--split", "test")
+    assert warns in caplog.text and bool(warns) == ("tell them apart" in caplog.text)
+
+
 # ---------------------------------------------------------------------------------------------- latents
 
 

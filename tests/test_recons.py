@@ -40,6 +40,7 @@ from models.semantic_decoder import SemanticDecoder
 from models.structure_decoder import StructureDecoder
 from Reconstruction import outputs as reconstructions
 from Reconstruction import video_recons
+from Reconstruction.sources import CaptionRanker
 from Reconstruction.stage1_arrays import load_stage1
 from Reconstruction.stage2 import PRESETS, load_pipeline, render_batches
 
@@ -895,3 +896,11 @@ def test_nearest_caption(world, full):
         clip = clips[str(i + 1)]
         assert clip["rank"] == 1 + ordered.index(CAPTIONS[i]) and clip["n_captions"] == 5
         assert list(clip["nearest_captions"]) == ordered and clip["nearest_captions"] == pytest.approx(similarity, abs=1e-4)
+
+
+def test_captions_that_are_the_same_to_the_model_count_as_one():
+    features = np.array([[1, 0], [1, 1e-8], [1, 0], [0, 1]], np.float32)
+    ranker = CaptionRanker(["unknown", "words", "unknown", "a dog"], features)
+    found = [ranker.describe(clip, np.array([1, 0.5])) for clip in (1, 2, 3, 4)]
+    assert [one["rank"] for one in found] == [1, 1, 1, 2] and {one["n_captions"] for one in found} == {2}
+    assert list(found[1]["nearest_captions"]) == ["unknown", "a dog"] and found[1]["caption"] == "words"
