@@ -209,7 +209,7 @@ class CaptionRanker:
     def describe(self, clip, embedding):
         """Entries of the manifest: caption, the nearest captions with their cosines, rank of the own one among the different captions."""
         words = {"caption": self.captions[clip - 1]}
-        if embedding is None or len(embedding) != self.gallery.distinct.shape[1]:
+        if embedding is None or len(embedding) != self.gallery.distinct.shape[1] or len(self.gallery) == 1:  # nothing to rank
             return words
         rank, _ = self.gallery.rank(embedding[None], self.own[[clip - 1]])
         (nearest,), (cosines,) = self.gallery.nearest(embedding[None], min(NEAREST, len(self.gallery)))

@@ -904,3 +904,4 @@ def test_captions_that_are_the_same_to_the_model_count_as_one():
     found = [ranker.describe(clip, np.array([1, 0.5])) for clip in (1, 2, 3, 4)]
     assert [one["rank"] for one in found] == [1, 1, 1, 2] and {one["n_captions"] for one in found} == {2}
     assert list(found[1]["nearest_captions"]) == ["unknown", "a dog"] and found[1]["caption"] == "words"
+    assert CaptionRanker(["unknown", "words"], features[:2]).describe(1, np.array([1, 0.5])) == {"caption": "unknown"}
