@@ -179,6 +179,13 @@ def test_saved_array_has_a_true_card(tmp_path):
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(
+    "path, says", [("out/phantom/features/a.npy", "run the scripts of Feature_extraction/"), ("a.npy", "run the script that writes it")]
+)
+def test_a_missing_file_says_what_writes_it(path, says):
+    assert str(files.missing(path)) == f"file not found: {path}; {says}, or check the path"
+
+
 def test_loading_checks(tmp_path):
     path, array = tmp_path / "a.npy", make_array()
     save_array(path, array, **CARD)
