@@ -60,7 +60,12 @@ def get_training_parser(doc, *, epoch, lr, models=()):
     group = parser.add_argument_group("output")
     where = "checkpoints/sub{ID}/{arm}"
     group.add_argument("--model_dir", type=Path, changes_result=False, help=f"folder for the checkpoints (default: {where}/{{decoder}})")
-    group.add_argument("--figure_dir", type=Path, changes_result=False, help=f"folder for the loss figure (default: {where}/figures)")
+    group.add_argument(
+        "--figure_dir",
+        type=Path,
+        changes_result=False,
+        help=f"folder for the loss figure (default: figures in --model_dir, or {where}/figures)",
+    )
     group.add_argument(
         "--save_every",
         type=cli.whole(0),
@@ -143,7 +148,7 @@ def make_plan(args, decoder, further_epochs=(), name=None):
     train_clips, val_clips = np.split(np.arange(n), [n - n_val])
     statistics = layout.statistics(args.subj_ID, dataset.n_vertices)
     return Plan(
-        decoder=decoder, folder=folder, figure=(args.figure_dir or folder.parent / "figures") / f"{name or decoder}_loss.png",
+        decoder=decoder, folder=folder, figure=(args.figure_dir or (args.model_dir or folder.parent) / "figures") / f"{name or decoder}_loss.png",
         title=f"{args.dataset}, subject {args.subj_ID}, {named_arm(args)}: {name or decoder} decoder",
         train_clips=train_clips, val_clips=val_clips, epochs=args.epoch, batch_size=args.batch_size, seed=args.seed,
         kept_epochs=(dataset.epochs[decoder], *further_epochs), save_every=args.save_every,

@@ -58,7 +58,7 @@ def command(features, models, tmp_path):
 
     def make(decoder, *more, folder="run"):
         flags = ["--dataset", "phantom", "--out_root", features, "--n_val", N_VAL, "--batch_size", 8, "--epoch", EPOCHS, "--device", "cpu"]
-        flags += ["--model_dir", tmp_path / folder, "--figure_dir", tmp_path / folder / "figures"]
+        flags += ["--model_dir", tmp_path / folder]
         own = {
             "semantic": ["--sd_path", models[0], "--clip_path", models[1], "--projector_dims", 8, 8],
             "structure": ["--hidden_dim", 16, "--lr", 1e-3],
