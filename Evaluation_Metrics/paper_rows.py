@@ -164,9 +164,12 @@ class Ours:
             log.warning("not evaluated: %s", ", ".join(absent))
         self.dataset, self.protocol, self.main = dataset, protocol, Method(found[names[0]], dataset, protocol)
         self.facts = self.main.facts
-        self.label = self._label(self.facts, names[0])
-        others = {name: Method(found[name], dataset, protocol, self.facts) for name in names[1:] if name in found}
-        self.others = {self._label(method.facts, name): method for name, method in others.items()}
+        methods = {names[0]: self.main} | {name: Method(found[name], dataset, protocol, self.facts) for name in names[1:] if name in found}
+        own = {name: self._label(method.facts, name) for name, method in methods.items()}
+        said = list(own.values())  # two results.zip are told apart by their folders
+        labels = {name: label if said.count(label) == 1 else f"{label}, {name}" for name, label in own.items()}
+        self.label = labels[names[0]]
+        self.others = {labels[name]: method for name, method in methods.items() if name != names[0]}
         self.free = self._baselines(baselines)
         ablation = re.compile(re.escape(names[0]) + r"(_ablate_\w+)?")
         self.ablations = {name: Method(of, dataset, protocol, self.facts) for name, of in found.items() if ablation.fullmatch(name)}

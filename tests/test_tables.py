@@ -351,3 +351,11 @@ def test_tables_for_a_paper(tmp_path):
     assert r"\label{tab:X-main}" in tex and r"a\_b" in tex and "$-$0.500" in tex
     with pytest.raises(UserError, match="--columns FVD"):
         run(paper_tables, "--results", tmp_path, "--names", "mine", "--columns", "FVD")
+
+
+def test_methods_of_one_name_keep_their_rows(tmp_path, capsys):
+    for name, shift in (("a", 0.0), ("b", 0.05), ("c", 0.1)):
+        made_evaluation(tmp_path / "sub1" / name, "results", shift)
+    run(paper_tables, "--results", tmp_path, "--names", "a", "b", "c", "--out", tmp_path / "tables")
+    shown = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| results")]
+    assert shown == ["results, a", "results, b", "results, c"]
