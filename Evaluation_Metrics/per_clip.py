@@ -285,7 +285,7 @@ class _Pass:
         """A model's outputs for a block's clips, {name: (n, ...)}; a clip that could not be read is black."""
         blank = np.zeros_like(next(iter(clips.values()))[0])
         seen = [np.stack([clips[number][which] if number in clips else blank for number in block]) for which in _SIDES[side]]
-        if alike := all((frames == frames[0]).all() for frames in seen):  # a baseline of one picture: seen once
+        if alike := all(np.array_equal(clip, frames[0]) for frames in seen for clip in frames[1:]):  # a baseline of one picture: seen once
             seen = [frames[:1] for frames in seen]
         tower = self.towers[kind]
         if side == "both":
