@@ -23,17 +23,9 @@ class MissingFile(UserError):
     """A file that is not there."""
 
 
-_WRITERS = {  # of a folder of common/layout.py
-    "stimuli_clips": "step 1 of Data_preprocess/", "stimuli_frames": "step 2 of Data_preprocess/", "captions": "the caption step of Data_preprocess/",
-    "fMRI_in_fslr": "the fMRI step of Data_preprocess/", "features": "the scripts of Feature_extraction/",
-    "checkpoints": "the training script", "recons": "Reconstruction/video_recons.py",
-}  # fmt: skip
-
-
-def missing(path, do=None):
-    """MissingFile for a path, with what to do about it: by default, to run what writes into its folder."""
-    writers = [_WRITERS[name] for name in Path(path).parts if name in _WRITERS] or ["the script that writes it"]
-    return MissingFile(f"file not found: {path}; {do or f'run {writers[-1]}, or check the path'}")
+def missing(path, do="run the script that writes it, or check the path"):
+    """MissingFile for a path, with what to do about it."""
+    return MissingFile(f"file not found: {path}; {do}")
 
 
 def one_line(error):

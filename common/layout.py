@@ -3,10 +3,21 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import UserError
+from common.files import UserError, missing
 
 DEFAULT_SEED = 42
 DECODERS = ("semantic", "structure", "CMG", "retrieval")
+_WRITERS = {  # what writes into a folder of Layout
+    "stimuli_clips": "step 1 of Data_preprocess/", "stimuli_frames": "step 2 of Data_preprocess/", "captions": "the caption step of Data_preprocess/",
+    "fMRI_in_fslr": "the fMRI step of Data_preprocess/", "features": "the scripts of Feature_extraction/",
+    "checkpoints": "the training script", "recons": "Reconstruction/video_recons.py",
+}  # fmt: skip
+
+
+def missing_input(path):
+    """MissingFile for an input that is not there, with what to run for it."""
+    writers = [_WRITERS[name] for name in path.parts if name in _WRITERS] or ["the script that writes it"]
+    return missing(path, f"run {writers[-1]}, or check the path")
 
 
 def part(split):

@@ -22,7 +22,8 @@ import time
 from pathlib import Path
 
 from common.cli import PROJECT
-from common.files import UserError, check_card, missing, naming, read_json, sha256, write_json
+from common.files import UserError, check_card, naming, read_json, sha256, write_json
+from common.layout import missing_input
 from common.workers import remove_partial
 
 log = logging.getLogger(__name__)
@@ -131,7 +132,7 @@ class Record:
         inputs = []
         for path in self.inputs:
             if not path.is_file():
-                raise missing(path)
+                raise missing_input(path)
             stat, digest = path.stat(), sha256(path)
             check_card(path, digest)
             inputs.append({"file": path.as_posix(), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digest})

@@ -179,13 +179,6 @@ def test_saved_array_has_a_true_card(tmp_path):
     assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize(
-    "path, says", [("out/phantom/features/a.npy", "run the scripts of Feature_extraction/"), ("a.npy", "run the script that writes it")]
-)
-def test_a_missing_file_says_what_writes_it(path, says):
-    assert str(files.missing(path)) == f"file not found: {path}; {says}, or check the path"
-
-
 def test_loading_checks(tmp_path):
     path, array = tmp_path / "a.npy", make_array()
     save_array(path, array, **CARD)
@@ -583,6 +576,13 @@ def test_an_altered_or_missing_input_is_named(tmp_path):
     (tmp_path / "input.npy").unlink()
     with pytest.raises(UserError, match="file not found: .*input.npy"):
         make_record(tmp_path, "--overwrite").start()
+
+
+@pytest.mark.parametrize("folder, says", [("features", "run the scripts of Feature_extraction/"), ("x", "run the script that writes it")])
+def test_a_missing_input_says_what_writes_it(tmp_path, folder, says):
+    with pytest.raises(UserError, match=f"file not found: .*/{folder}/a.npy; {says}, or check the path"):
+        with working(tmp_path / "out", make_args(), inputs=[tmp_path / folder / "a.npy"]):
+            pass
 
 
 def test_working_starts_finishes_and_finds_it_done(tmp_path):
