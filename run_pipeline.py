@@ -30,7 +30,7 @@ from Evaluation_Metrics.report import build_overview, build_report
 from Evaluation_Metrics.sweep import gather_sweep
 from Evaluation_Metrics.towers import HELP, KINDS, Towers
 from jobs.cluster import make_batches, submit, write_script
-from jobs.local import run_here
+from jobs.local import gpus_here, run_here
 from jobs.plan import CLUSTER, Job, check_flags, check_inputs, check_sweep, make_plan, own_flags
 from jobs.stages import ABLATIONS, STAGES, Task, ablations, choose_stages
 
@@ -46,7 +46,7 @@ def get_parser():
     )  # fmt: skip
     group.add_argument(
         "--workers", type=cli.processes, default=n_cores(), changes_result=False,
-        help="scripts that run at the same time, one core each; for a script that uses all cores, its processes",
+        help="scripts that run at the same time, one core each, and where there are GPUs one on each; for a script that uses all cores, its processes",
     )  # fmt: skip
     group.add_argument("--arms", nargs="+", choices=list(ARMS), help="training arms (default: the data set's)")
     group.add_argument("--seeds", nargs="+", type=cli.whole(0, 2**32 - 1), metavar="SEED", help="training seeds (default: that of --seed)")
@@ -136,7 +136,8 @@ def main(args):
     if args.cluster:
         return run_on_cluster([*waves, [report_job(args)]] if "report" in stages else waves, layout, args)
     began = time.time()
-    timings = run_here(waves, layout, args.subj_ID, args.workers, f"{args.dataset} {' '.join(map(str, args.subj_ID))}")
+    gpus = [] if args.device == "cpu" else gpus_here() * (args.workers if dataset.simulated else 1)  # a phantom's jobs are small
+    timings = run_here(waves, layout, args.subj_ID, args.workers, f"{args.dataset} {' '.join(map(str, args.subj_ID))}", gpus)
     if "report" in stages:
         write_pages(dataset, layout, args, timings)
     print(f"{args.dataset}: stages {', '.join(stages)} done in {(time.time() - began) / 60:.1f} min")

@@ -12,8 +12,8 @@ Writes   checkpoints/sub{ID}/{arm}/CMG/                    epoch_{n}, last, best
     python Feature_decoding/train_CMG.py --dataset CC2017 --subj_ID 1 --mask_ratio 0.6
 
 Trained with the true earlier frames, validated by generating all frames from the true first one: the first loss says
-little about motion. About a minute for the phantom on one CPU thread; CC2017's model has 335 M parameters and writes
-4 GB of training state after every epoch.
+little about motion. About a minute for the phantom on one CPU thread; CC2017's model has 335 M parameters and 4 GB of training state,
+which is written as often as takes a tenth of the time.
 """
 
 import math

@@ -29,6 +29,8 @@ from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
 
+SLOW_SAVING = 1.0  # s
+
 
 class Task(ABC):
     """What makes one decoder's training different from another's.
@@ -174,6 +176,7 @@ class Trainer:
         if plan.given is not None:  # what is blind to the other voxels can be given any fMRI of these vertices
             blind(model, ~plan.given)
         self.model = model.to(self.device)
+        self.saved_at, self.saving_took = time.monotonic(), 0.0
 
     @property
     def is_main(self):
@@ -329,7 +332,15 @@ class Trainer:
         if plan.keeps(epoch):
             self.save(f"epoch_{epoch}", epoch, finished=True)
             draw_losses(read_log(plan.folder / "log.jsonl"), plan.figure, plan.title)
-        save_state(plan.state, self.model, self.optimizer, epoch, best)
+        if epoch == plan.epochs or self.state_is_due():
+            began = time.monotonic()
+            save_state(plan.state, self.model, self.optimizer, epoch, best)
+            self.saved_at = time.monotonic()
+            self.saving_took = self.saved_at - began
+
+    def state_is_due(self):
+        """Whether to write what training resumes from: after every epoch, or where that is slow, so that it takes a tenth of the time at most."""
+        return self.saving_took < SLOW_SAVING or time.monotonic() - self.saved_at >= 10 * self.saving_took
 
     def finish(self, entries, best):
         """Write `last`, figure and metrics.json; the training state is not needed any more."""

@@ -50,8 +50,18 @@ def test_gpu_benchmark_at_a_size_for_a_cpu(tmp_path, capsys):
     assert [difference for _, difference, _ in rows] == [0, 0, 0]  # the CPU against itself
     rows = gpu.unet_rows(cpu, [1, 2], 1, channels=(32, 32, 32, 32), size=8, dtypes=("fp32", "bf16"), compiled=(False,))
     assert [(name, clips, finite) for name, _, clips, *_, finite in rows] == [(k, n, "yes") for k in ("fp32", "bf16") for n in (1, 2)]
-    rows = gpu.training_rows(cpu, 1, "--attn_dim", 8, "--d_ff", 8, "--encoder_dim", 8, voxels=6, latent=(1, 4, 4), batch=3)
+    rows = list(gpu.training_rows(cpu, 1, "--attn_dim", 8, "--d_ff", 8, "--encoder_dim", 8, voxels=6, latent=(1, 4, 4), batch=3))
     assert [row[0] for row in rows] == ["fp32", "tf32", "bf16"] and all(float(ms) > 0 for _, ms, _ in rows)
+
+    small, tiny = ("--steps", 3, "--batch_size", 2), {"unet": (32, 32, 32, 32), "vae": (32, 32, 32, 32), "size": 8}
+    rows = list(gpu.recipe_rows(cpu, [list(map(str, flags)) for flags in (small, (*small, "--channels_last"))], **tiny))
+    assert [row[0].split()[-1] for row in rows] == ["2", "--channels_last"] and all(float(s) > 0 and f == "yes" for _, s, _, f in rows)
+
+    page = tmp_path / "kept.md"  # parts that are not asked for stay
+    page.write_text(f"{gpu.HEAD}\n\n## One\n\nmachine\n\n| a |\n\n## Two\n\nmachine\n")
+    assert (
+        gpu.read_sections(page) == {"One": ["machine", "", "| a |"], "Two": ["machine"]} and gpu.read_sections(tmp_path / "none.md") == {}
+    )
 
     def out_of_memory():
         raise torch.cuda.OutOfMemoryError

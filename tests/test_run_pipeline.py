@@ -21,7 +21,7 @@ from common import cli, datasets, files
 from common.layout import Layout
 from Evaluation_Metrics import sweep
 from Evaluation_Metrics.results import save_per_clip
-from jobs import cluster, plan
+from jobs import cluster, local, plan
 from jobs.stages import SEEDLESS, STAGES, Task, choose_stages
 
 OWN = datasets.OwnDataset(
@@ -56,7 +56,8 @@ def main(args):
     END
 '''
 SUBJECTS = {
-    "none": "", "one": 'parser.add_argument("--subj_ID")', "several": 'parser.add_argument("--subj_ID", nargs="+")',
+    "none": "", "gpu": 'parser.add_argument("--device", default="auto")',
+    "one": 'parser.add_argument("--subj_ID")', "several": 'parser.add_argument("--subj_ID", nargs="+")',
 }  # fmt: skip
 
 
@@ -423,6 +424,36 @@ def test_participants_one_after_another(scripts, monkeypatch):
     assert list(json.loads((out / "own/timings_subben.json").read_text())) == ["single/step1_same"]
     logs = sorted(path.relative_to(out / "own/logs").as_posix() for path in (out / "own/logs").rglob("*.log"))
     assert logs == [*(f"subanna/{name}/step1_same.log" for name in ("alone", "list", "shared", "single")), "subben/single/step1_same.log"]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_each_gpu_has_a_job_at_a_time(scripts, monkeypatch, lost):
+    """Three jobs for two GPUs, one for none; where the parent has asked CUDA something, a job is a process that starts from the beginning."""
+    monkeypatch.setattr(pipeline, "gpus_here", lambda: ["0", "3"])
+    monkeypatch.setattr(local, "gpu_is_lost", lambda: lost)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = "began, time.time(), os.environ.get('CUDA_VISIBLE_DEVICES'), 'pytest' in sys.modules"
+    end = f"import os, sys, time; began = time.time(); time.sleep(0.5); print(json.dumps([{seen}]))\n\n\nif __name__ == '__main__':\n    cli.run(main, get_parser)"
+    out = scripts(a=("gpu", end), b=("gpu", end), c=("gpu", end), d=("none", end))
+    side_by_side = [sum(STAGES["made"](None, None), [])]
+    monkeypatch.setitem(STAGES, "made", lambda dataset, args: side_by_side)
+    run_script(pipeline, "--dataset", "CC2017", "--out_root", out, "--workers", 4)
+    said = [json.loads((out / f"CC2017/logs/sub1/{name}/step1_same.log").read_text()) for name in "abcd"]
+    (a, b, c, d) = [(gpu, forked) for *_, gpu, forked in said]
+    assert {a, b} == {("0", not lost), ("3", not lost)} and c in {a, b} and d == (None, not lost)
+    end_of = {gpu: ended for _, ended, gpu, _ in said[:2]}
+    assert said[2][0] > end_of[c[0]] and said[3][0] < min(end_of.values())
+
+
+def test_a_gpu_is_counted_without_losing_it(tmp_path):
+    """What the pipeline imports asks whether there is a GPU, which NVML can answer; `named` are those of CUDA_VISIBLE_DEVICES."""
+    code = "from jobs import local; import os, torch; torch.cuda.device_count = lambda: 2; print(os.environ[{!r}], *local.gpus_here())"
+    for named, found in ((None, "1 0 1"), ("5,7,9", "1 5 7")):
+        environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"} | (
+            {"CUDA_VISIBLE_DEVICES": named} if named else {}
+        )
+        words = [sys.executable, "-c", code.format("PYTORCH_NVML_BASED_CUDA_CHECK")]
+        assert subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True).stdout.split() == found.split()
 
 
 @pytest.mark.parametrize(

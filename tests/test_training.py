@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -444,6 +446,33 @@ def test_a_resumed_run_equals_an_uninterrupted_one(decoder, command, whole, tmp_
     assert len(weights) >= 2 and {path.name: digest(path) for path in (tmp_path / "run").glob("*.safetensors")} == weights
     assert without_seconds(whole) == without_seconds(tmp_path / "run")
     assert read_json(tmp_path / "run/metrics.json")["best"] == read_json(whole / "metrics.json")["best"]
+
+
+def test_a_state_that_is_slow_to_write_is_written_less_often(command, whole, tmp_path, monkeypatch):
+    """Seconds as for the full-size CMG on a GPU, epochs of 1 and states of 2: a stop in epoch 3 costs two epochs, and the end is the same."""
+    script, clock, written = SCRIPTS["structure"], [0], []
+    save, validate = training.save_state, training.Trainer.validate
+
+    def slow(path, model, optimizer, epoch, best):
+        clock[0] += 2
+        written.append(epoch)
+        save(path, model, optimizer, epoch, best)
+
+    def later(self, epoch):
+        clock[0] += 1
+        return validate(self, epoch)
+
+    monkeypatch.setattr(training, "time", SimpleNamespace(time=time.time, monotonic=lambda: clock[0]))
+    monkeypatch.setattr(training, "save_state", slow)
+    monkeypatch.setattr(training.Trainer, "validate", later)
+    with monkeypatch.context() as patch:
+        stop_in(patch, script, 8, interrupt)  # the second step of epoch 3
+        fails(script, *command("structure"), status=130)
+    assert written == [1]
+    run_script(script, *command("structure"))
+    assert written == [1, 2, 3]  # the new process does not know yet how slow it is
+    assert digest(tmp_path / "run/last.safetensors") == digest(whole("structure") / "last.safetensors")
+    assert without_seconds(tmp_path / "run") == without_seconds(whole("structure"))
 
 
 MOMENTS = ("best.json", "training_state.safetensors", "last.safetensors", "last.json", "metrics.json", "removal of the state")
