@@ -65,7 +65,7 @@ def main():
         print(done.stdout, flush=True)
         shown = " ".join(["python", f"benchmarks/{name}.py", *SCRIPTS[name]])
         page += f"\n## {name}\n\n`{shown}`" + " ended with an error." * (done.returncode != 0) + f"\n\n```\n{done.stdout.strip()}\n```\n"
-    write_text(args.out, page)
+        write_text(args.out, page)  # after every one: a later one may be stopped
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -65,13 +65,13 @@ ENTRY = "from dataclasses import replace\nfrom common.datasets import CC2017, Ow
     [
         ("1 / 0", "ZeroDivisionError"), ("OWN = (OwnDataset(", "SyntaxError"), ("import nothing_of_this_name", "ModuleNotFoundError"), ("exit()", "SystemExit"),
         (f"{ENTRY}OWN = (OwnDataset(name='x'),)", "TypeError"), (f"{ENTRY}X = replace(CC2017, n_test=7)", "another entry has this name"),
-        *((f"{ENTRY}X = replace(CC2017, name='mine', {change})", says) for change, says in (
+        *((f"{ENTRY}X = replace(CC2017, name='broken', {change})", says) for change, says in (
             ("n_train='2400'", "n_train is '2400', and must be of type int"), ("subjects=1", "subjects is 1, and must be of type tuple"),
             ("tr=0", "tr is 0, and must be greater than 0"), ("fps=0", "fps is 0"), ("tr=float('nan')", "tr is nan"), ("subjects=()", "there is no participant"),
             ("subjects=(1, 1)", "a participant is there twice"), ("subjects=('../a',)", "has a '/'"), ("frame_indices=tuple(range(7))", "eight ascending frames"),
             ("frame_indices=(0, 8, 16, 24, 32, 40, 48, 60)", "below clip_frames"), ("middle_frame=25", "middle_frame one of them"),
         )),
-        *((f"{ENTRY}X = [OwnDataset('mine', (1, 2), 4, 2, 1.5, 20, 60, tuple(range(0, 64, 8)), 24, 512, 0, {change})]", says) for change, says in (
+        *((f"{ENTRY}X = [OwnDataset('broken', (1, 2), 4, 2, 1.5, 20, 60, tuple(range(0, 64, 8)), 24, 512, 0, {change})]", says) for change, says in (
             ("series='{run}.npy'", "must have {run} and, with several subjects, {subject}"), ("series='{subject}{session}.npy'", "must have {run}"),
             ("lag_seconds=4000.0", "lag_seconds is 4000.0, and must be from -60 to 60"),
         )),
@@ -84,10 +84,10 @@ def test_a_wrong_entry_is_left_out_and_says_why(tmp_path, monkeypatch, capsys, c
     monkeypatch.delitem(sys.modules, "common.datasets.broken_one", raising=False)
     assert datasets._find_entries() == DATASETS
     with pytest.raises(UserError) as error:
-        datasets.get_dataset("mine")
+        datasets.get_dataset("broken")
     assert says in str(error.value) and "common/datasets/broken_one.py" in str(error.value)
     with pytest.raises(SystemExit) as stopped:
-        cli.run(lambda args: None, lambda: cli.add_data_flags(parser := cli.make_parser("")) and parser, ["--dataset", "mine"])
+        cli.run(lambda args: None, lambda: cli.add_data_flags(parser := cli.make_parser("")) and parser, ["--dataset", "broken"])
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and says in said and said.count("\n") == 1
 
