@@ -126,7 +126,7 @@ def main(args):
     planned = [stage for stage in stages if stage != "report"] if args.cluster else stages  # its job is this script again
     waves = make_plan(planned, dataset, args, get_parser()._actions)
     jobs = [job for wave in waves for job in wave]
-    check_flags(jobs, args)
+    check_flags(jobs, args, get_parser()._actions)
     check_inputs(stages, args)
     needed = kinds_of(protocol_metrics("paper", dataset))
     if "evaluate" in stages and (absent := [f"--{KINDS[kind][0]}" for kind in KINDS if kind in needed and kind not in Towers.of(args)]):

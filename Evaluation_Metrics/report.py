@@ -142,7 +142,8 @@ def _cards(layout, dataset, found, subject, page):
         cards.append({"name": folder.name, "link": link, "about": " ".join([*about(manifest), f"{len(clips)} clips."]), "strips": strips})
     rows = "True frames above, reconstructed frames below. " if any(m["folders"].get("with_gt") for _, m in found) else ""
     which = f"the best, the median and the worst clip of {first} by {metric}" if metric else "the first clips"
-    return cards, f"{rows}Shown for every reconstruction: {which}. Names lead to the galleries of all clips." if cards else ""
+    caution = " SSIM looks at texture everywhere: its best clip can lack the object." if metric == "SSIM" else ""
+    return cards, f"{rows}Shown for every reconstruction: {which}.{caution} Names lead to the galleries of all clips." if cards else ""
 
 
 def _tables(evaluations):

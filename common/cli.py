@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import errno
 import logging
 import os
@@ -245,6 +246,11 @@ def _at_home(word):
     return re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda match: (match[1] or "") + os.path.expanduser("~"), word)
 
 
+def meant(flag, options):
+    """A question that names the option of which a flag is a misspelling; nothing where none is like it."""
+    return "".join(f" (did you mean {option}?)" for option in difflib.get_close_matches(flag.partition("=")[0], options, 1))
+
+
 def parse(get_parser, argv, script):
     """Parse a command line; a config file, --config or the data set's own, gives the defaults, the data set checks the participants.
 
@@ -270,7 +276,8 @@ def parse(get_parser, argv, script):
             action.required = True
     args, others = parser.parse_known_args([*words, *argv])
     if others and not hasattr(args, "others"):
-        parser.error(f"unrecognized arguments: {' '.join(others)}")
+        options = [option for action in parser._actions for option in action.option_strings]
+        parser.error(f"unrecognized arguments: {' '.join(others)}{meant(others[0], options)}")
     if others:
         args.others = others
     from common.datasets import get_dataset, use_split

@@ -115,7 +115,7 @@ def command_line(task, args, actions):
 # ---------------------------------------------------------------------------------------------- checks before the first job
 
 
-def check_flags(jobs, args):
+def check_flags(jobs, args, actions):
     """Parse every script's command line before the first is called; a UserError for a flag that none of them takes."""
     for option, _ in given_flags(args.others):
         if option in ("--roi", "--without_roi"):
@@ -124,7 +124,9 @@ def check_flags(jobs, args):
             if "oracle" in args.arms:
                 raise UserError(f"{option} and the arm oracle, which has no areas: give --arms full control")
         if not any(job.task.profile and option in job.task.options and option not in job.task.flags for job in jobs):
-            raise UserError(f"no script of these stages takes {option} from the pipeline; see --help of the scripts")
+            known = [option for job in jobs if job.task.profile for option in job.task.options]
+            question = cli.meant(option, [*known, *(word for action in actions for word in action.option_strings)])
+            raise UserError(f"no script of these stages takes {option} from the pipeline{question}; see --help of the scripts")
     for job in jobs:
 
         def get_script_parser(task=job.task):

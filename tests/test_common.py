@@ -435,7 +435,8 @@ def test_a_full_disk_is_known_whoever_says_it(error, number, tmp_path):
 @pytest.mark.parametrize(
     "argv, says",
     [
-        (["--seed", "-1"], "from 0 to 4294967295"), (["--seed", "x"], "'x'"), (["--nonsense"], ""), (["--count", "0"], "from 1 to 1000000"),
+        (["--seed", "-1"], "from 0 to 4294967295"), (["--seed", "x"], "'x'"), (["--nonsense"], ""), (["--cuont", "2"], "(did you mean --count?)"),
+        (["--count", "0"], "from 1 to 1000000"),
         (["--part", "6"], "6 is out of range; use a number from 2 to 5"), (["--rate", "1"], "of at least 0 and less than 1"),
         (["--rate", "nan"], "nan"), (["--rate", "x"], "'x'"), (["--lr", "0"], "greater than 0 and up to 1000000"), (["--lr", "inf"], "inf"),
     ],

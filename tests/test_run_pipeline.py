@@ -109,7 +109,7 @@ def test_every_call_of_every_data_set_parses(name, monkeypatch):
     monkeypatch.setitem(datasets.DATASETS, "another phantom", replace(datasets.PHANTOM, name="another phantom"))
     subject = str(datasets.DATASETS[name].subjects[-1])
     args, jobs = plan_of(name, "--subj_ID", subject)
-    plan.check_flags(jobs, args)
+    plan.check_flags(jobs, args, pipeline.get_parser()._actions)
     assert len({job.log for job in jobs}) == len(jobs) and all((ROOT / job.task.script).is_file() for job in jobs)
     assert (jobs[0].task.stage == "phantom") == datasets.DATASETS[name].simulated
     for job in jobs:
@@ -165,7 +165,7 @@ def test_nothing_is_drawn_where_the_vertices_are_not_known(tmp_path, monkeypatch
 def test_flags_go_to_the_scripts_that_know_them():
     flags = ("--epoch", "3", "--guidance=5", "--no_figures", "--workers", "7", "--n_voxels", "100", "200")
     args, jobs = plan_of("phantom", "--subj_ID", "2", "3", *flags)
-    plan.check_flags(jobs, args)
+    plan.check_flags(jobs, args, pipeline.get_parser()._actions)
     lines = {job.name: " ".join(job.argv) for job in jobs if job.subject == 2}
     assert [name for name, line in lines.items() if "--epoch 3" in line] == [name for name in lines if "train_" in name]
     recons = [name for name in lines if "video_recons" in name]
@@ -204,7 +204,8 @@ def test_models_of_the_metrics_are_handed_on(tmp_path, capsys):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        (("--epochs", "3"), "--epochs"),
+        (("--epochs", "3"), "takes --epochs from the pipeline (did you mean --epoch?)"),
+        (("--subjects", "3"), "(did you mean --subj_ID?)"),
         (("--arm", "full"), "--arm"),  # the pipeline sets it
         (("--stages", "extract", "--epoch", "3"), "--epoch"),
         (("stray",), "'stray'"),
