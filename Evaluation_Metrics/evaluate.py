@@ -15,7 +15,8 @@ Writes   per_clip.csv, per_clip.npz     values of every clip
     python Evaluation_Metrics/evaluate.py --dataset phantom --subj_ID 1 --protocol correct --name control
     python Evaluation_Metrics/evaluate.py --recons_dir results.zip --layout side_by_side --out scores --baselines none
 
-Without models about 2 s per clip of 8 frames of 512 x 512 and method on one core; half a minute in all on the phantom.
+Without models about 2 s per clip of 8 frames of 512 x 512 and method on one core; on the phantom a minute or two, half of it for
+the baselines (--baselines none).
 """
 
 import contextlib
@@ -212,19 +213,19 @@ def main(args):
         chance, still = ({c: level for metric in wanted for c, level in getattr(metric, kind).items()} for kind in ("chance", "still"))
         every = {method: own, **free} | ({TRUE: of_truth} if of_truth else {})
         rows = summarise_all(every, args.seed)
-        undefined = results.note_gaps(pairs.wanted, own, lost)
         levels = metric_script.levels_of(wanted, {column: row["mean"] for column, row in rows.get(TRUE, {}).items()})
         print_values(columns, rows[method], len(pairs.wanted), levels, unable, absent, lost)
         print_spread(spread)
         print_share(len(scored), dataset)
         save_values(out, pairs.wanted, own, of_truth, scored, free)
-        notes = filter(None, ["Mean ± standard deviation over clips.", towers.stand_ins(metric_script.kinds_of(metrics))])
-        write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, notes)
         facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
         facts |= {"protocol": args.protocol, "protocol_version": VERSION, "of_project": not (args.recons_dir or args.released_root)}
+        facts |= results.scored_facts(pairs, lost, towers, kinds := metric_script.kinds_of(metrics))
+        notes = ["Mean ± standard deviation over clips.", towers.stand_ins(kinds), results.made_by_phantom(facts)]
+        write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, filter(None, notes))
         record.finish(
-            identity=identity, title=title, **facts, **results.scored_facts(pairs, lost, towers, metric_script.kinds_of(metrics)), columns=columns,
-            lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,
+            identity=identity, title=title, **facts, columns=columns,
+            lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=results.note_gaps(pairs.wanted, own, lost), samples=spread,
             not_scored=unable, reads=results.reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)

@@ -41,6 +41,7 @@ ARMS = {
     "control": "Control: the decoders were trained on fMRI whose rows were permuted over clips.",
     "oracle": "Oracle: instead of fMRI, the decoders saw the true features of the clips.",
 }
+DECODERS = ("semantic", "structure", "CMG")
 ABLATIONS = {
     "semantic": "Ablation: the prompt is empty instead of decoded.",
     "structure": "Ablation: the first frame is the mean latent of the training clips.",
@@ -107,7 +108,10 @@ def about(manifest):
         for flag, words in (("roi", "only the voxels of"), ("without_roi", "all voxels but those of"))
         if isinstance(manifest["settings"].get(flag), list)
     ]
-    return [words for words in (ARMS.get(manifest.get("arm")), *areas, ABLATIONS.get(manifest.get("ablate"))) if words]
+    elsewhere = f"Stage 1 by another decoder, of {arrays}." if (arrays := manifest["settings"].get("stage1_from")) else None
+    files = {name: Path(str(entry.get("file"))) for name, entry in (manifest.get("checkpoints") or {}).items() if name in DECODERS}
+    named = [f"Its {name} decoder is {path}." for name, path in files.items() if "checkpoints" not in path.parts]
+    return [words for words in (ARMS.get(manifest.get("arm")), elsewhere, *named, *areas, ABLATIONS.get(manifest.get("ablate"))) if words]
 
 
 def build_gallery(folder, metrics_folder=None):

@@ -1,7 +1,6 @@
 """What the scripts of the metrics share: their flags, the clips that these name, one metric's values and files."""
 
 import inspect
-import logging
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +18,6 @@ from Evaluation_Metrics.pairs import Pairs
 from Evaluation_Metrics.per_clip import score_pairs, split_truth
 from Evaluation_Metrics.results import describe, intervals, note_gaps, scored_facts, summarise, write_csv
 from Evaluation_Metrics.towers import KINDS, Towers, add_model_flags, why_absent
-
-log = logging.getLogger(__name__)
-
 
 # ---------------------------------------------------------------------------------------------- flags
 
@@ -159,10 +155,7 @@ def what_decides(pairs, metrics, towers):
 def is_current(folder, identity):
     """Whether the results in a folder, if there are any, carry this identity, the hash of all that decides them."""
     finished = folder / "metrics.json"
-    if not finished.exists() or read_json(finished).get("identity") == identity:
-        return True
-    log.info("%s: what these results were made from has changed, computing them again", folder)
-    return False
+    return not finished.exists() or read_json(finished).get("identity") == identity
 
 
 # ---------------------------------------------------------------------------------------------- one metric

@@ -6,8 +6,9 @@ from pathlib import Path
 from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import relative, render
+from Evaluation_Metrics.compare import compare_columns
 from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
-from Evaluation_Metrics.results import differing, read_evaluation
+from Evaluation_Metrics.results import PROTOCOLS, align, differing, made_by_phantom, read_evaluation, read_result
 
 EXPLAINED_IN = ("evaluation", "reconstruction", "retrieval", "explain", "beyond", "glossary", "troubleshooting")  # pages in docs/
 HEADLINES = 6  # metrics on the overview's card of a subject
@@ -162,14 +163,33 @@ def _tables(evaluations):
         columns, lower = first["columns"], first.get("lower_is_better", ())
         chance = [first.get("chance", {}).get(column) for column in columns]
         title = first.get("title", "").replace(f", {first['method']},", ",")
-        caption = f"{title}. Mean ± standard deviation over clips; below the reconstructions, free baselines."
+        about = PROTOCOLS.get(first.get("protocol"), {}).get("about", "")
+        caption = f"{title}{about and f' ({about})'}. Mean ± standard deviation over clips; below the reconstructions, free baselines."
         tables.append({
             "columns": [column + " ↓" * (column in lower) for column in columns],
             "rows": [_table_row(name, rows[name], columns) for name in _methods_first(rows, [facts["method"] for facts in members])],
             "chance": chance if any(level is not None for level in chance) else [],
-            "caption": " ".join([caption, *(f"{column}: {reason}." for column, reason in skipped.items())]),
+            "caption": " ".join([caption, made_by_phantom(first), *(f"{column}: {reason}." for column, reason in skipped.items())]),
         })  # fmt: skip
     return tables
+
+
+def _against_control(layout, subject, seed):
+    """Sentences on what the arm full does better than the control, clip by clip; "" where the two were not scored alike."""
+    folders = [layout.metrics(subject, reconstruction_name(arm, seed=seed)) for arm in ("full", "control")]
+    if not all((folder / name).is_file() for folder in folders for name in ("metrics.json", "per_clip.npz")):
+        return ""
+    (full, *own), (control, *other) = map(read_result, folders)
+    clips, pairs = align(own, other)
+    if not len(clips) or differing(full, control, ignore=("clips",)):
+        return ""
+    found = {"A": [], None: [], "B": []}
+    for row in compare_columns(pairs, seed):
+        found[row["better"]].append(row["metric"])
+    words = [f"{how} by {', '.join(found[who])}" for who, how in (("A", "better"), (None, "undecided"), ("B", "worse")) if found[who]]
+    nothing = "" if found["A"] else " Nothing here shows that the clips were read from the fMRI."
+    how = f"{len(clips)} clips, 95 % bootstrap interval of the paired difference"
+    return f"{full['method']} against {control['method']}, whose decoders learned from fMRI of other clips ({how}): {'; '.join(words)}.{nothing}"
 
 
 def _methods_first(rows, methods):
@@ -248,7 +268,8 @@ def build_report(layout, dataset, subject, seed, timings):
     trained = layout.root / "checkpoints" / f"sub{subject}"
     arms = _main_first([path.name for path in trained.glob("*")], seed)
     losses = [path for arm in arms for path in sorted((trained / arm / "figures").glob("*.png"))]
-    overview = [("all subjects", layout.report)] if len(dataset.subjects) > 1 else []
+    others = [layout.recons(other, "any").parent for other in dataset.subjects if other != subject]
+    overview = [("all subjects", layout.report)] if any(folder.is_dir() for folder in others) else []
     render(
         "report.html",
         page,
@@ -267,6 +288,7 @@ def build_report(layout, dataset, subject, seed, timings):
         reconstructions=cards,
         legend=legend,
         tables=_tables(evaluations),
+        against=_against_control(layout, subject, seed),
         metric_files=_metric_files(layout, evaluations, checks, subject, page),
         distributions=[
             (relative(folder / "distributions.png", page), f"{dataset.label}{facts['method']}: every clip")

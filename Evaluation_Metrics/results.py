@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import one_line
+from common.cli import PROJECT, one_line
 from common.files import UserError, atomic_path, missing, read_json
 from common.readers import format_clips
 
@@ -184,6 +184,14 @@ def scored_facts(pairs, lost, towers, kinds):
         "models": {kind: towers.facts(kind) for kind in sorted(kinds)},
         "clips": {"wanted": len(pairs.wanted), "scored": len(scored), "missing": sorted(lost), "numbers": format_clips(scored)},
     }
+
+
+def made_by_phantom(facts):
+    """A sentence that names the phantom's models among those that scored clips of the world, from metrics.json; else ""."""
+    home = (PROJECT / "phantom" / "models").resolve()
+    named = {kind: model.get("source") for kind, model in (facts.get("models") or {}).items()}
+    own = [kind for kind, source in named.items() if source and home in Path(source).resolve().parents]
+    return f"Scored by the phantom's models ({', '.join(own)}), which know drawn shapes alone." if own and not facts.get("phantom") else ""
 
 
 def reader_facts(pairs, form):

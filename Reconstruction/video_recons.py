@@ -26,7 +26,7 @@ Rows of any recording with the vertices of the decoders, without a data set; and
 The same command again goes on at the first missing clip. Several processes share the clips among them; on CPUs start
 them with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`.
 
-Phantom: under a second per clip on one core (its profile). An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
+Phantom: one to two seconds per clip on one core (its profile). An SD-1.5-size UNet takes about 150 forward passes over eight frames per clip.
 """
 
 import contextlib

@@ -1,5 +1,7 @@
 """Figures of a retrieval and its page: per query the true clip and the first that were retrieved, playing."""
 
+import textwrap
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -13,7 +15,7 @@ def panels(title, found):
     """A figure with a panel for each direction: the figure, and [(axis, direction, entry)]."""
     figure = Figure(figsize=(5.2 * len(found), 3.6), layout="constrained")
     axes = figure.subplots(1, len(found), squeeze=False)[0]
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(textwrap.fill(title, 60 * len(found)), fontsize=10)
     return figure, [(axis, direction, entry) for axis, (direction, entry) in zip(axes, found.items(), strict=True)]
 
 

@@ -22,12 +22,13 @@ _SCRIPT = """\
 #SBATCH --signal=B:USR1@{notice}
 {directives}
 cd {here} || exit 1
-{values}{command} &
-job=$!
 trap 'again=1; kill -TERM $job' USR1  # the time is up: the script saves what it has
 trap 'kill -TERM $job' TERM
+{values}{command} &
+job=$!
+wait $job
+while kill -0 $job 2>/dev/null; do wait $job; done  # a signal ends the waiting, not the job
 wait $job; status=$?
-while kill -0 $job 2>/dev/null; do wait $job; status=$?; done
 if [ -n "$again" ] && [ $status -ne 0 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit $status
 """

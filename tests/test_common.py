@@ -553,6 +553,29 @@ def test_what_has_changed_is_named(finished):
         make_record(finished).is_done()
 
 
+def test_other_settings_come_with_ways_out(tmp_path):
+    """The flag for another folder that the script has, and the profile that was forgotten."""
+
+    def make(*argv):
+        def get_parser():
+            parser = cli.make_parser("A script.")
+            parser.add_argument("--model_dir", changes_result=False)
+            parser.add_argument("--epoch", type=int, default=3)
+            return parser
+
+        return Record(tmp_path / "work", cli.parse(get_parser, argv, "x"), [], [tmp_path / "work/made"])
+
+    (tmp_path / "short.yaml").write_text("epoch: 2")
+    first = make("--config", str(tmp_path / "short.yaml"))
+    first.start().finish()
+    (tmp_path / "work/made").touch()
+    asked = f"give --config {tmp_path}/short.yaml as they were made with, --model_dir for another folder, or --overwrite to recompute them"
+    with pytest.raises(UserError, match=re.escape(f"other settings (epoch 2 -> 3); {asked}")):
+        make().is_done()
+    with pytest.raises(UserError, match=re.escape("(epoch 2 -> 4); give --model_dir for another folder, or --overwrite to")):
+        make("--config", str(tmp_path / "short.yaml"), "--epoch", "4").is_done()
+
+
 def test_a_log_goes_on_after_a_line_that_was_cut_off_and_no_result_binds_nobody(tmp_path):
     np.save(tmp_path / "input.npy", np.arange(3))
     make_record(tmp_path, "--epoch", "4").start()  # failed before its first result: other settings may follow

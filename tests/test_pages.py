@@ -14,11 +14,12 @@ from PIL import Image
 
 from common import cli, pages
 from common.datasets import CC2017, DATASETS, PHANTOM
-from common.files import UserError, write_json, write_text
+from common.files import UserError, read_json, write_json, write_text
 from common.layout import Layout
 from Evaluation_Metrics import compare, gallery
 from Evaluation_Metrics.movie_strip import STRIP_FRAME, write_strip, zoom
 from Evaluation_Metrics.report import build_overview, build_report
+from Evaluation_Metrics.results import save_per_clip
 from examples.render_page import to_markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,7 +243,7 @@ def test_gallery_shows_other_reconstructions_beside_its_own(tmp_path):
     assert list(shown) == ["full", "control", "few", "oracle"]
     assert shown["few"]["made"] == [False, True, False, False, False, True] and shown["few"]["strips"]["folder"] == "../few/strips"
     assert shown["control"]["values"]["SSIM"][0] == 0.5 and shown["oracle"]["values"] == shown["few"]["values"] == {}
-    assert "scored with another protocol" in shown["oracle"]["about"] and shown["few"]["about"] == "Decoded from the fMRI."
+    assert "scored with another protocol" in shown["oracle"]["about"] and shown["few"]["about"].startswith("Decoded from the fMRI.")
 
 
 def test_movie_strips(tmp_path):
@@ -312,7 +313,9 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
     assert "1.0 core-minutes" in page.text and "step1 <a>" in page.text and "<a>" not in page.source
     assert all(parent == "a" for _, parent in page.images)
     explained = ("explain/sub1/shuffle_test/shuffle_test.png", "explain/sub1/Cortical_visualization/CMG/cortex.html")
-    assert page.addresses[:3] == ["report.html", "recons/sub1/full/gallery.html", "recons/sub1/control/gallery.html"]  # before all else
+    assert page.addresses[:2] == ["recons/sub1/full/gallery.html", "recons/sub1/control/gallery.html"]  # before all else
+    make_reconstruction(layout.recons(2, "full"), PHANTOM, subject=2)
+    assert Page(build_report(layout, PHANTOM, 1, 42, {})).addresses[0] == "report.html"
     linked = ("metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "metrics/tables/main_table.md")
     for address in (*linked, *explained, "retrieval/sub1/small_set/gallery.html"):
         assert address in page.addresses
@@ -330,6 +333,47 @@ def test_report_reads_the_numbers_from_metrics_json(run):
     assert page.text.count("mean frame") == 1 and "EPE ↓" in page.text and "VIFI-score: no --vifi_path." in page.text
     chance = page.words[page.words.index("chance", start) :][:4]
     assert chance == ["chance", "0.125", "–", "–"] and "the report reads" not in page.text
+
+
+@pytest.mark.parametrize(
+    "control, words",
+    [
+        (0.4, "better by SSIM; undecided by EPE."), (0.6, "undecided by EPE; worse by SSIM. Nothing here shows that the clips were read from the fMRI."),
+    ],
+)  # fmt: skip
+def test_report_compares_with_the_control_clip_by_clip(tmp_path, control, words):
+    layout, clips = make_run(tmp_path, PHANTOM), np.arange(1, 31)
+    assert "against control, whose" not in Page(build_report(layout, PHANTOM, 1, 42, {})).text  # no values of clips
+    noise = np.random.default_rng(0).normal(0, 0.02, (2, len(clips)))
+    for arm, ssim, epe in (("full", 0.5 + noise[0], 2 + noise[0]), ("control", control + noise[1], 2 + noise[0][::-1])):
+        save_per_clip(layout.metrics(1, arm) / "per_clip.npz", clips, {"SSIM": ssim, "EPE": epe})
+    text = Page(build_report(layout, PHANTOM, 1, 42, {})).text
+    assert (
+        f"full against control, whose decoders learned from fMRI of other clips (30 clips, 95 % bootstrap interval of the paired difference): {words}"
+        in text
+    )
+
+
+def test_report_says_whose_models_scored_and_decoded(tmp_path):
+    """The phantom's models know nothing of the world; a decoder of another folder is another decoder."""
+    layout = make_run(tmp_path, PHANTOM)
+    for arm, change in (("full", {}), ("control", {"settings": {"stage1_from": "outputs/knn"}, "arm": None})):
+        path = layout.recons(1, arm) / "manifest.json"
+        write_json(path, read_json(path) | change)
+        path = layout.metrics(1, arm) / "metrics.json"
+        write_json(
+            path,
+            read_json(path)
+            | {"models": {"image": {"source": str(ROOT / "phantom/models/image_classifier")}, "video": {"source": "MCG-NJU/x"}}},
+        )
+    words = "Scored by the phantom's models (image), which know drawn shapes alone."
+    page = Page(build_report(layout, PHANTOM, 1, 42, {}))
+    assert words not in page.text and "Its semantic decoder is semantic/last.safetensors." in page.text
+    assert "Stage 1 by another decoder, of outputs/knn." in page.text
+    for arm in ("full", "control"):
+        path = layout.metrics(1, arm) / "metrics.json"
+        write_json(path, read_json(path) | {"phantom": False})
+    assert words in Page(build_report(layout, PHANTOM, 1, 42, {})).text
 
 
 def test_report_shows_a_strip_of_every_arm(tmp_path):
@@ -438,4 +482,4 @@ def test_comparison_page(tmp_path):
     assert [parent for _, parent in page.images] == (["span"] * 3 + ["a"] * 3) * 2 and "Phantom." in page.text  # films, their strips
     assert NAMED in page.text and "<fMRI>" not in page.source and {"differences.csv", "../../report_sub1.html"} <= set(page.addresses)
     assert Image.open(tmp_path / "a/compare_b/strips/clip4_truth.png").size == (8 * (SIZE + 1), SIZE + 1)
-    assert page.words[page.words.index("SSIM") + 1 :][:6] == ["A", "0.5000", "0.2800", "0.2200", "0.0800 to 0.3800", "5"]
+    assert page.words[page.words.index("SSIM") + 1 :][:6] == ["A", "0.2200", "0.0800 to 0.3800", "0.5000", "0.2800", "5"]
