@@ -651,14 +651,13 @@ def test_jobs_come_back_in_order(n):
 
 
 def test_a_job_that_fails_or_dies_stops_the_others():
-    import multiprocessing
-
+    others = set(multiprocessing.active_children())  # of other tests, which a collected generator ends
     with pytest.raises(ValueError, match="-1 is negative"):
         workers.run_jobs(square, [1, -1, 2], 2, "squares")
     began = time.time()
     with pytest.raises(UserError, match="lack of memory; use --workers 1"):
         workers.run_jobs(square, [98, 99, 2], 2, "squares")
-    assert multiprocessing.active_children() == [] and time.time() - began < 50
+    assert set(multiprocessing.active_children()) <= others and time.time() - began < 50
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
