@@ -13,7 +13,7 @@ Writes   benchmarks/GPU.md, of which parts that are not asked for stay as they a
     python benchmarks/gpu.py
     python benchmarks/gpu.py --parts same unet training
 
-About half an hour on an H100 (summed over parts), a third of it for compiling; 21 GB of GPU memory.
+About half an hour on an H100 (summed over parts), a third of it for compiling; 18 GB of GPU memory were seen in use.
 """
 
 import copy
