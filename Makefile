@@ -1,6 +1,6 @@
 # make demo   set up, run the whole chain on the phantom, end with a report to look at
 # make test   set up, lint, run all tests
-# make bench  time plain forms and ours side by side: benchmarks/RESULTS.md, more than half an hour on an idle machine
+# make bench  time plain forms and ours side by side: benchmarks/RESULTS.md, 7 minutes on an idle fast machine
 # make docs   set up, build the documentation site into site/
 PYTHON ?= python3.11
 BIN = .venv/bin

@@ -5,7 +5,7 @@ Writes   benchmarks/RESULTS.md
     python benchmarks/run_all.py
     python benchmarks/run_all.py --only retrieval metrics
 
-More than half an hour on two idle cores: other programs make the numbers worthless.
+Seven minutes on two idle cores of a recent machine; other programs make the numbers worthless.
 """
 
 import argparse
