@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from common.apart import read_apart
-from common.files import UserError, check_sum, missing, one_line, read_sums, sha256, write_bytes, write_sums
+from common.files import UserError, check_sum, held_signals, missing, one_line, read_sums, sha256, write_bytes, write_sums
 
 _ADVICE = "give a file with one caption per clip, in clip order"
 _AGAIN = "run step3_video_captioning.py again with --overwrite; captions of your own go there as --captions_train and --captions_test"
@@ -75,7 +75,7 @@ def write_captions(path, split, captions, key="{}_captions"):
     """
     path = Path(path)
     buffer = io.BytesIO()  # h5py does not always end well on a full disk
-    with h5py.File(buffer, "w") as file:
+    with held_signals(), h5py.File(buffer, "w") as file:  # an exception in mid-write becomes another one of h5py's
         file.create_dataset(key.format(split.capitalize()), data=list(captions), dtype=h5py.string_dtype("utf-8"))
     write_bytes(path, buffer.getvalue())
     write_sums(path.parent, read_sums(path.parent) | {path.name: sha256(path)})

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 from functools import lru_cache
 from pathlib import Path
 
@@ -65,6 +66,25 @@ def naming(path):
         if number is None or ".partial-" not in named:  # another file, written inside this block, is named already
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+# ---------------------------------------------------------------------------------------------- signals
+
+
+@contextlib.contextmanager
+def held_signals():
+    """Hold SIGINT and SIGTERM until the end of a block that an exception in the middle would spoil."""
+    held = []
+    before = {
+        number: signal.signal(number, lambda number, _: held.append(number)) for number in (signal.SIGINT, signal.SIGTERM)
+    }  # a blocked one goes to a thread
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 # ---------------------------------------------------------------------------------------------- atomic writes

@@ -19,9 +19,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common.cli import processes
-from common.files import UserError
+from common.files import UserError, held_signals
 
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 
 
@@ -61,24 +60,20 @@ def _forking(first):
     OpenCV's end before. PyAV's belong to its frames, of which a child would clear away what is garbage here: the `first` call, which
     forks, hides from it whatever there is.
     """
-    cv2, held = sys.modules.get("cv2"), []
-    before = {number: signal.signal(number, lambda number, _: held.append(number)) for number in _SIGNALS}  # a blocked one goes to a thread
-    threads = cv2.getNumThreads() if cv2 else 0
-    if cv2:
-        cv2.setNumThreads(1)
-    if first:
-        gc.freeze()
-    try:
-        yield
-    finally:
-        if first:
-            gc.unfreeze()
+    cv2 = sys.modules.get("cv2")
+    with held_signals():
+        threads = cv2.getNumThreads() if cv2 else 0
         if cv2:
-            cv2.setNumThreads(threads)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in held:
-            signal.raise_signal(number)
+            cv2.setNumThreads(1)
+        if first:
+            gc.freeze()
+        try:
+            yield
+        finally:
+            if first:
+                gc.unfreeze()
+            if cv2:
+                cv2.setNumThreads(threads)
 
 
 def pool_map(function, items, workers=None, in_flight=None, setup=None, arguments=()):

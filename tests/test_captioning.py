@@ -133,3 +133,28 @@ def test_resuming_changes_nothing_and_batch_size_next_to_nothing(out, sources, m
 def test_a_missing_model_is_one_line(out, sources, capsys):
     fails(load_script(SCRIPT), *flags(out, sources | {"t5": "no/such/folder/here"}))
     assert "error: file not found: no/such/folder/here; give an image-to-text model of transformers" in capsys.readouterr().err
+
+
+def test_a_signal_waits_while_captions_are_written(tmp_path, monkeypatch):
+    """In mid-write h5py makes another error of the exception that the signal raises."""
+    import signal
+
+    from common import captions
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    create = captions.h5py.Group.create_dataset
+    monkeypatch.setattr(
+        captions.h5py.Group, "create_dataset", lambda *args, **options: (signal.raise_signal(signal.SIGTERM), create(*args, **options))[1]
+    )
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            captions.write_captions(tmp_path / "c.h5", "train", ["a", "b"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not (tmp_path / "c.h5").exists()
+    monkeypatch.undo()
+    captions.write_captions(tmp_path / "c.h5", "train", ["a", "b"])
+    assert captions.read_captions(tmp_path / "c.h5", 2) == ["a", "b"]
