@@ -15,7 +15,6 @@ from common.files import SUMS, sha256
 from common.layout import Layout, part
 from common.records import working
 from Feature_extraction.array_writer import ArrayWriter
-from models.precision import allow_tf32
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,6 @@ def extract_splits(args, script, inputs, outputs, prepare):
         loads what is needed; gives the number of clips, of each array its (shape of a row, dtype, data card), and a function
         of a range of clips that computes these rows of each array (more are left out)
     """
-    allow_tf32(False)
     state = PartialState(cpu=choose_device(args.device).type == "cpu")
     for split in args.split:
         paths, folder = outputs(split), Layout.of(args).features / "records" / f"{script}_{part(split)}"

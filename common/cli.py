@@ -393,9 +393,14 @@ def run(main, get_parser, argv=None):
 
 
 def choose_device(name):
-    """torch device for --device: 'auto' is the GPU when there is one; a UserError for one that is not there."""
+    """torch device for --device: 'auto' is the GPU when there is one; a UserError for one that is not there.
+
+    Convolutions of float32 are computed in float32 from here on, where PyTorch's default takes TensorFloat-32;
+    models.precision.allow_tf32 comes after it.
+    """
     import torch
 
+    torch.backends.cudnn.allow_tf32 = False
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
