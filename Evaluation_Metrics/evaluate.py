@@ -172,6 +172,14 @@ def get_parser():
     return parser
 
 
+def describe_run(args, dataset, method):
+    """What metrics.json says of whose clips were scored and how, dict."""
+    return {
+        "dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method, "protocol": args.protocol,
+        "protocol_version": VERSION, "of_project": not (args.recons_dir or args.released_root),
+    }  # fmt: skip
+
+
 def main(args):
     dataset, place, towers = get_dataset(args.dataset), Layout.of(args), Towers.of(args)
     form, method = protocol_form(args.protocol, dataset), metric_script.method_name(args.name, args.recons_dir, args.released_root)
@@ -218,14 +226,13 @@ def main(args):
         print_spread(spread)
         print_share(len(scored), dataset)
         save_values(out, pairs.wanted, own, of_truth, scored, free)
-        facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "method": method}
-        facts |= {"protocol": args.protocol, "protocol_version": VERSION, "of_project": not (args.recons_dir or args.released_root)}
-        facts |= results.scored_facts(pairs, lost, towers, kinds := metric_script.kinds_of(metrics))
+        undefined, kinds = results.note_gaps(pairs.wanted, own, lost), metric_script.kinds_of(metrics)
+        facts = describe_run(args, dataset, method) | results.scored_facts(pairs, lost, towers, kinds)
         notes = ["Mean ± standard deviation over clips.", towers.stand_ins(kinds), results.made_by_phantom(facts)]
         write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, filter(None, notes))
         record.finish(
             identity=identity, title=title, **facts, columns=columns,
-            lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=results.note_gaps(pairs.wanted, own, lost), samples=spread,
+            lower_is_better=sorted(results.LOWER_IS_BETTER & set(columns)), rows=rows, chance=chance, still=still, undefined=undefined, samples=spread,
             not_scored=unable, reads=results.reader_facts(pairs, form), baselines_made_of=made_of, baselines_not_made=absent,
         )  # fmt: skip
         draw_distributions(out / "distributions.png", title, own, rows, chance)

@@ -169,12 +169,12 @@ def _tables(evaluations):
             "columns": [column + " ↓" * (column in lower) for column in columns],
             "rows": [_table_row(name, rows[name], columns) for name in _methods_first(rows, [facts["method"] for facts in members])],
             "chance": chance if any(level is not None for level in chance) else [],
-            "caption": " ".join([caption, made_by_phantom(first), *(f"{column}: {reason}." for column, reason in skipped.items())]),
+            "caption": " ".join(filter(None, [caption, made_by_phantom(first), *(f"{column}: {reason}." for column, reason in skipped.items())])),
         })  # fmt: skip
     return tables
 
 
-def _against_control(layout, subject, seed):
+def _against_control(layout, subject, seed, label):
     """Sentences on what the arm full does better than the control, clip by clip; "" where the two were not scored alike."""
     folders = [layout.metrics(subject, reconstruction_name(arm, seed=seed)) for arm in ("full", "control")]
     if not all((folder / name).is_file() for folder in folders for name in ("metrics.json", "per_clip.npz")):
@@ -188,8 +188,8 @@ def _against_control(layout, subject, seed):
         found[row["better"]].append(row["metric"])
     words = [f"{how} by {', '.join(found[who])}" for who, how in (("A", "better"), (None, "undecided"), ("B", "worse")) if found[who]]
     nothing = "" if found["A"] else " Nothing here shows that the clips were read from the fMRI."
-    how = f"{len(clips)} clips, 95 % bootstrap interval of the paired difference"
-    return f"{full['method']} against {control['method']}, whose decoders learned from fMRI of other clips ({how}): {'; '.join(words)}.{nothing}"
+    how = f"protocol {full['protocol']}, {len(clips)} clips, 95 % bootstrap interval of the paired difference, not corrected for the number of metrics"
+    return f"{label}{full['method']} against {control['method']}, whose decoders learned from fMRI of other clips ({how}): {'; '.join(words)}.{nothing}"
 
 
 def _methods_first(rows, methods):
@@ -288,7 +288,7 @@ def build_report(layout, dataset, subject, seed, timings):
         reconstructions=cards,
         legend=legend,
         tables=_tables(evaluations),
-        against=_against_control(layout, subject, seed),
+        against=_against_control(layout, subject, seed, dataset.label),
         metric_files=_metric_files(layout, evaluations, checks, subject, page),
         distributions=[
             (relative(folder / "distributions.png", page), f"{dataset.label}{facts['method']}: every clip")

@@ -132,7 +132,7 @@ class GPUMemory(threading.Thread):
 
 
 def run(script, *flags):
-    """Run a script of the project; its seconds, and the GPU's memory. A UserError with its last words where it fails."""
+    """Run a script of the project; its seconds, and the GPU's memory. A UserError with the end of its messages where it fails."""
     words = [sys.executable, str(script), *map(str, flags)]
     began = time.perf_counter()
     with GPUMemory() as memory:

@@ -307,7 +307,7 @@ def main(args):
 
 HEAD = """# On a GPU
 
-<!-- written by benchmarks/gpu.py -->
+<!-- tables by benchmarks/gpu.py, a part at a time; sentences below them, and the phantom's table while it is not of the whole chain, by hand -->
 
 Stable Diffusion, CLIP and decoders of the published sizes with random weights, on random data, and the phantom: speed and memory, not results."""
 

@@ -3,6 +3,7 @@
 import importlib
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from common.cortex import N_CORTEX
@@ -35,7 +36,7 @@ class Task:
     def module(self):
         return importlib.import_module(self.script.removesuffix(".py").replace("/", "."))
 
-    @property
+    @cached_property
     def options(self):
         """Flags that the script knows, {option: argparse action}."""
         return {option: action for action in self.module.get_parser()._actions for option in action.option_strings}

@@ -43,8 +43,7 @@ NOTES = {
     "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
     "Chance is what the control's clips score with the true clips of others. The control's decoder is an arbitrary map, the same for all "
     "clips of one motion: its error is over the directions and speeds, not over the clips, which would be too small. "
-    "Identification still counts clips as independent: its error is too small for the control, which scored 0.507, 0.492 and 0.410 with "
-    "seeds 42, 43 and 44, the last 3.6 errors below chance.",
+    "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
     "step exceeds the oracle's and in V1-V4 the true clips. Errors are over clips, of 1000 resamples.",

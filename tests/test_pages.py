@@ -349,8 +349,8 @@ def test_report_compares_with_the_control_clip_by_clip(tmp_path, control, words)
         save_per_clip(layout.metrics(1, arm) / "per_clip.npz", clips, {"SSIM": ssim, "EPE": epe})
     text = Page(build_report(layout, PHANTOM, 1, 42, {})).text
     assert (
-        f"full against control, whose decoders learned from fMRI of other clips (30 clips, 95 % bootstrap interval of the paired difference): {words}"
-        in text
+        "phantom, full against control, whose decoders learned from fMRI of other clips (protocol paper, 30 clips, 95 % bootstrap interval of the "
+        f"paired difference, not corrected for the number of metrics): {words}" in text
     )
 
 

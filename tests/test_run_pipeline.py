@@ -446,7 +446,7 @@ def test_each_gpu_has_a_job_at_a_time(scripts, monkeypatch, lost):
     assert said[2][0] > end_of[c[0]] and said[3][0] < min(end_of.values())
 
 
-def test_a_gpu_is_counted_without_losing_it(tmp_path):
+def test_a_gpu_is_counted_without_losing_it():
     """What the pipeline imports asks whether there is a GPU, which NVML can answer; `named` are those of CUDA_VISIBLE_DEVICES."""
     code = "from jobs import local; import os, torch; torch.cuda.device_count = lambda: 2; print(os.environ[{!r}], *local.gpus_here())"
     for named, found in ((None, "1 0 1"), ("5,7,9", "1 5 7")):
