@@ -86,8 +86,7 @@ OFF = "document.documentElement.scrollWidth - innerWidth"  # pixels to scroll si
 def test_only_what_is_in_sight_is_loaded(browser, page):
     browser.open(page)
     browser.wait("document.querySelector('.film img')?.naturalWidth > 0")
-    paint = browser.value("performance.getEntriesByType('paint').find(entry => entry.name === 'first-contentful-paint').startTime")
-    assert paint < 5000, paint
+    assert browser.value(ALIVE) <= 160  # before anything is scrolled
     numbers = order(browser)
     assert len(numbers) == N and numbers[:5] == [857, 600, 1200, 1, 2]  # best, median, worst, then all others
     assert browser.value("document.title") == "full" and browser.value("document.querySelectorAll('script[src]').length") == 0
