@@ -18,6 +18,7 @@ from functools import partial
 import numpy as np
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from common import cli
 from common.captions import read_captions
@@ -31,24 +32,30 @@ from models.loading import load_clip, model_files
 
 log = logging.getLogger(__name__)
 
+TEXT_BATCH = 64  # captions at a time
+
 
 def prepare(layout, dataset, source, split, device):
     """What `extract_splits` asks for of a split."""
     captions = read_captions(layout.captions(split), dataset.n_clips(split))
     folders = [layout.frames(split, clip) for clip in dataset.clip_names(split)]
     model, preprocess, tokenizer = load_clip(source)
-    model, different = model.to(device), sorted(set(captions))
-    if (n := len(np.unique(np.asarray(tokenizer(different)), axis=0))) < len(different):
+    model, n = model.to(device), len(set(captions))
+    _, first, which = np.unique(np.asarray(tokenizer(captions)), axis=0, return_index=True, return_inverse=True)
+    if len(first) < n:
         log.warning(
             "%s: %d different captions are %d to %s, which does not know their words or cuts them off; nothing decoded can tell them apart",
-            layout.captions(split), len(different), n, source,
+            layout.captions(split), n, len(first), source,
         )  # fmt: skip
+    # each once, in the same batches at any --batch_size: equal ones must be equal to the last bit, or searches would not see them tie
+    batches = tqdm(range(0, len(first), TEXT_BATCH), desc=f"{split} captions", unit="batch")
+    text = torch.cat([encode_clip_text(model, tokenizer, [captions[i] for i in first[start : start + TEXT_BATCH]]) for start in batches])
+    text = text.cpu().numpy()[which.ravel()]  # (N, 512)
 
     def compute(rows):
         frames = [read_frame(folders[i], dataset.middle_frame, dataset.frame_size) for i in rows]
         pixels = torch.stack([preprocess(Image.fromarray(frame)) for frame in frames])  # (B, 3, 224, 224)
-        text = encode_clip_text(model, tokenizer, captions[rows.start : rows.stop])  # (B, 512)
-        return [text.cpu().numpy(), encode_clip_images(model, pixels).cpu().numpy()]
+        return [text[rows.start : rows.stop], encode_clip_images(model, pixels).cpu().numpy()]
 
     units = ("CLIP feature of the caption", f"CLIP feature of frame {dataset.middle_frame}")
     return len(captions), [((model.visual.output_dim,), "float32", {"units": unit, "model": source}) for unit in units], compute
@@ -58,7 +65,7 @@ def get_parser():
     parser = cli.make_parser(__doc__)
     cli.add_data_flags(parser, split=True, device=True)
     add_model_flags(parser, "clip")
-    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, changes_result=False, help="captions or frames at a time")
+    parser.add_argument("--batch_size", type=cli.one_or_more, default=64, changes_result=False, help="frames at a time")
     return parser
 
 

@@ -42,8 +42,8 @@ NOTES = {
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
     "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
     "Chance is what the control's clips score with the true clips of others. The control's decoder is an arbitrary map, the same for all "
-    "clips of one motion: its error is over the directions and speeds, not over the clips, which would be too small. "
-    "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
+    "clips that look or move alike, and an error over clips would be too small. For motion it is over the directions and speeds; for "
+    "identification it is the spread over 1000 draws in which shapes, colours and backgrounds are exchanged among each other.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
     "step exceeds the oracle's and in V1-V4 the true clips. Errors are over clips, of 1000 resamples.",
@@ -343,11 +343,12 @@ def at_chance(claim, name, mean, chance, se, n):
     )  # fmt: skip
 
 
-def neighbours(identified, moving, wrong, motions):
+def neighbours(identified, moving, wrong, motions, relabelled):
     """Metrics of neighbouring fields put the arms in order, and the control at chance.
 
     `identified` and `moving` {arm: (N,)}, 2-way identification by CLIP and correlation of opponent motion energies; `wrong` (N,) the
-    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip.
+    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip; `relabelled` the
+    control's scores if it had shown other things (phantom.measures.relabelled_identification).
     """
     if any(arm not in identified for arm in ARMS):
         return []
@@ -355,7 +356,7 @@ def neighbours(identified, moving, wrong, motions):
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
-        at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), len(wrong)),
+        at_chance("neighbours", name, np.mean(identified["control"]), level, float(np.std(relabelled, ddof=1)), len(wrong)),
         at_chance("neighbours", other, np.mean(moving["control"]), zero, cluster_error(moving["control"] - wrong, motions), len(wrong)),
     ]
 

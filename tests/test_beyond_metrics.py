@@ -38,7 +38,7 @@ from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.motion_energy import motion_energy_correlation
 from Evaluation_Metrics.pix_corr import pix_corr
 from Evaluation_Metrics.SSIM import ssim
-from phantom import checks
+from phantom import checks, measures, world
 
 RNG = np.random.default_rng(0)
 
@@ -516,14 +516,14 @@ def test_claims_of_the_phantom_can_miss():
     level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
     identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
     moving = {arm: values - 0.5 for arm, values in identified.items()}
-    wrong, motions = moving["control"] - noise[1], np.arange(100) % 8
-    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions)] == [True, True, True, True]
+    wrong, motions, spread = moving["control"] - noise[1], np.arange(100) % 8, 0.5 + noise[0] / 2
+    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions, spread)] == [True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
-    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions)] == [False, True, False, False]
-    row = checks.neighbours(identified, moving, wrong, motions)[0]
+    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions, spread)] == [False, True, False, False]
+    row = checks.neighbours(identified, moving, wrong, motions, spread)[0]
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
-    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions) == []
+    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions, spread) == []
     static = {"still": 0.6 + noise[0], "control": 0.3 + noise[1]}
     assert [row["held"] for row in checks.still_energy(static, {"full": 0.3 + noise[0], "still": np.zeros(100)})] == [True, True]
     assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
@@ -532,6 +532,26 @@ def test_claims_of_the_phantom_can_miss():
     # as if each motion were one clip, where its clips are alike
     eight = np.random.default_rng(2).normal(size=8)
     assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))
+
+
+def test_relabelled_identification_is_the_spread_of_arbitrary_maps():
+    """A decoder that takes every colour for another, every shape and every background: its scores over many such maps."""
+    rng = np.random.default_rng(3)
+    scenes = [world.random_scene(rng) for _ in range(120)]
+    shown = world.factor_numbers(scenes, world.IMAGE_FACTORS)
+    looks = [rng.normal(size=(len(values), 40)) * weight for values, weight in zip(world.IMAGE_FACTORS.values(), (0.5, 1, 1), strict=True)]
+
+    def picture(numbers):
+        return sum(look[number] for look, number in zip(looks, numbers.T, strict=True)) + rng.normal(size=(len(numbers), 40)) / 4
+
+    true, scores = picture(shown), []
+    for _ in range(200):
+        taken_for = np.stack([rng.permutation(len(look))[own] for look, own in zip(looks, shown.T, strict=True)], axis=1)
+        scores.append(two_way_identification(picture(taken_for), true).mean())
+    spread = measures.relabelled_identification(picture(shown), true, scenes, seed=0)
+    assert abs(spread.mean() - np.mean(scores)) < 0.02 and 0.85 < spread.std() / np.std(scores) < 1.2
+    over_clips = two_way_identification(picture(taken_for), true).std() / np.sqrt(120)
+    assert np.std(scores) > 1.3 * over_clips  # which is what an error over clips misses
 
 
 def test_claims_of_the_brains_side_can_miss():

@@ -94,6 +94,22 @@ def test_contrastive_targets_are_clip_features_of_caption_and_middle_frame(world
     assert abs(np.linalg.norm(text, axis=1) - 1).max() > 0.1  # not normalised
 
 
+def test_a_caption_is_encoded_once_however_often_it_stands(world, models, monkeypatch):
+    """An encoder's last bits differ between batches, and a search must see equal captions tie."""
+    layout, _, flags = world
+    write_captions(layout.captions("test"), "test", ["a dog", *["a cat"] * (SMALL.n_test - 1)])
+    asked = []
+
+    def encode(model, tokenizer, captions):
+        asked.extend(captions)
+        return encoders.encode_clip_text(model, tokenizer, captions) + len(asked)
+
+    monkeypatch.setattr(contrastive, "encode_clip_text", encode)
+    run_script(contrastive, *flags, "--clip_path", models[1], "--split", "test", "--batch_size", 1)
+    text = np.load(layout.text_embeddings_clip("test"))
+    assert sorted(asked) == ["a cat", "a dog"] and (text[1:] == text[1]).all() and (text[0] != text[1]).any() and len(text) > 2
+
+
 @pytest.mark.parametrize("words, warns", [("a dog ", ""), ("a dog " * 90, "different captions are 1 to ")])
 def test_captions_that_are_one_to_the_model_are_a_warning(world, models, caplog, words, warns):
     layout, _, flags = world
