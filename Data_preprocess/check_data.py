@@ -54,6 +54,13 @@ class Checkpoint(RawFile):
 
 
 @dataclass(frozen=True)
+class EventMovie(RawFile):
+    """A film of the event table; `line` is the first that names it."""
+
+    line: int = 0
+
+
+@dataclass(frozen=True)
 class EventSeries(RawFile):
     """A run's series; `last` is the end of its last event, s, 0 for a participant without events."""
 
@@ -78,12 +85,13 @@ def with_events(files, dataset, data_root, subjects):
 
 def event_files(dataset, data_root, subjects):
     """What the event table names, iterable of RawFile; the table itself must be there and right."""
-    ends, series, events = {}, {}, read_events(dataset, data_root, timed=False)
+    ends, lines, series, events = {}, {}, {}, read_events(dataset, data_root, timed=False)
     for event in events:
         movie = dataset.film_path(data_root, event.film)
+        lines.setdefault(movie, event.line)
         ends[movie] = max(ends.get(movie, 0), event.start + dataset.clip_seconds)
     for movie, seconds in ends.items():
-        yield RawFile("movies", movie, "movie", seconds)
+        yield EventMovie("movies", movie, "movie", seconds, line=lines[movie])
     lacking = [name for name in TIME_COLUMNS if getattr(events[0], name) is None]
     if lacking:
         path = dataset.events_path(data_root)
@@ -269,7 +277,8 @@ def look_at(job):
     file, path = job
     try:
         if path is None:
-            raise missing(file.path, AGAIN)
+            of_table = f"line {file.line} of the event table names it; " if isinstance(file, EventMovie) else ""
+            raise missing(file.path, of_table + AGAIN)
         return "there", f"{path}: {LOOK[file.kind](path, file)}"
     except MissingFile as error:
         return "missing", cli.one_line(error).removeprefix("file not found: ")

@@ -103,13 +103,13 @@ def draw_cortex(path, values, title, label, *, threshold=None, cmap="viridis", v
     vmax = float(np.nanmax(values)) if vmax is None else vmax
     meshes = onto_mesh(values)
     shown = {"cmap": cmap, "threshold": threshold, "vmin": vmin, "vmax": vmax}
-    figure, axes = plt.subplots(1, 4, figsize=(14, 2.9))
-    for axis, (side, view) in zip(axes, VIEWS, strict=True):
+    figure, axes = plt.subplots(2, 2, figsize=(7.6, 5.6))
+    for axis, (side, view) in zip(axes.ravel(), VIEWS, strict=True):
         axis.imshow(_draw_view(side, view, meshes[side], outlines, **shown), interpolation="antialiased")
         axis.set_title(f"{side}, {view}", fontsize=10)
         axis.axis("off")
     scale = plt.cm.ScalarMappable(plt.Normalize(vmin, vmax), cmap)
-    figure.colorbar(scale, ax=axes, fraction=0.012, pad=0.01, label=label)
+    figure.colorbar(scale, ax=axes, fraction=0.025, pad=0.02, label=label)
     figure.suptitle(title)
     if note:
         figure.text(0.5, 0, note, ha="center", fontsize=8)

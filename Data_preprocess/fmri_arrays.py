@@ -140,13 +140,13 @@ def save_standardised(layout, dataset, subject, train, test, test_norm, **facts)
 # ---------------------------------------------------------------------------------------------- report
 
 
-def describe_arrays(dataset, subject, shapes, *, n_vertices, selected, how):
-    """What the report of every fMRI step says, dict; `selected` are the vertices of each mask, `how` they were chosen."""
+def describe_arrays(dataset, subject, shapes, *, n_vertices, selected, how, what="vertices"):
+    """What the report of every fMRI step says, dict; `selected` are the vertices of each mask, `how` they were chosen, `what` they are."""
     return {
         "dataset": dataset.name,
         "phantom": dataset.simulated,
         "subject": subject,
-        "vertices": {"all": n_vertices, "selected": selected},
+        "vertices": {"all": n_vertices, "selected": selected, "what": what},
         "shapes": shapes,
         "expected": {split: dataset.n_clips(split) for split in ("train", "test")},
         "selection": {"how": how},
@@ -158,11 +158,11 @@ def summarise_map(values, mask):
     return {"all": fmri_runs.summarise(values), "selected": fmri_runs.summarise(values[mask])}
 
 
-def print_arrays(report, what):
-    """Print the shapes of the arrays and the clips expected; `what` is "vertices" or "voxels"."""
+def print_arrays(report):
+    """Print the shapes of the arrays and the clips expected."""
     for name, shape in report["shapes"].items():
         expected = report["expected"]["train" if "trn" in name else "test"]
-        print(f"  {name}: {shape[0]} clips x {shape[1]} {what}, {expected} clips expected")
+        print(f"  {name}: {shape[0]} clips x {shape[1]} {report['vertices']['what']}, {expected} clips expected")
 
 
 def peak_memory():

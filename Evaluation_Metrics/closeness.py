@@ -25,6 +25,7 @@ import numpy as np
 from common import cli
 from common.arms import load_fmri
 from common.datasets import get_dataset
+from common.figures import save_figure
 from common.files import UserError, load_array, missing, read_json, sha256, write_text
 from common.layout import Layout
 from common.readers import format_clips, open_clips
@@ -43,7 +44,6 @@ from Evaluation_Metrics.results import (
     differing,
     read_per_clip,
     read_result,
-    save_figure,
     scored_facts,
     summarise,
     write_csv,
@@ -233,7 +233,7 @@ def draw(path, title, distances, values, lines):
     """Every metric against every distance, with the regression's line."""
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(3.4 * len(distances), 2.2 * len(values) + 0.5), layout="constrained")
+    fig = Figure(figsize=(2.8 * len(distances), 2.2 * len(values) + 0.5), layout="constrained")
     axes = fig.subplots(len(values), len(distances), squeeze=False, sharex="col", sharey="row")
     for row, (column, y) in zip(axes, values.items(), strict=True):
         for axis, (name, x) in zip(row, distances.items(), strict=True):

@@ -27,6 +27,7 @@ import numpy as np
 
 from common import cli
 from common.datasets import get_dataset
+from common.figures import panels, save_figure
 from common.files import write_text
 from common.layout import Layout, part
 from common.readers import format_clips
@@ -59,15 +60,10 @@ def draw_distributions(path, title, values, rows, chance):
 
     `values` {column: (N,)} are the method's, `rows` {method: {column: summary}} with the method first, `chance` {column: level}.
     """
-    from matplotlib.figure import Figure
-
     shown = {column: v[np.isfinite(v)] for column, v in values.items() if np.isfinite(v).any()}
-    n_columns = max(1, min(4, len(shown)))
-    n_rows = max(1, -(-len(shown) // n_columns))
-    fig = Figure(figsize=(3.6 * n_columns, 2.7 * n_rows + 0.6), layout="constrained")
-    axes = np.atleast_1d(fig.subplots(n_rows, n_columns)).ravel()
+    fig, axes = panels(len(shown), 3.4, 2.2, above=0.8)
     method, *others = rows
-    for axis, (column, v) in zip(axes, shown.items(), strict=False):
+    for axis, (column, v) in zip(axes, shown.items(), strict=True):
         axis.hist(v, bins=histogram_bins(v), color="0.8")
         axis.axvline(v.mean(), color="black", linewidth=2, label=method)
         for colour, other in enumerate(others):
@@ -77,12 +73,10 @@ def draw_distributions(path, title, values, rows, chance):
             axis.axvline(chance[column], color="0.4", linestyle=":", label="chance")
         axis.set_title(column + (" (lower is better)" if column in results.LOWER_IS_BETTER else ""), fontsize=10)
         axis.set_yticks([])
-    for axis in axes[len(shown) :]:
-        axis.set_visible(False)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     fig.suptitle(title, fontsize=11)
-    results.save_figure(fig, path, dpi=110)
+    save_figure(fig, path, dpi=110)
 
 
 def print_values(columns, summaries, n_wanted, levels, unable, absent, lost):

@@ -18,7 +18,7 @@ from common.datasets import DATASETS
 from common.files import UserError, one_line, read_json
 from common.pages import relative, render
 from Evaluation_Metrics.movie_strip import STRIP_FRAME, zoom
-from Evaluation_Metrics.results import LOWER_IS_BETTER, differing, read_evaluation
+from Evaluation_Metrics.results import LOWER_IS_BETTER, differing, read_evaluation, short
 
 _WORD = (str, type(None))
 _MANIFEST = {
@@ -87,7 +87,7 @@ def typical_clips(clips, values):
             places = {"best": 0, "median": len(ranked) // 2, "worst": -1}
             chosen = {}
             for word, place in places.items():
-                chosen.setdefault(ranked[place], f"{word}, {metric} {values[ranked[place]][metric]:.3g}")
+                chosen.setdefault(ranked[place], f"{word}, {metric} {short(values[ranked[place]][metric])}")
             return metric, chosen
     return None, dict.fromkeys(clips[:3], "")
 

@@ -8,7 +8,7 @@ from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import relative, render
 from Evaluation_Metrics.compare import compare_columns
 from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
-from Evaluation_Metrics.results import PROTOCOLS, align, differing, made_by_phantom, read_evaluation, read_result
+from Evaluation_Metrics.results import PROTOCOLS, align, differing, made_by_phantom, read_evaluation, read_result, short
 
 EXPLAINED_IN = ("evaluation", "reconstruction", "retrieval", "explain", "beyond", "glossary", "troubleshooting")  # pages in docs/
 HEADLINES = 6  # metrics on the overview's card of a subject
@@ -26,7 +26,7 @@ FILES = {
 }  # fmt: skip
 
 
-_PREPARATION = {"vertices?": {"all": int, "selected": [int]}, "inter_repetition_correlation?": dict}
+_PREPARATION = {"vertices?": {"all": int, "selected": [int], "what?": str}, "inter_repetition_correlation?": dict}
 _CHECKS = {"seed?": int, "checks?": [{"claim": str, "held": (bool, type(None))}]}
 
 
@@ -137,7 +137,7 @@ def _cards(layout, dataset, found, subject, page):
         for number in shown or typical_clips(clips, values)[1]:
             path = folder / (manifest["folders"].get("strips") or "") / f"{clips[number]['stem']}.png"
             score = values.get(number, {}).get(metric)
-            words = f"{dataset.label}clip {number}" + (f", {metric} {score:.3g}" if score is not None else "")
+            words = f"{dataset.label}clip {number}" + (f", {metric} {short(score)}" if score is not None else "")
             if path.is_file():
                 strips.append((relative(path, page), words, is_small(clips[number]), f"{link}#clip={number}"))
         cards.append({"name": folder.name, "link": link, "about": " ".join([*about(manifest), f"{len(clips)} clips."]), "strips": strips})
@@ -209,7 +209,7 @@ def _fmri(facts):
     agreement = f"; their repetitions correlate with r = {repeats['mean']:.3f} on average" if repeats else ""
     selected = " or ".join(map(str, facts["vertices"]["selected"]))
     standardised = f" Test data standardised by their {facts['test_norm']} statistics." if "test_norm" in facts else ""
-    return f"{selected} of {facts['vertices']['all']} vertices selected{agreement}.{standardised}"
+    return f"{selected} of {facts['vertices']['all']} {facts['vertices'].get('what', 'vertices')} selected{agreement}.{standardised}"
 
 
 def _explained(layout, dataset, subject, page):

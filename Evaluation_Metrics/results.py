@@ -127,11 +127,9 @@ def write_rows(path, rows):
         csv.writer(handle, lineterminator="\n").writerows(rows)
 
 
-def save_figure(figure, path, *endings, **options):
-    """Write a figure of matplotlib to `path`; with endings to a file for each, for which `path` has none."""
-    for file in [path.with_suffix(f".{ending}") for ending in endings] or [path]:
-        with atomic_path(file) as temporary:
-            figure.savefig(temporary, **options)
+def short(value):
+    """A score as pages show it beside a clip: three digits, and no more than four decimals."""
+    return f"{round(float(value), 4):.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def write_dicts(path, rows):

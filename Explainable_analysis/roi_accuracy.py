@@ -20,19 +20,19 @@ a minute for the phantom.
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from common import cli
 from common.arms import area_columns, load_fmri
 from common.cortex import N_CORTEX
 from common.datasets import get_dataset
+from common.figures import panels, save_figure
 from common.files import UserError, fingerprint, load_array, load_mask, read_json, sha256, write_text
 from common.layout import DECODERS, Layout
 from common.randomness import numpy_generator
 from common.records import working
 from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.metric_script import is_current
-from Evaluation_Metrics.results import save_figure, write_rows
+from Evaluation_Metrics.results import write_rows
 from Evaluation_Metrics.tables import table_lines
 from Explainable_analysis.Cortical_visualization.drawing import draw_flat, draw_views, write_interactive
 from models.checkpoints import record_path
@@ -143,8 +143,8 @@ def draw_accuracy(path, title, rows):
     """A panel of bars for each decoder: its areas alone, and all but these; `path` without ending."""
     shown = list(dict.fromkeys(row["decoder"] for row in rows))
     areas = list(dict.fromkeys(row["areas"] for row in rows if row["areas"]))
-    figure = Figure(figsize=(2.2 + 3.1 * len(shown), 1.7 + 0.7 * len(areas)), layout="constrained")
-    for axis, decoder in zip(figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0], shown, strict=True):
+    figure, axes = panels(len(shown), 3.6, 0.7 + 0.7 * len(areas), above=0.8, sharex=True, sharey=True)
+    for axis, decoder in zip(axes, shown, strict=True):
         of = {(row["given"], row["areas"]): row for row in rows if row["decoder"] == decoder}
         for given, shift, colour in ((ONLY, -0.2, "#2457a6"), (WITHOUT, 0.2, "#d98c2b")):
             there = [(place + shift, of[given, name]) for place, name in enumerate(areas) if (given, name) in of]

@@ -1,8 +1,7 @@
 """The losses of a training, as a figure and for TensorBoard."""
 
-from matplotlib.figure import Figure
-
-from common.files import UserError, atomic_path
+from common.figures import panels, save_figure
+from common.files import UserError
 
 PARTS = ("train", "validation")
 
@@ -10,8 +9,8 @@ PARTS = ("train", "validation")
 def draw_losses(entries, path, title):
     """Draw the losses over epochs, lines of log.jsonl, one panel for the total and for each term."""
     names = list(dict.fromkeys(name for entry in entries for part in PARTS for name in entry[part]))
-    figure = Figure(figsize=(3.4 * len(names), 3), layout="constrained")
-    for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    figure, axes = panels(len(names), 3.4, 2.8)
+    for axis, name in zip(axes, names, strict=True):
         for part in PARTS:
             points = [(entry["epoch"], entry[part][name]) for entry in entries if name in entry[part]]
             if points:
@@ -19,8 +18,7 @@ def draw_losses(entries, path, title):
         axis.set(title=name, xlabel="epoch", yscale="log")
         axis.legend(frameon=False)
     figure.suptitle(title)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+    save_figure(figure, path, dpi=110)
 
 
 def open_tensorboard(folder, epoch):

@@ -3,25 +3,23 @@
 import textwrap
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from common.figures import panels, save_figure
 from common.pages import relative, render
-from Evaluation_Metrics.results import save_figure
 
 COLOURS = {"full": "#2457a6", "control": "#8a929b", "oracle": "#1a7f47", "chance": "#d98c2b"}
 
 
-def panels(title, found):
+def panels_of_directions(title, found):
     """A figure with a panel for each direction: the figure, and [(axis, direction, entry)]."""
-    figure = Figure(figsize=(5.2 * len(found), 3.6), layout="constrained")
-    axes = figure.subplots(1, len(found), squeeze=False)[0]
-    figure.suptitle(textwrap.fill(title, 60 * len(found)), fontsize=10)
+    figure, axes = panels(len(found), 5.6, 3.2, columns=1)
+    figure.suptitle(textwrap.fill(title, 70), fontsize=10)
     return figure, [(axis, direction, entry) for axis, (direction, entry) in zip(axes, found.items(), strict=True)]
 
 
 def draw_ranks(path, title, found):
     """Histogram of ranks, of each arm and by chance; `found` as `search` returns it."""
-    figure, parts = panels(title, found)
+    figure, parts = panels_of_directions(title, found)
     for axis, direction, entry in parts:
         edges = np.linspace(0.5, entry["pool"] + 0.5, min(24, entry["pool"]) + 1)
         for arm, of_clips in entry["ranks"].items():
@@ -36,7 +34,7 @@ def draw_ranks(path, title, found):
 
 def draw_top_k(path, title, found):
     """Share of clips found among the first k, over k, of each arm and by chance."""
-    figure, parts = panels(title, found)
+    figure, parts = panels_of_directions(title, found)
     for axis, direction, entry in parts:
         ks = np.unique(np.geomspace(1, entry["pool"], 200).astype(int))
         for name, of_clips in {**entry["ranks"], "chance": entry["chance_ranks"]}.items():

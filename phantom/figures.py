@@ -3,8 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.figures import panels, save_figure
 from Evaluation_Metrics.n_way import chance_level
-from Evaluation_Metrics.results import save_figure
 from phantom.checks import LEGIBLE, standard_error
 from phantom.world import DIRECTIONS, IMAGE_FACTORS
 
@@ -47,10 +47,10 @@ def draw_alignment(path, rows):
     save_figure(figure, path, **FORM)
 
 
-def draw_bars(path, title, panels):
-    """Panels of bars side by side, each ({arm: (N,)}, label of the axis, chance or None)."""
-    figure = Figure(figsize=(3.1 * len(panels), 3), layout="constrained")
-    for ax, (values, label, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+def draw_bars(path, title, parts):
+    """Panels of bars, each ({arm: (N,)}, label of the axis, chance or None)."""
+    figure, axes = panels(len(parts), 3.1, 2.9, above=0.2)
+    for ax, (values, label, chance) in zip(axes, parts, strict=True):
         bars(ax, values, label, chance)
     figure.suptitle(f"phantom: {title}")
     save_figure(figure, path, **FORM)
@@ -83,8 +83,8 @@ def draw_bands(path, rows):
 
 def draw_means(path, title, rows):
     """Means of the arms, a panel a row of phantom.checks that has them, with its chance."""
-    figure = Figure(figsize=(3.1 * len(rows), 3), layout="constrained")
-    for ax, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    figure, axes = panels(len(rows), 3.1, 2.9, above=0.2)
+    for ax, row in zip(axes, rows, strict=True):
         ax.bar(list(row["arms"]), list(row["arms"].values()), color=[ARM_COLOURS[name] for name in row["arms"]])
         ax.set_ylabel(row["statement"].split(":")[0])
         ax.tick_params(axis="x", rotation=20)
@@ -113,7 +113,7 @@ def draw(folder, rows, measured=None, found=None):
     if measured is None:
         return
     hits = {arm: ranks <= 10 for arm, ranks in measured.ranks.items()}
-    panels = {
+    parts = {
         "semantics": [(hits, "own caption in the top 10", 10 / measured.n_gallery), (measured.two_way, "2-way-I", chance_level(2))],
         "structure": [
             (values, f"{metric} of the first frame{' (dB)' * (metric == 'PSNR')}", None) for metric, values in measured.structure.items()
@@ -126,5 +126,5 @@ def draw(folder, rows, measured=None, found=None):
         "legible": [(measured.read[factor], f"{factor} read right", 1 / len(IMAGE_FACTORS[factor])) for factor in LEGIBLE],
     }
     where = {"structure": ", before stage 2", "legible": ", after stage 2"}
-    for name, these in panels.items():
+    for name, these in parts.items():
         draw_bars(folder / f"{name}.png", f"{name}{where.get(name, '')}", [panel for panel in these if panel[0]])

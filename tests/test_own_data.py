@@ -656,6 +656,10 @@ def test_check_data(small, capsys):
     assert [line.split()[0] for line in lines[:3]] == ["wrong", "missing", "wrong"]
     assert "lasts 30.00 s, not 36.00 s" in lines[0] and "has 50 volumes" in lines[2]
     assert lines[-1] == "not as expected; check the entry of mine in common/datasets"
+    entry.film_path(small / "DATA", "films/test.mp4").unlink()
+    fails(script, *argv, status=1)
+    line = next(event.line for event in events.read_events(entry, small / "DATA") if event.film == "films/test.mp4")
+    assert f"films/test.mp4; line {line} of the event table names it; copy or download" in capsys.readouterr().out
     entry.events_path(small / "DATA").unlink()
     fails(script, *argv)
     assert "write the event table" in capsys.readouterr().err

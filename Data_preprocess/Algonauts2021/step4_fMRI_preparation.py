@@ -99,7 +99,7 @@ def prepare(dataset, layout, subject, track, files, facts):
         layout, dataset, subject, responses[rows["train"]], responses[rows["test"]], "train",
         n_vertices=end, made_by=MADE_BY, selection=how, track=track, roi_columns=columns, **facts,
     )  # fmt: skip
-    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=end, selected=[end], how=how)
+    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=end, selected=[end], how=how, what="voxels")
     report = make_report(report | facts, track, files, columns, maps)
     write_json(layout.roi_columns(subject), columns)
     write_json(layout.fmri_report(subject), report)
@@ -109,7 +109,7 @@ def prepare(dataset, layout, subject, track, files, facts):
 def print_summary(dataset, subject, report):
     widths = ", ".join(f"{roi} {entry['columns'][1] - entry['columns'][0]}" for roi, entry in report["rois"].items())
     print(f"{dataset.name} subject {subject}: {report['vertices']['all']} voxels: {widths}")
-    fmri_arrays.print_arrays(report, "voxels")
+    fmri_arrays.print_arrays(report)
     bad, r = report["bad_vertices"], report["inter_repetition_correlation"]["all"]
     print(f"  {bad['constant']} voxels constant and {bad['not_finite']} not finite, set to 0")
     if r:

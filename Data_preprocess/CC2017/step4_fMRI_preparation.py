@@ -256,7 +256,7 @@ def print_summary(dataset, subject, runs, report):
     odd = sorted({tr for run in report["runs"].values() for tr in run["tr"] if abs(tr - dataset.tr) > 1e-3})
     if odd:
         log.warning("warning: headers say %s s between volumes; %s s is used", ", ".join(map(str, odd)), dataset.tr)
-    fmri_arrays.print_arrays(report, "vertices")
+    fmri_arrays.print_arrays(report)
     r, ceiling = report["inter_repetition_correlation"]["selected"], report["noise_ceiling"]["selected"]
     print(f"  {report['bad_vertices']['in_any_series']} vertices NaN or constant in some series, set to 0")
     if r and ceiling:

@@ -169,7 +169,7 @@ def make_report(report, runs, shown, bad, maps, mask):
 def print_summary(dataset, subject, report):
     n_events = sum(run["events"] for run in report["runs"].values())
     print(f"{dataset.name} subject {subject}: {n_events} events in {len(report['runs'])} runs, {report['vertices']['all']} voxels")
-    fmri_arrays.print_arrays(report, "voxels")
+    fmri_arrays.print_arrays(report)
     print(f"  {report['bad_vertices']['in_any_series']} voxels NaN or constant in some run, set to 0")
     for key, what in (("inter_repetition_correlation", "training"), ("test_repetition_correlation", "test")):
         if key in report and report[key]["selected"]:
@@ -264,7 +264,8 @@ def prepare(dataset, layout, subject, runs, shown, rows, n_voxels, vertices, set
     else:
         rows = {split: values[:, mask] for split, values in rows.items()}
     shapes = write_arrays(dataset, layout, subject, rows, mask, vertices, maps, how, settings["test_norm"])
-    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=n_voxels, selected=[int(mask.sum())], how=how)
+    what = "voxels" if vertices is None else "vertices"
+    report = fmri_arrays.describe_arrays(dataset, subject, shapes, n_vertices=n_voxels, selected=[int(mask.sum())], how=how, what=what)
     report = make_report(report | settings, runs, shown, bad, maps, mask)
     write_json(layout.fmri_report(subject), report)
     if vertices is not None and figures:

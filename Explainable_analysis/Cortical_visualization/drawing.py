@@ -11,9 +11,9 @@ from matplotlib.patheffects import withStroke
 
 from common import cortex
 from common.cortex import N_MESH, VISUAL_AREAS, data_folder
+from common.figures import save_figure
 from common.files import atomic_path
 from Data_preprocess.cortex_maps import draw_cortex, onto_mesh
-from Evaluation_Metrics.results import save_figure
 from Explainable_analysis.Cortical_visualization.maps import area_numbers
 
 SIDES = ("left", "right")

@@ -11,13 +11,12 @@ A second.
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common import cli
 from common.datasets import get_dataset
+from common.figures import panels, save_figure
 from common.files import UserError, missing, read_json, write_json
 from common.layout import Layout
-from Evaluation_Metrics.results import save_figure
 from Explainable_analysis.Cortical_visualization.maps import is_newer
 
 METRICS = ("EPE", "CLIP-pcc")
@@ -27,8 +26,8 @@ COLOURS = {"with CMG": "#2457a6", "without CMG": "#d98c2b", "noise ceiling": "#1
 
 def draw(path, title, results):
     """One panel a metric, one bar a kind of reconstruction, the dashed line at 0.05."""
-    figure = Figure(figsize=(3.6 * len(results), 3.6), layout="constrained")
-    for axis, (metric, facts) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+    figure, axes = panels(len(results), 3.4, 3.6)
+    for axis, (metric, facts) in zip(axes, results.items(), strict=True):
         tests = facts["tests"]
         means, spread = ([test[key] for test in tests.values()] for key in ("p_mean", "p_std"))
         bars = axis.bar(list(tests), means, yerr=spread, capsize=3, color=[COLOURS[word] for word in tests])
