@@ -38,22 +38,25 @@ def flow_between(first, second):
     return cv2.calcOpticalFlowFarneback(first, second, None, *FARNEBACK)
 
 
-_RECENT = {}  # flows of the last two clips: several metrics ask for those of one pair
+_RECENT = {}  # flows of clips, the latest last: several metrics ask for those of one pair, and many methods for those of the truth
+_RECENT_BYTES = 64 * 2**20  # at most, beyond a pair
 
 
 def flows(clip, channel_order="released"):
     """Flow between successive frames of a clip (F, H, W, 3) uint8 RGB: (F - 1, H, W, 2) float32, pixels to the right and down per frame.
 
-    That of a clip which was among the last two is not computed again, and not to be written into.
+    That of a clip which was among the last ones is not computed again, and not to be written into.
     """
     key = channel_order, clip.shape, blake2b(np.ascontiguousarray(clip)).digest()
-    if key not in _RECENT:
+    flow = _RECENT.pop(key, None)
+    if flow is None:
         grey = grey_frames(clip, channel_order)
-        while len(_RECENT) > 1:
+        flow = np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
+        flow.flags.writeable = False
+        while len(_RECENT) > 1 and (len(_RECENT) + 1) * flow.nbytes > _RECENT_BYTES:
             _RECENT.pop(next(iter(_RECENT)))
-        _RECENT[key] = np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
-        _RECENT[key].flags.writeable = False
-    return _RECENT[key]
+    _RECENT[key] = flow
+    return flow
 
 
 def flow_errors(flow, true_flow):

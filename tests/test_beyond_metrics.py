@@ -248,6 +248,14 @@ def test_flow_is_computed_once_for_a_pair(monkeypatch):
     assert EPE.epe(pred, gt)[0][0] != first[0][0][0] and len(calls) == 20  # another order of the channels
     with pytest.raises(ValueError, match="read-only"):
         EPE.flows(pred[0])[0] = 0
+    many = np.concatenate([moved(1, 0, seed=seed) for seed in range(6)])
+    other, calls[:] = EPE.epe(many[::-1], many), []
+    np.testing.assert_array_equal(EPE.epe(many, many)[0], 0)
+    assert calls == []  # those of the truth are kept from one method to the next
+    monkeypatch.setattr(EPE, "_RECENT_BYTES", 0)  # of no more than a pair, where there is no room
+    EPE._RECENT.clear()
+    np.testing.assert_array_equal(EPE.epe(many[::-1], many), other)
+    assert len(EPE._RECENT) == 2 and len(calls) == 50  # the two in the middle meet twice
 
 
 # ---------------------------------------------------------------------------------------------- models

@@ -383,9 +383,9 @@ def test_plot_cortex_writes_all_that_it_says(tmp_path, capsys):
     yellow = (picture[..., 0] > 200) & (picture[..., 1] > 190) & (picture[..., 2] < 120)
     yellow[:, int(0.9 * picture.shape[1]) :] = False  # the colour bar
     rows, columns = np.nonzero(yellow)
-    quarters = columns / (0.9 * picture.shape[1]) * 4
+    across, upper = columns / (0.9 * picture.shape[1]), rows < picture.shape[0] / 2
     # left, medial: the occipital pole is on the left of that view; next to nothing in the views of the right hemisphere
-    assert len(rows) > 200 and np.mean((quarters > 0.9) & (quarters < 1.6)) > 0.9 and np.mean(quarters > 2) < 0.01
+    assert len(rows) > 200 and np.mean(upper & (across > 0.5) & (across < 0.75)) > 0.9 and np.mean(~upper) < 0.01
     page = (tmp_path / "figures" / "cortex.html").read_text()
     assert "L_V1" in page and "medial wall" in page and 'src="http' not in page
     with open(tmp_path / "figures" / "areas.csv", newline="") as handle:
