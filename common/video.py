@@ -254,7 +254,8 @@ def write_mp4(path, frames, fps, crf=12):
     buffer, n = io.BytesIO(), 0  # encoded in memory: a full disk then shows as an ordinary OSError
     with av.open(buffer, "w", format="mp4") as container:
         # x264's macroblock tree reads memory that it has not written when frames are small: its bytes then vary
-        options = {"crf": str(crf), "threads": "1", "x264-params": "mbtree=0"}
+        # "veryfast": of x264's presets, 2.5 times as fast as its default, files a tenth larger, 0.3 dB further from the frames (42 dB)
+        options = {"crf": str(crf), "threads": "1", "preset": "veryfast", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
