@@ -14,7 +14,7 @@ demo: .venv/ready
 	@echo "Look at $(OUT)/phantom/report.html (galleries and tables are linked from it)."
 
 test: .venv/realdata lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests --numprocesses 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests --numprocesses 3 --dist loadfile
 	@echo "All tests passed. Look at the report of the chain that they ran: $$(ls .tests/*/phantom0/outputs/phantom/report.html)."
 
 bench: .venv/ready

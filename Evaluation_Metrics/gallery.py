@@ -32,7 +32,7 @@ _MANIFEST = {
     "dataset?": _WORD,
     "arm?": _WORD,
     "ablate?": _WORD,
-    "checkpoints?": {...: {"sha256?": str}},
+    "checkpoints?": {...: {"sha256?": str, "epoch?": (int, type(None))}},
 }
 SMALL = 256  # pixels below which pictures are enlarged without smoothing
 RANKING = ("SSIM", "PSNR", "CLIP-pcc", "2-way-I")  # the first that was scored says which clips are best, median and worst
@@ -101,6 +101,13 @@ def note_of(facts):
     return "" if not facts.get("phantom") else known.note if known else "Simulated data. Nothing here is a result about brains."
 
 
+def trained(manifest):
+    """How long the decoders of a reconstruction were trained, a sentence; "" where it is not known."""
+    entries = manifest.get("checkpoints") or {}
+    epochs = [f"{entries[name]['epoch']} ({name})" for name in DECODERS if entries.get(name, {}).get("epoch") is not None]
+    return f"Epochs of its decoders: {', '.join(epochs)}." if epochs else ""
+
+
 def about(manifest):
     """Sentences on what a reconstruction was made from."""
     areas = [
@@ -111,7 +118,8 @@ def about(manifest):
     elsewhere = f"Stage 1 by another decoder, of {arrays}." if (arrays := manifest["settings"].get("stage1_from")) else None
     files = {name: Path(str(entry.get("file"))) for name, entry in (manifest.get("checkpoints") or {}).items() if name in DECODERS}
     named = [f"Its {name} decoder is {path}." for name, path in files.items() if "checkpoints" not in path.parts]
-    return [words for words in (ARMS.get(manifest.get("arm")), elsewhere, *named, *areas, ABLATIONS.get(manifest.get("ablate"))) if words]
+    parts = (ARMS.get(manifest.get("arm")), elsewhere, *named, trained(manifest), *areas, ABLATIONS.get(manifest.get("ablate")))
+    return [words for words in parts if words]
 
 
 def build_gallery(folder, metrics_folder=None):

@@ -7,7 +7,17 @@ from common.files import read_json
 from common.layout import DEFAULT_SEED, arm_name, reconstruction_name
 from common.pages import relative, render
 from Evaluation_Metrics.compare import compare_columns
-from Evaluation_Metrics.gallery import ARMS, about, build_gallery, is_small, read_clip_values, read_manifest, result_files, typical_clips
+from Evaluation_Metrics.gallery import (
+    ARMS,
+    about,
+    build_gallery,
+    is_small,
+    read_clip_values,
+    read_manifest,
+    result_files,
+    trained,
+    typical_clips,
+)
 from Evaluation_Metrics.results import PROTOCOLS, align, differing, made_by_phantom, read_evaluation, read_result, short
 
 EXPLAINED_IN = ("evaluation", "reconstruction", "retrieval", "explain", "beyond", "glossary", "troubleshooting")  # pages in docs/
@@ -318,9 +328,9 @@ def _subject_card(layout, dataset, subject, page):
     means = facts["rows"].get(facts.get("method"), {})
     lines = [(column, f"{means[column]['mean']:.3f}") for column in facts["columns"] if (means.get(column) or {}).get("n")]
     evaluated = [facts.get("title"), "clips" in facts and f"{facts['clips']['scored']} clips"]
-    card |= {"headline": lines[:HEADLINES], "evaluated": ", ".join(filter(None, evaluated)), "strip": None}
+    card |= {"headline": lines[:HEADLINES], "evaluated": ", ".join(filter(None, evaluated)), "strip": None, "trained": ""}
     for folder, manifest in _reconstructions(layout, subject, DEFAULT_SEED)[:1]:
-        clips = {int(number): clip for number, clip in manifest["clips"].items()}
+        clips, card["trained"] = {int(number): clip for number, clip in manifest["clips"].items()}, trained(manifest)
         metric, chosen = typical_clips(clips, read_clip_values(layout.metrics(subject, folder.name)))
         number = list(chosen)[len(chosen) // 2] if chosen else None
         path = number and folder / (manifest["folders"].get("strips") or "") / f"{clips[number]['stem']}.png"

@@ -414,6 +414,8 @@ def test_report_of_an_unfinished_run(tmp_path):
     layout = Layout(tmp_path / "CC2017")
     page = Page(build_report(layout, CC2017, 2, 42, {}))
     assert "Mind-Animator" in page.text and not page.images
+    write_json(layout.fmri_report(2), {"vertices": {"all": 300, "selected": [300], "what": "voxels"}})
+    assert "300 of 300 voxels selected." in Page(build_report(layout, CC2017, 2, 42, {})).text
 
 
 def test_overview_forwards_to_the_only_report(run):
@@ -429,6 +431,7 @@ def test_overview_forwards_to_the_only_report(run):
         and page.text.count("protocol paper, 6 clips") == page.text.count("0.500") == 2
         and len(page.images) == 2
     )
+    assert page.text.count("Epochs of its decoders: 3 (semantic).") == 2 and "Epochs of its decoders: 3" in Page(layout.subject_report(1)).text
     Page(layout.subject_report(1)).check()
 
 

@@ -198,6 +198,7 @@ def test_the_page_holds_the_movies_that_are_near(decoded, tmp_path):
     with browser.Browser(tmp_path / "profile", tmp_path) as page:
         page.open(decoded.retrieval(1) / "small_set" / "gallery.html", height=400)
         last = f"document.querySelector('#clip{N} .row')"
+        page.value("document.querySelector('#typical .row').scrollIntoView(), 1")
         page.wait("!!document.querySelector('.row figure')")
         assert page.value("document.querySelectorAll('figure.found').length") < (N + 3) * 6 and not page.value(
             f"{last}.querySelector('figure')"
