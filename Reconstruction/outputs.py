@@ -144,15 +144,19 @@ def to_uint8(frames):
 def _with_palette(picture):
     """The picture in 256 colours: its own where they are so few, else those of an octree.
 
-    PIL's default, the median cut, takes 40 times as long, 2 s for a clip of 512 pixels, and is hardly nearer (34.8 dB, not 34.5).
+    PIL's default, the median cut, takes seconds for a clip of 512 pixels and is hardly nearer (benchmarks/writing.py).
     """
     few = picture.getcolors(256) is not None
     return picture.quantize(256, Image.Quantize.MEDIANCUT if few else Image.Quantize.FASTOCTREE)
 
 
 def gif_bytes(frames):
-    """An endless GIF of frames (F, H, W, 3) uint8, each with a palette; repeated frames are kept, which PIL's own saving drops."""
-    pictures = [_with_palette(Image.fromarray(frame)) for frame in frames]
+    """An endless GIF of frames (F, H, W, 3) uint8, each with a palette of its own."""
+    return gif_of([_with_palette(Image.fromarray(frame)) for frame in frames])
+
+
+def gif_of(pictures):
+    """An endless GIF of pictures with palettes; repeated ones are kept, which PIL's own saving drops."""
     blocks = list(GifImagePlugin.getheader(pictures[0], info={"loop": 0, "optimize": False})[0])
     for picture in pictures:
         blocks += GifImagePlugin.getdata(picture, duration=GIF_MILLISECONDS, include_color_table=True)

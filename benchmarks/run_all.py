@@ -30,6 +30,7 @@ SCRIPTS = {  # stage by stage; flags that keep the whole short
     "training": [],
     "cmg_generate": ["--clips", "256", "--plain_clips", "4"],
     "inflated_unet": ["--frames", "4", "--size", "32", "--precision", "fp32"],
+    "writing": [],
     "retrieval": [],
     "metrics": ["--n_clips", "20"],
     "brain_score": ["--plain_vertices", "2"],

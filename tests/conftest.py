@@ -14,12 +14,18 @@ FIRST = (  # longest first; the phantom's chain alone takes as long as half of a
 def pytest_configure(config):
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # xdist would start the files with the most tests first
-    if os.environ.get("PYTEST_XDIST_WORKER", "gw0") != "gw0":
-        os.nice(4)  # the first worker's chain goes first, so that the end of it, which keeps one core busy, does not come last
+
+
+def pytest_runtest_setup(item):
+    """Of several workers, that with the longest file has the processor first: the end of it, which keeps one core busy, is then not the last."""
+    if not hasattr(item.session, "first"):
+        item.session.first = item.path.name
+        if item.session.first != FIRST[0] and "PYTEST_XDIST_WORKER" in os.environ:
+            os.nice(4)
 
 
 def pytest_collection_modifyitems(items):
-    """Put long files first: with two workers, none of them is alone at the end."""
+    """Put long files first: none of them is then alone at the end."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
 
 

@@ -431,7 +431,9 @@ def test_overview_forwards_to_the_only_report(run):
         and page.text.count("protocol paper, 6 clips") == page.text.count("0.500") == 2
         and len(page.images) == 2
     )
-    assert page.text.count("Epochs of its decoders: 3 (semantic).") == 2 and "Epochs of its decoders: 3" in Page(layout.subject_report(1)).text
+    assert (
+        page.text.count("Epochs of its decoders: 3 (semantic).") == 2 and "Epochs of its decoders: 3" in Page(layout.subject_report(1)).text
+    )
     Page(layout.subject_report(1)).check()
 
 
