@@ -21,7 +21,7 @@ def pytest_runtest_setup(item):
     if not hasattr(item.session, "first"):
         item.session.first = item.path.name
         if item.session.first != FIRST[0] and "PYTEST_XDIST_WORKER" in os.environ:
-            os.nice(4)
+            os.nice(10)
 
 
 def pytest_collection_modifyitems(items):
