@@ -53,7 +53,7 @@ def flows(clip, channel_order="released"):
         grey = grey_frames(clip, channel_order)
         flow = np.stack([flow_between(a, b) for a, b in zip(grey[:-1], grey[1:], strict=True)])
         flow.flags.writeable = False
-        while len(_RECENT) > 1 and (len(_RECENT) + 1) * flow.nbytes > _RECENT_BYTES:
+        while len(_RECENT) > 1 and flow.nbytes + sum(known.nbytes for known in _RECENT.values()) > _RECENT_BYTES:
             _RECENT.pop(next(iter(_RECENT)))
     _RECENT[key] = flow
     return flow

@@ -128,8 +128,8 @@ def write_rows(path, rows):
 
 
 def short(value):
-    """A score as pages show it beside a clip: three digits, and no more than four decimals."""
-    return f"{round(float(value), 4):.3g}" if abs(value) < 100 else f"{value:.1f}"
+    """A score as pages show it beside a clip: three digits, and no more than four decimals; -0 is 0."""
+    return f"{round(float(value), 4) + 0.0:.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def write_dicts(path, rows):

@@ -4,6 +4,8 @@ import numpy as np
 
 from common.files import atomic_path
 
+LEAST_WIDTH = 5.6  # inches, which a title needs
+
 
 def panels(n, width, height, *, columns=2, above=0.0, **options):
     """A figure of n panels, few beside each other: on a phone the letters of a wide figure are too small to read.
@@ -27,10 +29,12 @@ def panels(n, width, height, *, columns=2, above=0.0, **options):
 
     columns = max(1, min(columns, n))
     rows = max(1, -(-n // columns))
-    figure = Figure(figsize=(width * columns, height * rows + above), layout="constrained")
+    figure = Figure(figsize=(max(width * columns, LEAST_WIDTH), height * rows + above), layout="constrained")
     axes = np.ravel(figure.subplots(rows, columns, squeeze=False, **options))
     for spare in axes[n:]:
         spare.remove()
+    for lowest in axes[max(0, n - columns) : n]:  # a spare one had the numbers of a shared axis
+        lowest.tick_params(labelbottom=True)
     return figure, list(axes[:n])
 
 

@@ -49,8 +49,9 @@ class BranchNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
+        # torch.std_mean in other words, on a CPU three times as fast; twice, as the mean of large equal numbers is rounded
         centred = x - x.mean(-1, keepdim=True)
-        # torch.std in other words: on a CPU five times as fast
+        centred = centred - centred.mean(-1, keepdim=True)
         std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
         return torch.addcmul(self.b_2, centred / (std + self.eps), self.a_2)
 

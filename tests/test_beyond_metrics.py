@@ -1,8 +1,10 @@
 """The metrics of neighbouring fields, each against an independent computation and cases worked by hand; their place in evaluate.py."""
 
 import itertools
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -254,8 +256,14 @@ def test_flow_is_computed_once_for_a_pair(monkeypatch):
     assert calls == []  # those of the truth are kept from one method to the next
     monkeypatch.setattr(EPE, "_RECENT_BYTES", 0)  # of no more than a pair, where there is no room
     EPE._RECENT.clear()
+    calls[:] = []
     np.testing.assert_array_equal(EPE.epe(many[::-1], many), other)
     assert len(EPE._RECENT) == 2 and len(calls) == 50  # the two in the middle meet twice
+    monkeypatch.setattr(EPE, "_RECENT_BYTES", 3 * EPE.flows(many[0]).nbytes)  # what was asked for last stays longest
+    calls[:] = []
+    for clip in many[1:]:
+        EPE.flows(clip), EPE.flows(many[0])
+    assert len(calls) == 25
 
 
 # ---------------------------------------------------------------------------------------------- models
@@ -524,7 +532,7 @@ def test_claims_of_the_phantom_can_miss():
     level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
     identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
     moving = {arm: values - 0.5 for arm, values in identified.items()}
-    wrong, motions, spread = moving["control"] - noise[1], np.arange(100) % 8, 0.5 + noise[0] / 2
+    wrong, motions, spread = moving["control"] - noise[1], np.arange(100) % 8, np.linspace(0.4, 0.6, 99)
     assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions, spread)] == [True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
     assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions, spread)] == [False, True, False, False]
@@ -532,6 +540,8 @@ def test_claims_of_the_phantom_can_miss():
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
     assert checks.neighbours({"full": noise[0]}, moving, wrong, motions, spread) == []
+    few = [{arm: of[:8] for arm, of in values.items()} for values in (identified, moving)]
+    assert checks.neighbours(*few, wrong[:8], motions[:8], [])[2]["held"] is None  # maps of so few clips say nothing
     static = {"still": 0.6 + noise[0], "control": 0.3 + noise[1]}
     assert [row["held"] for row in checks.still_energy(static, {"full": 0.3 + noise[0], "still": np.zeros(100)})] == [True, True]
     assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
@@ -556,10 +566,24 @@ def test_relabelled_identification_is_the_spread_of_arbitrary_maps():
     for _ in range(200):
         taken_for = np.stack([rng.permutation(len(look))[own] for look, own in zip(looks, shown.T, strict=True)], axis=1)
         scores.append(two_way_identification(picture(taken_for), true).mean())
-    spread = measures.relabelled_identification(picture(shown), true, scenes, seed=0)
+    spread = measures.relabelled_identification(picture(shown), true, scenes, seed=0, n=1000)
     assert abs(spread.mean() - np.mean(scores)) < 0.02 and 0.85 < spread.std() / np.std(scores) < 1.2
     over_clips = two_way_identification(picture(taken_for), true).std() / np.sqrt(120)
     assert np.std(scores) > 1.3 * over_clips  # which is what an error over clips misses
+
+    def row(control):
+        score, draws = (
+            of(control, true) for of in (two_way_identification, partial(measures.relabelled_identification, scenes=scenes, seed=0))
+        )
+        return checks.among_draws("neighbours", "identification", score.mean(), 0.5, draws, 120)
+
+    assert row(picture(taken_for))["held"]
+    knows_two = np.column_stack([taken_for[:, 0], shown[:, 1:]])
+    assert not row(picture(knows_two))["held"] and not row(picture(shown))["held"] and row(picture(shown))["margin"] < 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few = measures.relabelled_identification(picture(shown)[:4], true[:4], scenes[:4], seed=0, n=300)
+    assert 0 < len(few) < 300 and np.isfinite(few).all()  # a draw without any partner is left out
 
 
 def test_claims_of_the_brains_side_can_miss():

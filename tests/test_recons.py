@@ -242,10 +242,17 @@ def test_files_of_a_clip(full, tmp_path):
     assert strip.shape == (2 * cell, FRAMES * cell, 4) and not strip[SIZE, :, 3].any() and not strip[:, SIZE, 3].any()
     assert np.array_equal(strip[:SIZE, cell : cell + SIZE, :3], random_clips(6)[1, 1])
     assert np.array_equal(strip[cell:-1, -cell:-1, :3], frames[-1])
-    still = np.repeat(random_clips(1)[0, :1], FRAMES, axis=0)  # PIL's own saving would keep one of its frames
+    few = np.random.default_rng(0).integers(0, 256, (200, 3), dtype=np.uint8)
+    still = np.repeat(np.resize(few, (1, SIZE, SIZE, 3)), FRAMES, axis=0)  # PIL's own saving would keep one of its frames
     (tmp_path / "still.gif").write_bytes(reconstructions.gif_bytes(still))
     gif, times, _ = read_gif(tmp_path / "still.gif")
-    assert len(gif) == FRAMES and times == [120] * FRAMES and np.array_equal(gif, still)  # 64 colours fit a palette
+    assert len(gif) == FRAMES and times == [120] * FRAMES and np.array_equal(gif, still)  # 200 colours fit a palette
+    (i, j), errors = np.indices((64, 64)), []
+    smooth = np.stack([4 * i, 4 * j, 2 * (i + j)], axis=-1).astype(np.uint8)[None]  # 4096 colours
+    for frame in (smooth, smooth // 4):  # the palette of a dark frame is as fine as that of a bright one, for its range
+        (tmp_path / "one.gif").write_bytes(reconstructions.gif_bytes(frame))
+        errors.append(np.abs(read_gif(tmp_path / "one.gif")[0].astype(int) - frame).mean())
+    assert errors[1] < errors[0] / 3 < 8
 
 
 def check_sums(folder):
