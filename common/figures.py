@@ -4,7 +4,7 @@ import numpy as np
 
 from common.files import atomic_path
 
-LEAST_WIDTH = 5.6  # inches, which a title needs
+LEAST_WIDTH = 6.4  # inches, which a title needs
 
 
 def panels(n, width, height, *, columns=2, above=0.0, **options):
