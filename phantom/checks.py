@@ -42,9 +42,8 @@ NOTES = {
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
     "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
     "Chance is what the control's clips score with the true clips of others. The control's decoder is an arbitrary map, the same for all "
-    "clips that look or move alike, and an error over clips would be too small. For motion it is over the directions and speeds; for "
-    "identification its score must lie among those of 4000 draws in which shapes, colours and backgrounds are exchanged among each other. "
-    "That finds a control that knows two of the three, not one that knows the backgrounds alone, as one arbitrary map of 24 does.",
+    "clips of one motion: its error is over the directions and speeds, not over the clips, which would be too small. "
+    "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
     "step exceeds the oracle's and in V1-V4 the true clips. Errors are over clips, of 1000 resamples.",
@@ -344,28 +343,11 @@ def at_chance(claim, name, mean, chance, se, n):
     )  # fmt: skip
 
 
-def among_draws(claim, name, mean, chance, draws, n):
-    """Row of the control's score, which must lie among `draws` of what arbitrary maps score; without a bar for fewer than 30 clips.
-
-    Quantiles, not errors: the draws end where a map knows nothing or all, well before three of their standard deviations.
-    """
-    se, margin, held, bar = None, None, None, "none: fewer than 30 clips"
-    if n >= 30:
-        low, high = np.quantile(draws, [0.001, 0.999])
-        se, held, bar = float(np.std(draws, ddof=1)), bool(low <= mean <= high), f"{low:.3f} to {high:.3f}, 99.8 % of the draws"
-        margin = in_errors((min(mean - low, high - mean), se))
-    return row(
-        claim, f"{name}: the control at chance", held, value=mean, control=chance, compared_with="chance", chance=chance, bar=bar, n=n, se=se,
-        margin=margin,
-    )  # fmt: skip
-
-
-def neighbours(identified, moving, wrong, motions, relabelled):
+def neighbours(identified, moving, wrong, motions):
     """Metrics of neighbouring fields put the arms in order, and the control at chance.
 
     `identified` and `moving` {arm: (N,)}, 2-way identification by CLIP and correlation of opponent motion energies; `wrong` (N,) the
-    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip; `relabelled` the
-    control's scores if it had shown other things (phantom.measures.relabelled_identification).
+    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip.
     """
     if any(arm not in identified for arm in ARMS):
         return []
@@ -373,7 +355,7 @@ def neighbours(identified, moving, wrong, motions, relabelled):
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
-        among_draws("neighbours", name, np.mean(identified["control"]), level, relabelled, len(wrong)),
+        at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), len(wrong)),
         at_chance("neighbours", other, np.mean(moving["control"]), zero, cluster_error(moving["control"] - wrong, motions), len(wrong)),
     ]
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
-from scipy.stats import rankdata
 
 from Evaluation_Metrics.EPE import flows
 from Evaluation_Metrics.ranking import ranks
@@ -123,21 +122,3 @@ def read_right(scores, scenes):
     actual = dict(zip(IMAGE_FACTORS, factor_numbers(scenes, IMAGE_FACTORS).T, strict=True))
     read = {name: read_factors(values) for name, values in scores.items()}
     return {factor: {name: (values[factor] == actual[factor]).astype(float) for name, values in read.items()} for factor in actual}
-
-
-def relabelled_identification(pred, true, scenes, *, seed, n=4000):
-    """What reconstructions would score by 2-way identification if they showed other things instead: scores of arbitrary maps, (n,) or fewer.
-
-    Each draw exchanges the shapes among each other, and so the colours and the backgrounds. A reconstruction, features (N, D), is then
-    asked for the truths (N, D) of the clips that show what its own `scenes` entry has become; it counts once, or not at all if there is
-    none. A draw for which no clip counts is left out.
-    """
-    shares = (rankdata(np.corrcoef(pred, true)[: len(pred), len(pred) :], axis=1) - 1) / (len(true) - 1)
-    shown, rng, found = factor_numbers(scenes, IMAGE_FACTORS), np.random.default_rng(seed), []
-    for _ in range(n):
-        others = np.stack([rng.permutation(len(values))[own] for values, own in zip(IMAGE_FACTORS.values(), shown.T, strict=True)], axis=1)
-        match = (others[:, None] == shown).all(2)
-        some = match.any(1)
-        if some.any():
-            found.append(np.mean((shares * match).sum(1)[some] / match.sum(1)[some]))
-    return np.array(found)

@@ -30,7 +30,6 @@ from common.layout import DEFAULT_SEED, Layout, arm_name, reconstruction_name
 from common.readers import format_clips, open_clips
 from common.records import working
 from Evaluation_Metrics import identification, motion_energy
-from Evaluation_Metrics.clip_features import ClipFeatures
 from Evaluation_Metrics.EPE import epe
 from Evaluation_Metrics.metric_script import frame_rate, is_current, open_pairs
 from Evaluation_Metrics.n_way import clip_accuracy, true_classes
@@ -43,7 +42,7 @@ from models.checkpoints import load_checkpoint
 from phantom import checks
 from phantom.features import AREAS, load_scenes
 from phantom.figures import draw
-from phantom.measures import Measured, caption_ranks, commonest_share, decode_factors, directions, read_right, relabelled_identification
+from phantom.measures import Measured, caption_ranks, commonest_share, decode_factors, directions, read_right
 
 LAGS = (-2, -1, 0, 1, 2)  # volumes from the documented offset
 RECIPE = ("released_recipe", "released_recipe_still")  # the paper's stage 2 on a few clips, and its still
@@ -180,7 +179,7 @@ def score_first_frames(stage1, truth, mean_frame):
     }
 
 
-def check_as_neighbours(dataset, layout, subject, scenes, folders, scored, seed):
+def check_as_neighbours(dataset, layout, subject, scenes, folders, scored):
     """Rows of the claims by metrics of neighbouring fields and by the brain-side score, of all arms.
 
     Scores are those of evaluate.py, from whose cache CLIP's features come. `scenes` of all test clips; `folders` {arm or "still":
@@ -201,15 +200,11 @@ def check_as_neighbours(dataset, layout, subject, scenes, folders, scored, seed)
         for column in ("id-CLIP", "motion-moving", "motion-static")
     )
     truth = load_array(layout.ground_truth, mmap=True)[[number - 1 for number in numbers]]
-    every = motion_energy.moving_correlations(read_all(folders["control"] / "results_recons", numbers), truth, frame_rate(dataset))
-    wrong = (every.sum(1) - np.diag(every)) / (len(every) - 1)
-    shown = [scenes[number - 1] for number in numbers]
-    motions = np.array([f"{scene.direction} {scene.speed}" for scene in shown])
-    pairs, read = open_pairs(dataset, layout, subject, name=folders["control"].name, **form), ClipFeatures(["clip"], towers, cache=cache)
-    pred, true = (read(reader, numbers, "CLIP features")["clip"] for reader in (pairs.pred, pairs.truth()))
+    pairs = motion_energy.moving_correlations(read_all(folders["control"] / "results_recons", numbers), truth, frame_rate(dataset))
+    wrong = (pairs.sum(1) - np.diag(pairs)) / (len(pairs) - 1)
+    motions = np.array([f"{scenes[number - 1].direction} {scenes[number - 1].speed}" for number in numbers])
     names = {arm: folders[arm].name for arm in ARMS}
-    relabelled = relabelled_identification(pred, true, shown, seed=seed)
-    rows = checks.neighbours(identified, moving, wrong, motions, relabelled) + checks.still_energy(static, moving)
+    rows = checks.neighbours(identified, moving, wrong, motions) + checks.still_energy(static, moving)
     return rows + (checks.brain_side(read_json(scored), names) if scored.exists() else [])
 
 
@@ -311,7 +306,7 @@ def main(args):
             embeddings = {arm: decode_embedding(dataset, args.data_root, layout, args.subj_ID, arm, args.seed) for arm in arms}
             measured = measure(dataset, layout, scenes["test"], folders, embeddings)
             rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
-            rows += check_as_neighbours(dataset, layout, args.subj_ID, scenes["test"], folders, scored, args.seed)
+            rows += check_as_neighbours(dataset, layout, args.subj_ID, scenes["test"], folders, scored)
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))
         rows += checks.retrieval(found) + check_explanations(maps, tested, selected, planted)

@@ -1,10 +1,8 @@
 """The metrics of neighbouring fields, each against an independent computation and cases worked by hand; their place in evaluate.py."""
 
 import itertools
-import warnings
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 
 import cv2
 import numpy as np
@@ -40,7 +38,7 @@ from Evaluation_Metrics.identification import two_way_identification
 from Evaluation_Metrics.motion_energy import motion_energy_correlation
 from Evaluation_Metrics.pix_corr import pix_corr
 from Evaluation_Metrics.SSIM import ssim
-from phantom import checks, measures, world
+from phantom import checks
 
 RNG = np.random.default_rng(0)
 
@@ -532,16 +530,14 @@ def test_claims_of_the_phantom_can_miss():
     level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
     identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
     moving = {arm: values - 0.5 for arm, values in identified.items()}
-    wrong, motions, spread = moving["control"] - noise[1], np.arange(100) % 8, np.linspace(0.4, 0.6, 99)
-    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions, spread)] == [True, True, True, True]
+    wrong, motions = moving["control"] - noise[1], np.arange(100) % 8
+    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions)] == [True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
-    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions, spread)] == [False, True, False, False]
-    row = checks.neighbours(identified, moving, wrong, motions, spread)[0]
+    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions)] == [False, True, False, False]
+    row = checks.neighbours(identified, moving, wrong, motions)[0]
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
-    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions, spread) == []
-    few = [{arm: of[:8] for arm, of in values.items()} for values in (identified, moving)]
-    assert checks.neighbours(*few, wrong[:8], motions[:8], [])[2]["held"] is None  # maps of so few clips say nothing
+    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions) == []
     static = {"still": 0.6 + noise[0], "control": 0.3 + noise[1]}
     assert [row["held"] for row in checks.still_energy(static, {"full": 0.3 + noise[0], "still": np.zeros(100)})] == [True, True]
     assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
@@ -550,40 +546,6 @@ def test_claims_of_the_phantom_can_miss():
     # as if each motion were one clip, where its clips are alike
     eight = np.random.default_rng(2).normal(size=8)
     assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))
-
-
-def test_relabelled_identification_is_the_spread_of_arbitrary_maps():
-    """A decoder that takes every colour for another, every shape and every background: its scores over many such maps."""
-    rng = np.random.default_rng(3)
-    scenes = [world.random_scene(rng) for _ in range(120)]
-    shown = world.factor_numbers(scenes, world.IMAGE_FACTORS)
-    looks = [rng.normal(size=(len(values), 40)) * weight for values, weight in zip(world.IMAGE_FACTORS.values(), (0.5, 1, 1), strict=True)]
-
-    def picture(numbers):
-        return sum(look[number] for look, number in zip(looks, numbers.T, strict=True)) + rng.normal(size=(len(numbers), 40)) / 4
-
-    true, scores = picture(shown), []
-    for _ in range(200):
-        taken_for = np.stack([rng.permutation(len(look))[own] for look, own in zip(looks, shown.T, strict=True)], axis=1)
-        scores.append(two_way_identification(picture(taken_for), true).mean())
-    spread = measures.relabelled_identification(picture(shown), true, scenes, seed=0, n=1000)
-    assert abs(spread.mean() - np.mean(scores)) < 0.02 and 0.85 < spread.std() / np.std(scores) < 1.2
-    over_clips = two_way_identification(picture(taken_for), true).std() / np.sqrt(120)
-    assert np.std(scores) > 1.3 * over_clips  # which is what an error over clips misses
-
-    def row(control):
-        score, draws = (
-            of(control, true) for of in (two_way_identification, partial(measures.relabelled_identification, scenes=scenes, seed=0))
-        )
-        return checks.among_draws("neighbours", "identification", score.mean(), 0.5, draws, 120)
-
-    assert row(picture(taken_for))["held"]
-    knows_two = np.column_stack([taken_for[:, 0], shown[:, 1:]])
-    assert not row(picture(knows_two))["held"] and not row(picture(shown))["held"] and row(picture(shown))["margin"] < 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        few = measures.relabelled_identification(picture(shown)[:4], true[:4], scenes[:4], seed=0, n=300)
-    assert 0 < len(few) < 300 and np.isfinite(few).all()  # a draw without any partner is left out
 
 
 def test_claims_of_the_brains_side_can_miss():

@@ -95,20 +95,22 @@ def test_second_run_changes_nothing(chain):
 
 
 def test_killed_run_equals_an_uninterrupted_one(chain, tmp_path):
-    """The control arm with one decoder and its last reconstructions gone, killed while each is made again (test_faults.py kills all stages)."""
+    """The control arm with its clips, one decoder and its last reconstructions gone, killed while each is made again."""
     (tmp_path / "data").symlink_to(chain / "data")
     out = tmp_path / "outputs/phantom"
     shutil.copytree(chain / "outputs/phantom", out, ignore=shutil.ignore_patterns("full*", "oracle*", "released_recipe*"))
-    shutil.rmtree(out / "checkpoints/sub1/control/structure")
+    for folder in ("stimuli_clips", "checkpoints/sub1/control/structure"):
+        shutil.rmtree(out / folder)
     for path in (out / "recons/sub1/control").rglob("*"):
         number = re.search(r"\d+$", path.stem)
         if path.name in ("metrics.json", "SHA256SUMS") or (number and int(number[0]) > 112):  # the last batch of 8
             path.unlink()
     signs = (
+        "stimuli_clips/Train/seg9_1.mp4",
         "checkpoints/sub1/control/structure/training_state.safetensors",  # after its first epoch
         "recons/sub1/control/results_recons/test113.npz",
     )
-    flags = ("--stages", "train,reconstruct", "--arms", "control")
+    flags = ("--stages", "preprocess,train,reconstruct", "--arms", "control")
     for sign in signs:
         with open(tmp_path / "killed.log", "w") as log:
             process = subprocess.Popen(command(tmp_path, *flags), cwd=PROJECT, stdout=log, stderr=log, start_new_session=True)
