@@ -9,13 +9,17 @@ is sqrt(p (1 - p) / (n + 4)) with p = (k + 2) / (n + 4), two successes and two f
 all clips are right (Agresti & Coull 1998); the share itself stays k / n.
 """
 
+from itertools import permutations
+
 import numpy as np
 
+from common.randomness import numpy_generator
 from Evaluation_Metrics.n_way import chance_level
 from phantom.features import AREAS
-from phantom.world import DIRECTIONS, IMAGE_FACTORS
+from phantom.world import DIRECTIONS, IMAGE_FACTORS, SPEEDS
 
 ARMS = ("full", "control", "oracle")
+P_OF_3_SE = 0.0027  # two-sided
 LEGIBLE = {"colour": 0.6, "background": 0.9}  # share that the image classifier must read right
 ABOUT = (
     "The simulated brain answers with a haemodynamic response that peaks at 3 s. A real one peaks at about 5 s; this departure from "
@@ -41,8 +45,8 @@ NOTES = {
     "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
     "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
-    "Chance is what the control's clips score with the true clips of others. The control's decoder is an arbitrary map, the same for all "
-    "clips of one motion: its error is over the directions and speeds, not over the clips, which would be too small. "
+    "The control's decoder is an arbitrary map, the same for all clips of one motion: its chance, error and p are over all assignments of "
+    "the eight motions to each other, with clips drawn within a motion. "
     "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
@@ -325,11 +329,36 @@ def ordered_row(statement, values, claim="ceiling", **more):
     )  # fmt: skip
 
 
-def cluster_error(values, groups):
-    """Standard error of a mean over clips, values (N,), that depend on each other within groups (N,)."""
-    values, names = np.asarray(values, float), np.unique(groups)
-    sums = np.array([(values - values.mean())[groups == name].sum() for name in names])
-    return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(values))
+def over_assignments(pairs, motions):
+    """How a control's score lies among those that it would have if its motions were any other ones.
+
+    A control's decoder is one arbitrary map, the same for all clips that move alike: clips tell little of how far such a map lies
+    from chance, and errors over eight motions are themselves uncertain. So the motions are assigned to each other in all 8! ways, as in
+    a permutation test with exchangeable blocks, and each clip is compared with a random true clip of the motion that its own has got.
+
+    Parameters
+    ----------
+    pairs : array, (N, N)
+        score of control clip i with true clip j
+    motions : array, (N,)
+        motion of each clip
+
+    Returns
+    -------
+    mean, spread : float
+        over the assignments
+    p : float
+        share of assignments that lie as far from the mean as the true clips, which count as one
+    """
+    names, own = np.unique(motions, return_inverse=True)
+    assigned = np.array(list(permutations(range(len(names)))))[:, own]  # (8!, N)
+    order, counts = np.argsort(own, kind="stable"), np.bincount(own)
+    draws = numpy_generator(0, "assignments").random(assigned.shape)
+    chosen = order[(np.cumsum(counts) - counts)[assigned] + (draws * counts[assigned]).astype(int)]
+    scores = np.asarray(pairs)[np.arange(len(own)), chosen].mean(1)
+    mean = scores.mean()
+    as_far = np.sum(np.abs(scores - mean) >= abs(np.mean(np.diag(pairs)) - mean))
+    return float(mean), float(scores.std()), float((as_far + 1) / (len(scores) + 1))
 
 
 def at_chance(claim, name, mean, chance, se, n):
@@ -343,20 +372,25 @@ def at_chance(claim, name, mean, chance, se, n):
     )  # fmt: skip
 
 
-def neighbours(identified, moving, wrong, motions):
+def neighbours(identified, moving, pairs, motions):
     """Metrics of neighbouring fields put the arms in order, and the control at chance.
 
-    `identified` and `moving` {arm: (N,)}, 2-way identification by CLIP and correlation of opponent motion energies; `wrong` (N,) the
-    control's mean correlation with the other clips' truths; `motions` (N,) direction and speed of each clip.
+    `identified` and `moving` {arm: (N,)}, 2-way identification by CLIP and correlation of opponent motion energies; `pairs` (N, N) the
+    latter of each of the control's clips with each true one; `motions` (N,) direction and speed of each clip.
     """
     if any(arm not in identified for arm in ARMS):
         return []
-    (name, level), (other, zero) = ("2-way identification by CLIP", 0.5), ("opponent motion energy", float(np.mean(wrong)))
+    zero, spread, p = over_assignments(pairs, motions)
+    (name, level), other, n = ("2-way identification by CLIP", 0.5), "opponent motion energy", len(pairs)
+    possible = len(set(motions)) == len(DIRECTIONS) * len(SPEEDS)  # of fewer motions, the true assignment is no rare one
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
-        at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), len(wrong)),
-        at_chance("neighbours", other, np.mean(moving["control"]), zero, cluster_error(moving["control"] - wrong, motions), len(wrong)),
+        at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), n),
+        row(
+            "neighbours", f"{other}: the control at chance (p {p:.2g})", p >= P_OF_3_SE if possible else None, value=np.mean(moving["control"]),
+            control=zero, compared_with="chance", chance=zero, bar=f"p >= {P_OF_3_SE}" if possible else "none: too few motions", n=n, se=spread, p=p,
+        ),
     ]
 
 

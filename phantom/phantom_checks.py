@@ -201,10 +201,9 @@ def check_as_neighbours(dataset, layout, subject, scenes, folders, scored):
     )
     truth = load_array(layout.ground_truth, mmap=True)[[number - 1 for number in numbers]]
     pairs = motion_energy.moving_correlations(read_all(folders["control"] / "results_recons", numbers), truth, frame_rate(dataset))
-    wrong = (pairs.sum(1) - np.diag(pairs)) / (len(pairs) - 1)
     motions = np.array([f"{scenes[number - 1].direction} {scenes[number - 1].speed}" for number in numbers])
     names = {arm: folders[arm].name for arm in ARMS}
-    rows = checks.neighbours(identified, moving, wrong, motions) + checks.still_energy(static, moving)
+    rows = checks.neighbours(identified, moving, pairs, motions) + checks.still_energy(static, moving)
     return rows + (checks.brain_side(read_json(scored), names) if scored.exists() else [])
 
 

@@ -530,22 +530,44 @@ def test_claims_of_the_phantom_can_miss():
     level = {"oracle": 0.9, "full": 0.7, "control": 0.5}
     identified = {arm: level[arm] + noise[i] for i, arm in enumerate(level)}
     moving = {arm: values - 0.5 for arm, values in identified.items()}
-    wrong, motions = moving["control"] - noise[1], np.arange(100) % 8
-    assert [row["held"] for row in checks.neighbours(identified, moving, wrong, motions)] == [True, True, True, True]
+    motions = np.arange(100) % 8
+    alike = np.cos(np.subtract.outer(motions // 2, motions // 2) * np.pi / 2)  # four directions, two speeds each
+    arbitrary = alike[np.random.default_rng(3).permutation(8)[motions]]  # what an arbitrary map of the motions scores
+    assert [row["held"] for row in checks.neighbours(identified, moving, arbitrary, motions)] == [True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
-    assert [row["held"] for row in checks.neighbours(swapped, moving, wrong - 0.2, motions)] == [False, True, False, False]
-    row = checks.neighbours(identified, moving, wrong, motions)[0]
+    leaking = arbitrary + 2 * alike
+    assert [row["held"] for row in checks.neighbours(swapped, moving, leaking, motions)] == [False, True, False, False]
+    assert checks.neighbours(swapped, moving, leaking[:80, :80], motions[:80] // 2)[3]["held"] is None  # four motions tell nothing
+    row = checks.neighbours(identified, moving, arbitrary, motions)[0]
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
-    assert checks.neighbours({"full": noise[0]}, moving, wrong, motions) == []
+    assert checks.neighbours({"full": noise[0]}, moving, arbitrary, motions) == []
     static = {"still": 0.6 + noise[0], "control": 0.3 + noise[1]}
     assert [row["held"] for row in checks.still_energy(static, {"full": 0.3 + noise[0], "still": np.zeros(100)})] == [True, True]
     assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
         False, False,
     ]  # fmt: skip
-    # as if each motion were one clip, where its clips are alike
-    eight = np.random.default_rng(2).normal(size=8)
-    assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))
+
+
+def test_a_controls_motion_is_compared_with_all_assignments():
+    """By hand: three motions of one, two and one clips, so that of six assignments each has its score and none is drawn."""
+    pairs = np.array([[9.0, 1, 1, 2], [3, 5, 5, 4], [3, 5, 5, 4], [6, 7, 7, 8]])
+    of = np.array([[9.0, 1, 2], [3, 5, 4], [6, 7, 8]])
+    scores = [(of[0, a] + 2 * of[1, b] + of[2, c]) / 4 for a, b, c in itertools.permutations(range(3))]
+    mean, spread, p = checks.over_assignments(pairs, ["b", "c", "c", "d"])
+    assert (mean, spread) == (pytest.approx(np.mean(scores)), pytest.approx(np.std(scores)))
+    as_far = sum(abs(score - np.mean(scores)) >= (9 + 5 + 5 + 8) / 4 - np.mean(scores) - 1e-12 for score in scores)
+    assert p == pytest.approx((as_far + 1) / 7)
+
+
+def test_arbitrary_maps_of_motions_pass_and_leaks_do_not():
+    """Of 16 arbitrary maps one at most is taken for a leak, and no leak of twice their size for chance."""
+    rng, motions = np.random.default_rng(0), np.arange(40) % 8
+    alike = np.cos(np.subtract.outer(motions // 2, motions // 2) * np.pi / 2)
+    maps = [alike[rng.permutation(8)[motions]] + rng.normal(0, 0.1, (40, 40)) for _ in range(16)]
+    p = [checks.over_assignments(scores, motions)[2] for scores in maps]
+    assert sum(value < checks.P_OF_3_SE for value in p) <= 1 and 0.2 < np.median(p) < 0.8
+    assert max(checks.over_assignments(scores + 2 * alike, motions)[2] for scores in maps) < checks.P_OF_3_SE
 
 
 def test_claims_of_the_brains_side_can_miss():
