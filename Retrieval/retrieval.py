@@ -1,6 +1,7 @@
 """Retrieval scores: ranks and top-k accuracy, what they are by chance, and how far they can be trusted."""
 
 import numpy as np
+from scipy.stats import binomtest
 
 from Evaluation_Metrics.ranking import Gallery, accuracy_of, ranks, top_k_accuracy, unit_rows
 
@@ -8,11 +9,13 @@ __all__ = ["KS", "Gallery", "accuracy_of", "chance_ranks", "ranks", "score", "to
 
 KS = (1, 5, 10, 50, 100)
 N_BOOTSTRAPS = 1000
-N_ORDERS = 200  # random orders of the gallery of which chance is the mean
+N_ORDERS, N_RANKS = 200, 10**7  # random orders of the gallery that chance is made of: at most so many, and, beyond one, so many ranks
 
 
 def chance_ranks(gallery, labels, ties, rng):
     """Ranks that own entries have when the gallery lies in random order, equal rows together.
+
+    Each order is read from every start, around its end: without ties all ranks are then equally frequent, so that chance is exactly k / pool.
 
     Parameters
     ----------
@@ -24,19 +27,25 @@ def chance_ranks(gallery, labels, ties, rng):
 
     Returns
     -------
-    array, shape (orders, Q), float64
+    array, shape (orders * starts, Q), float64
     """
-    before = np.empty((N_ORDERS, len(labels)))
-    for turn in range(N_ORDERS):
-        order = rng.permutation(len(gallery.counts))
-        ahead = np.empty(len(order))
-        ahead[order] = np.cumsum(gallery.counts[order]) - gallery.counts[order]
-        before[turn] = ahead[gallery.group[labels]]
-    return 1 + before + (0 if ties == "released" else (gallery.counts[gallery.group[labels]] - 1) / 2)
+    counts, own = gallery.counts, gallery.group[labels]
+    before = []
+    for _ in range(min(N_ORDERS, max(1, N_RANKS // (len(counts) * len(own))))):
+        order = rng.permutation(len(counts))
+        starts = np.empty(len(order), int)
+        starts[order] = np.cumsum(counts[order]) - counts[order]
+        before.append((starts[own] - starts[:, None]) % counts.sum())
+    return 1 + np.concatenate(before) + (0 if ties == "released" else (counts[own] - 1) / 2)
+
+
+def wilson(hits):
+    """Wilson's 95 % interval of a share of hits (Q,), [low, high]: not empty where all or none are hits."""
+    return [float(bound) for bound in binomtest(int(np.sum(hits)), len(hits)).proportion_ci(method="wilson")]
 
 
 def score(of_queries, n_gallery, ks, rng):
-    """Scores of ranks, with 95 % percentile intervals over queries.
+    """Scores of ranks, with 95 % intervals over queries: Wilson's of the shares, percentiles of bootstraps of the others.
 
     Parameters
     ----------
@@ -52,7 +61,7 @@ def score(of_queries, n_gallery, ks, rng):
     -------
     dict
         accuracy {k: share}, mean_rank, median_rank, mean_reciprocal_rank; accuracy_interval {k: [low, high]} and
-        {name}_interval [low, high]; accuracy_se {k: standard error over queries}
+        {name}_interval [low, high]
     """
     of_queries = np.asarray(of_queries, np.float64)
     draws = of_queries[rng.integers(len(of_queries), size=(N_BOOTSTRAPS, len(of_queries)))]
@@ -63,8 +72,7 @@ def score(of_queries, n_gallery, ks, rng):
     accuracy = accuracy_of(of_queries, n_gallery, ks)
     return {
         "accuracy": accuracy,
-        "accuracy_se": {k: float(np.std(of_queries <= k, ddof=1) / np.sqrt(len(of_queries))) if len(of_queries) > 1 else None for k in ks},
-        "accuracy_interval": {k: interval((draws <= k).mean(1)) for k in ks},
+        "accuracy_interval": {k: wilson(of_queries <= k) for k in ks},
         "mean_rank": float(of_queries.mean()),
         "mean_rank_interval": interval(draws.mean(1)),
         "median_rank": float(np.median(of_queries)),

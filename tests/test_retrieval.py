@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import browser
 import numpy as np
@@ -88,11 +89,20 @@ def test_k_above_the_gallery_and_unknown_ties():
 
 def test_chance_is_k_over_the_pool_without_ties_and_more_with():
     rng = np.random.default_rng(1)
-    of = chance_ranks(Gallery(np.random.default_rng(0).standard_normal((50, 4))), np.arange(50), "released", rng)
-    assert np.mean(of <= 10) == pytest.approx(10 / 50, abs=1e-12) and of.mean() == pytest.approx(25.5)
+    few = Gallery(np.random.default_rng(0).standard_normal((50, 4)))  # 12 queries: not every place is asked for
+    of = chance_ranks(few, np.arange(12), "released", rng)
+    assert [np.mean(of <= k) for k in (1, 10)] == pytest.approx([1 / 50, 10 / 50], abs=1e-12) and of.mean() == pytest.approx(25.5)
     twice = Gallery(np.repeat(np.eye(25), 2, axis=0))  # each entry has an equal one: the first of 25 pairs
     assert np.mean(chance_ranks(twice, np.arange(50), "released", rng) <= 1) == pytest.approx(1 / 25, abs=1e-12)
     assert chance_ranks(twice, np.arange(50), "average", rng).mean() == pytest.approx(25.5)
+
+
+def test_chance_among_some_that_are_equal():
+    """Against all orders of three groups of 1, 2 and 3 equal entries."""
+    rows, counts = np.repeat(np.eye(3), (1, 2, 3), axis=0), np.array([1, 2, 3])
+    of = [1 + sum(counts[other] for other in order[: order.index(group)]) for order in permutations(range(3)) for group in (0, 1, 1, 2, 2, 2)]
+    found = chance_ranks(Gallery(rows), np.arange(6), "released", np.random.default_rng(0))
+    assert [np.mean(found <= k) for k in range(1, 7)] == pytest.approx([np.mean(np.array(of) <= k) for k in range(1, 7)], abs=0.03)
 
 
 def test_scores_and_their_intervals():
@@ -100,7 +110,10 @@ def test_scores_and_their_intervals():
     found = score(of, 20, (1, 10), np.random.default_rng(0))
     assert found["accuracy"] == {1: 0.4, 10: 0.8} and found["median_rank"] == 2 and found["mean_rank"] == 5.6
     assert found["mean_reciprocal_rank"] == pytest.approx((1 + 1 + 0.5 + 0.25 + 0.05) / 5)
-    assert found["accuracy_se"][1] == pytest.approx(np.sqrt(0.4 * 0.6 / 4))  # of 0 and 1, with ddof 1: sqrt(p q / (n - 1))
+    z, n, p = 1.959964, 5, 0.4
+    middle, half = (p + z**2 / (2 * n)) / (1 + z**2 / n), z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    assert found["accuracy_interval"][1] == pytest.approx([middle - half, middle + half], abs=1e-6)
+    assert score(np.ones(5), 20, (1,), np.random.default_rng(0))["accuracy_interval"][1] == pytest.approx([1 / (1 + z**2 / n), 1], abs=1e-6)
     for name in ("mean_rank", "median_rank", "mean_reciprocal_rank"):
         low, high = found[f"{name}_interval"]
         assert low <= found[name] <= high
