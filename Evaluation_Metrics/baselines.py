@@ -119,10 +119,10 @@ def make_baselines(pairs, numbers, training, seed, sd_path=None, device="cpu"):
     if training is not None and training.read(training.numbers[0]).shape != shape:
         training = None  # grids with borders: nothing but the same borders compares
     if training is None:
-        made["mean frame"] = ConstantClips("mean frame of the test clips", mean_frame(truth, seed), shape[0], numbers)
+        made["mean frame"] = ConstantClips(f"mean frame of {min(SAMPLE, len(truth.numbers))} test clips", mean_frame(truth, seed), shape[0], numbers)
         absent["random training clip"] = "no training frames of this size (stimuli_frames/Train)"
     else:
-        made["mean frame"] = ConstantClips("mean frame of training clips", mean_frame(training, seed), shape[0], numbers)
+        made["mean frame"] = ConstantClips(f"mean frame of {min(SAMPLE, len(training.numbers))} training clips", mean_frame(training, seed), shape[0], numbers)
         drawn = np.random.default_rng(seed).choice(training.numbers, len(numbers)).tolist()
         made["random training clip"] = RenumberedClips("random training clip", training, dict(zip(numbers, drawn, strict=True)))
     made["black"] = ConstantClips("black", np.zeros(shape[1:], np.uint8), shape[0], numbers)

@@ -169,7 +169,7 @@ def main(args):
     whose = f"{facts[0]['dataset']} subject {facts[0].get('subject', '–')}"
     title = f"{whose}: {names[0]} against {names[1]}, protocol {facts[0]['protocol']}"
     out = args.out or args.results[0] / f"compare_{args.results[1].name}"
-    text = markdown(title, names, table, note)
+    text = markdown(title, names, table, note, f"Seed {args.seed}.")
     table = [row | {"note": "; ".join(filter(None, [differ, note]))} for row in table]
     print(text)
     write_text(out / "comparison.md", text + "\n")

@@ -222,7 +222,8 @@ def main(args):
         save_values(out, pairs.wanted, own, of_truth, scored, free)
         undefined, kinds = results.note_gaps(pairs.wanted, own, lost), metric_script.kinds_of(metrics)
         facts = describe_run(args, dataset, method) | results.scored_facts(pairs, lost, towers, kinds)
-        notes = ["Mean ± standard deviation over clips.", towers.stand_ins(kinds), results.made_by_phantom(facts)]
+        facts |= {"seed": args.seed, "stand_ins": towers.stand_ins(kinds)}
+        notes = [f"Mean ± standard deviation over clips. Seed {args.seed}.", facts["stand_ins"], results.made_by_phantom(facts)]
         write_table(out / "table.md", title, columns, args.subj_ID, rows, {"chance": chance, "a still": still}, filter(None, notes))
         record.finish(
             identity=identity, title=title, **facts, columns=columns,

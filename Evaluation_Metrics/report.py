@@ -168,18 +168,20 @@ def _tables(evaluations):
     for members in groups:
         first, rows, skipped = members[0], {}, {}
         for facts in members:
-            rows = {**rows, **{name: row for name, row in facts["rows"].items() if name not in rows}}
+            of_method = {f"{name} (of {facts['method']})" if name == "clip-shuffled" else name: row for name, row in facts["rows"].items()}
+            rows = {**rows, **{name: row for name, row in of_method.items() if name not in rows}}
             skipped |= facts.get("not_scored", {})
         columns, lower = first["columns"], first.get("lower_is_better", ())
-        chance = [first.get("chance", {}).get(column) for column in columns]
+        levels = [("chance", first.get("chance", {})), ("a still", first.get("still", {}))]
         title = first.get("title", "").replace(f", {first['method']},", ",")
         about = PROTOCOLS.get(first.get("protocol"), {}).get("about", "")
         caption = f"{title}{about and f' ({about})'}. Mean ± standard deviation over clips; below the reconstructions, free baselines."
+        seed = f"Seed {first['seed']}." if "seed" in first else ""
         tables.append({
             "columns": [column + " ↓" * (column in lower) for column in columns],
             "rows": [_table_row(name, rows[name], columns) for name in _methods_first(rows, [facts["method"] for facts in members])],
-            "chance": chance if any(level is not None for level in chance) else [],
-            "caption": " ".join(filter(None, [caption, made_by_phantom(first), *(f"{column}: {reason}." for column, reason in skipped.items())])),
+            "levels": [(words, [level.get(column) for column in columns]) for words, level in levels if level.keys() & set(columns)],
+            "caption": " ".join(filter(None, [caption, seed, first.get("stand_ins"), made_by_phantom(first), *(f"{column}: {reason}." for column, reason in skipped.items())])),
         })  # fmt: skip
     return tables
 

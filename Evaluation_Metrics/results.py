@@ -26,7 +26,8 @@ LEVEL, N_BOOTSTRAPS = 0.95, 1000  # of intervals: coverage, and resamples of a m
 _AGAIN = "run Evaluation_Metrics/evaluate.py again with --overwrite"
 _NUMBER, _NONE = (float, int), type(None)
 _EVALUATION = {  # of what kind the entries of metrics.json are, of those that are read again
-    "title?": str, "method?": str, "of_project?": bool, "protocol?": str, "columns?": [str], "chance?": {...: _NUMBER}, "truth?": (dict, _NONE), "models?": {...: dict},
+    "title?": str, "method?": str, "of_project?": bool, "protocol?": str, "columns?": [str], "chance?": {...: _NUMBER}, "still?": {...: _NUMBER}, "stand_ins?": str, "seed?": int,
+    "truth?": (dict, _NONE), "models?": {...: dict},
     "rows?": {...: {...: (dict, _NONE)}}, "clips?": (dict, int, _NONE),
 }  # fmt: skip
 _COMPARED = {  # entries of metrics.json that two results must share

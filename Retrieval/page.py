@@ -105,12 +105,14 @@ def build_page(path, title, note, facts, gallery, found, nearest, report=None):
     ranks = found["video from fMRI"]["ranks"][facts["arm"]]
     queries = list_queries(path, gallery, ranks, nearest)
     order = np.argsort(ranks, kind="stable")
+    further = f", these and those of {', '.join(facts['distractors'])}" if facts["distractors"] else ""
     typical = {"best": order[0], "median": order[len(order) // 2], "worst": order[-1]}
     return render(
         "retrieval.html",
         path,
         title=title,
-        subtitle=f"{facts['clips']} test clips, searched among {facts['pool']} entries; ties: {facts['ties']}; seed {facts['seed']}.",
+        subtitle=f"{facts['clips']} test clips, searched among {facts['pool']} entries{further}; ties: {facts['ties']}; seed {facts['seed']}.",
+        controlled=any("control" in entry["scores"] for entry in found.values()),
         note=note,
         pages=[("report", report), ("retrieval", None)] if report else [],
         docs=("retrieval",),

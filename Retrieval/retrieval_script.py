@@ -175,12 +175,11 @@ def retrieve(args, name, default_target, distractors=()):
             log.info("left out: %s, more than the %d clips", ", ".join(f"k = {k}" for k in sorted(set(args.k) - set(ks))), len(own))
         directions = ("video from fMRI",) if distractors else tuple(DIRECTIONS)  # distractors have no fMRI
         found = search(embeddings, gallery.features, len(own), ks=ks, ties=args.ties, seed=args.seed, directions=directions)
-        report(
-            args, name, record, out, gallery, found, embeddings[args.arm], checkpoints, {arm: epoch for arm, (_, epoch) in decoded.items()}
-        )
+        epochs = {arm: epoch for arm, (_, epoch) in decoded.items()}
+        report(args, name, record, out, gallery, found, embeddings[args.arm], checkpoints, epochs, distractors)
 
 
-def report(args, name, record, out, gallery, found, embedding, checkpoints, epochs):
+def report(args, name, record, out, gallery, found, embedding, checkpoints, epochs, distractors):
     """Print and write what was found."""
     dataset, n = get_dataset(args.dataset), len(embedding)
     who = METHODS[args.method] + (", ridge" if args.solver == "ridge" else "")
@@ -198,7 +197,7 @@ def report(args, name, record, out, gallery, found, embedding, checkpoints, epoc
     results = {direction: {"pool": entry["pool"], "chance": entry["chance"], "arms": entry["scores"]} for direction, entry in found.items()}
     facts = {"dataset": dataset.name, "phantom": dataset.simulated, "subject": args.subj_ID, "gallery": name, "target": args.target}
     facts |= {"method": who, "arm": args.arm, "ties": args.ties, "seed": args.seed, "clips": n, "pool": len(gallery)}
-    facts["repeated_captions"] = repeated
+    facts |= {"repeated_captions": repeated, "distractors": list(distractors)}
     build_page(
         out / "gallery.html", title, dataset.note, facts, gallery, found, nearest,
         report=Layout.of(args).subject_report(args.subj_ID) if args.out is None else None,

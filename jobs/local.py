@@ -152,7 +152,7 @@ def _run_wave(wave, layout, workers, free, timings, bar):
                     "stage": job.task.stage,
                     "seconds": round(time.time() - began, 1),
                     "core_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-                    "peak_GB": round(usage.ru_maxrss / 1e6, 2),
+                    "peak_GB": round(usage.ru_maxrss * 1024 / 1e9, 2),
                 }
                 write_json(layout.timings(job.subject), of_subject)
             bar.update()

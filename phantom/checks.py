@@ -29,32 +29,35 @@ ABOUT = (
 NOTES = {
     "alignment": "Ridge regression from the selected vertices to the eight factors of a scene. Lags off the peak are not at chance, "
     "because the response lasts longer than a volume and undershoots.",
-    "mask": "The control is the share of planted vertices in the whole cortex.",
+    "mask": "The control is the share of planted vertices in the whole cortex; the error is over vertices.",
     "semantics": "The semantic decoder's embedding, ranked by cosine against the CLIP text features of the test captions; equal captions "
     "count once. 2-way-I: the three best classes of the true frame against one other, by the phantom's image classifier, after stage 2. "
     "Chance is 3/4; a picture that clearly shows another scene falls below it.",
     "retrieval": "Top 10 of the test clips, by the retrieval decoder (Retrieval/small_set.py); of equal captions the first counts.",
     "structure": "The first frame as the structure decoder and the VAE give it, before Stable Diffusion.",
-    "motion": "Still: the first decoded frame eight times. Direction: the sign of the mean flow of a reconstruction, over four directions. "
-    "The end-point error alone would be improved by any smooth motion; the direction cannot be right by chance.",
+    "motion": "Still: the first decoded frame eight times, before stage 2 or through it. Direction: the sign of the mean flow of a "
+    "reconstruction, over four directions. The end-point error of a control is above a still's: wrong motion costs more than none.",
     "localisation": "Importance of a vertex by the weights of a decoder (Explainable_analysis/Cortical_visualization), in the areas that were "
     "planted for it less elsewhere in the mask; errors over vertices. The released map averages signed weights, so that the structure "
     "decoder's localises nothing: shown without a bar.",
     "shuffle test": "One order of the frames applied to all clips; p is the share of orders that score as well. The control passes it too: "
-    "any smooth clip does. That motion comes from the brain shows in the direction, above. Without CMG all frames are nearly equal.",
+    "any smooth clip does. That motion comes from the brain shows in the direction, above. Without CMG the frames are equal but for "
+    "single grey levels, and p says nothing.",
     "legible": "The image classifier's 96 classes are summed to colours and to backgrounds, and the frames of a clip averaged.",
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
-    "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0. "
+    "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0, the first decoded "
+    "frame eight times nearly, since stage 2 changes single grey levels. "
     "The control's decoder is an arbitrary map, the same for all clips of one motion: its chance, error and p are over all assignments of "
     "the eight motions to each other, with clips drawn within a motion. "
     "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
-    "step exceeds the oracle's and in V1-V4 the true clips. Errors are over clips, of 1000 resamples.",
+    "step exceeds the oracle's. In V1-V4 reconstructions lie a little above the true clips with it as well, the oracle's too, which has seen no "
+    "fMRI: the reason is not known. Errors are over clips, of 1000 resamples.",
     "bands": "Each band of the encoding model's features alone, from the true test clips; the area of the smallest margin is shown.",
     "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
-    "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published; the phantom's own profile replaces it above, since "
-    "on this small generator it makes motion worse.",
+    "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published, which moves even the first frame given eight times. On this "
+    "small generator the phantom's own profile has a lower end-point error, from true features and on the same clips: the number at the end.",
 }
 
 
@@ -243,13 +246,13 @@ def localisation(maps, inside):
     return rows
 
 
-def shuffle(tests, n):
-    """The frames' order matters with the CMG; tests {kind of reconstruction: p} on n clips, as shuffle_for_EPE.py names the kinds."""
+def shuffle(tests, n, orders):
+    """The frames' order matters with the CMG; tests {kind of reconstruction: p of so many orders} on n clips, as shuffle_for_EPE.py names the kinds."""
     others = {word: p for word, p in tests.items() if word != "with CMG"}
     if len(others) == len(tests) or not others:
         return []
     word, p = next(iter(others.items()))
-    statement = f"p of the frames' order by EPE; beside it {', '.join(f'{word} {p:.3f}' for word, p in others.items())}"
+    statement = f"p of the frames' order by EPE, {1 / (orders + 1):.4f} at least with {orders} orders; beside it {', '.join(f'{word} {p:.3f}' for word, p in others.items())}"
     value = tests["with CMG"]
     return [row("shuffle test", statement, value < 0.05, value=value, control=p, compared_with=word, bar="< 0.05", n=n)]
 
@@ -486,9 +489,12 @@ def ceiling(ranks, psnr, before):
     return rows
 
 
-def released_recipe(value, still, *, n):
-    """The paper's stage 2 on the phantom's weak generator, from true features, on n clips, and its still's end-point error: without a bar."""
-    statement = "EPE of the paper's stage 2 (inversion, start at 981, guidance 12.5) from true features, beside its still"
+def released_recipe(value, still, own, *, n):
+    """End-point error of the paper's stage 2 on the phantom's weak generator, from true features, on n clips: without a bar.
+
+    Beside it that of the first frame given eight times, and that of the phantom's own profile.
+    """
+    statement = f"EPE of the paper's stage 2 (inversion, start at 981, guidance 12.5) from true features; by the phantom's profile {own:.3f}"
     bar = "none: the phantom's generator is too weak for it"
     compared_with = "the first decoded frame eight times through the same stage 2"
     return [row("released recipe", statement, None, value=value, control=still, compared_with=compared_with, bar=bar, n=n)]

@@ -76,8 +76,8 @@ def draw_localisation(path, rows):
 
 
 def draw_bands(path, rows):
-    """Pearson r by the band that was planted in some areas, beside the next best; `rows` of phantom.checks.bands."""
-    names = [row["statement"].split(" are ")[0].replace(", ", " ") for row in rows]
+    """Pearson r by the band that was planted in an area, beside the next best; `rows` of phantom.checks.bands, an area each."""
+    names = [row["statement"].rpartition("; ")[2].removesuffix(" shown") for row in rows]
     draw_pairs(path, "bands of the encoding model", rows, names, ("planted band", "next best band"), "r / root of the noise ceiling", 1)
 
 

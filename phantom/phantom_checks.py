@@ -158,7 +158,7 @@ def check_explanations(maps, tested, selected, planted):
     rows = checks.localisation(values, {decoder: np.isin(selected, planted[group]) for decoder, group in PLANTED.items()})
     for path in tested:
         facts = read_json(path)
-        rows += checks.shuffle({word: test["p_mean"] for word, test in facts["tests"].items()}, facts["clips"])
+        rows += checks.shuffle({word: test["p_mean"] for word, test in facts["tests"].items()}, facts["clips"], facts["n_permutations"])
     return rows
 
 
@@ -248,15 +248,17 @@ def check_reconstructions(measured):
     ]
 
 
-def show_released_recipe(layout, subject):
-    """Row of the paper's stage 2, where it was run."""
-    folders = [layout.recons(subject, name) / "results_recons" for name in RECIPE]
+def show_released_recipe(layout, subject, seed):
+    """Row of the paper's stage 2, where it was run, beside the oracle's reconstructions."""
+    folders = [layout.recons(subject, name) / "results_recons" for name in (*RECIPE, reconstruction_name("oracle", seed=seed))]
     if not all(folder.exists() for folder in folders):
         return []
-    numbers = open_clips(folders[0], "ours").numbers
+    numbers, *others = (open_clips(folder, "ours").numbers for folder in folders)
+    if any(set(numbers) - set(each) for each in others):
+        return []
     truth = load_array(layout.ground_truth, mmap=True)[[number - 1 for number in numbers]]
-    value, still = (float(epe(read_all(folder, numbers), truth)[0].mean()) for folder in folders)
-    return checks.released_recipe(value, still, n=len(numbers))
+    value, still, own = (float(epe(read_all(folder, numbers), truth)[0].mean()) for folder in folders)
+    return checks.released_recipe(value, still, own, n=len(numbers))
 
 
 # ---------------------------------------------------------------------------------------------- script
@@ -304,7 +306,7 @@ def main(args):
             arms = [arm for arm in ARMS if arm in folders]
             embeddings = {arm: decode_embedding(dataset, args.data_root, layout, args.subj_ID, arm, args.seed) for arm in arms}
             measured = measure(dataset, layout, scenes["test"], folders, embeddings)
-            rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID)
+            rows += check_reconstructions(measured) + show_released_recipe(layout, args.subj_ID, args.seed)
             rows += check_as_neighbours(dataset, layout, args.subj_ID, scenes["test"], folders, scored)
         found = read_searches(searches)
         planted = read_json(dataset.vertices_path(args.data_root, args.subj_ID))

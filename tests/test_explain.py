@@ -251,6 +251,8 @@ def test_p_counts_as_released_or_with_the_true_order_itself():
     assert p_value(others, 2, lower_is_better=True, released=True) == 0.5 and p_value(others, 2, lower_is_better=True) == 3 / 5
     assert p_value(others, 0, lower_is_better=True, released=True) == 0 and p_value(others, 0, lower_is_better=True) == 1 / 5
     assert p_value(others, 4, lower_is_better=False, released=True) == 0.25
+    assert p_value(1 - np.arange(4) * 1e-9, 1, lower_is_better=False) == 1  # equal but for rounding
+    assert p_value(1 - np.arange(4) * 1e-4, 1, lower_is_better=False) == 2 / 5
 
 
 def test_order_matters_where_frames_move_and_not_where_they_stand():

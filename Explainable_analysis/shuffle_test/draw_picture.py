@@ -31,7 +31,7 @@ def draw(path, title, results):
         tests = facts["tests"]
         means, spread = ([test[key] for test in tests.values()] for key in ("p_mean", "p_std"))
         bars = axis.bar(list(tests), means, yerr=spread, capsize=3, color=[COLOURS[word] for word in tests])
-        axis.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8)
+        axis.bar_label(bars, [f"{mean:.3f}" for mean in means], padding=2, fontsize=8, zorder=3, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         axis.axhline(0.05, color="black", ls="--", lw=1)
         axis.set(
             title=f"{metric}, {facts['clips']} clips", ylabel="p of the frames' order", ylim=(0, max(0.2, 1.15 * np.max(means) + 0.05))
@@ -65,7 +65,11 @@ def main(args):
     for metric, found in results.items():
         if unlike := [key for key in (*SHARED, "clip_numbers", "name") if found.get(key) != wanted.get(key)]:
             raise UserError(f"{there[metric]} is of other {', '.join(unlike)}; run both tests alike, or choose another --out")
-    title = f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats"
+    n, least = facts["n_permutations"], "0" if facts["count"].startswith("r / K") else f"{1 / (facts['n_permutations'] + 1):.4f}"
+    title = (
+        f"{dataset.label}subject {args.subj_ID}: frames shuffled, p ± standard deviation over {facts['n_repeats']} repeats\n"
+        f"of {n} orders (p is {least} at least), seed {facts['seed']}"
+    )
     draw(folder / "shuffle_test.png", title, results)
     p = {metric: {word: [test["p_mean"], test["p_std"]] for word, test in found["tests"].items()} for metric, found in results.items()}
     write_json(folder / "metrics.json", {**{key: facts[key] for key in SHARED}, "p": p})

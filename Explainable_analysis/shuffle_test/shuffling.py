@@ -28,6 +28,8 @@ PAPER_CLIPS = {
 }  # fmt: skip
 WITH, WITHOUT, CEILING, CONTROL = "with CMG", "without CMG", "noise ceiling", "control"
 
+ROUNDING = 1e-6  # relative: features and flows are float32
+
 # ---------------------------------------------------------------------------------------------- the test
 
 
@@ -37,7 +39,7 @@ def draw_permutations(n_frames, n, rng):
 
 
 def p_value(others, value, lower_is_better, released=False):
-    """Share of the scores of random orders, (K,), that are at least as good as that of the true one.
+    """Share of the scores of random orders, (K,), that are at least as good as that of the true one, up to rounding.
 
     Released it is r / K, which can be 0; else (r + 1) / (K + 1), since the true order is one of those possible.
 
@@ -45,7 +47,8 @@ def p_value(others, value, lower_is_better, released=False):
     ----------
     Phipson & Smyth 2010, Permutation p-values should never be zero.
     """
-    as_good = int((others <= value).sum() if lower_is_better else (others >= value).sum())
+    better = others < value if lower_is_better else others > value
+    as_good = int((better | np.isclose(others, value, rtol=ROUNDING, atol=0)).sum())
     return as_good / len(others) if released else (as_good + 1) / (len(others) + 1)
 
 
