@@ -2,6 +2,7 @@
 # make test   set up, lint, run all tests
 # make bench  time plain forms and ours side by side: benchmarks/RESULTS.md, 7 minutes on an idle fast machine
 # make docs   set up, build the documentation site into site/
+# make clean  delete .venv, .tests and site; data and outputs stay
 PYTHON ?= python3.11
 BIN = .venv/bin
 OUT ?= outputs
@@ -14,6 +15,7 @@ demo: .venv/ready
 	@echo "Look at $(OUT)/phantom/report.html (galleries and tables are linked from it)."
 
 test: .venv/realdata lint
+	@echo "The three chains, of which nothing is seen for minutes, run first, and beside them the other tests. What they make, 5 GB in .tests, may be deleted afterwards."
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --basetemp=.tests --numprocesses 3 --dist loadfile
 	@echo "All tests passed. Look at the report of the chain that they ran: $$(ls .tests/*/phantom0/outputs/phantom/report.html)."
 
@@ -52,4 +54,4 @@ docs: .venv/docs
 	@mv $@.txt $@
 
 clean:
-	rm -rf .venv .tests outputs data site
+	rm -rf .venv .tests site # not what scripts read and made: $(DATA) and $(OUT)

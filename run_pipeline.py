@@ -26,7 +26,7 @@ from common.layout import Layout
 from common.workers import n_cores
 from Evaluation_Metrics.metric_script import kinds_of
 from Evaluation_Metrics.protocols import protocol_metrics
-from Evaluation_Metrics.report import build_overview, build_report
+from Evaluation_Metrics.report import build_overview, build_report, claims_held
 from Evaluation_Metrics.sweep import gather_sweep
 from Evaluation_Metrics.towers import HELP, KINDS, Towers
 from jobs.cluster import make_batches, submit, write_script
@@ -110,7 +110,7 @@ def write_pages(dataset, layout, args, timings):
     seeds, parts = args.seeds or [args.seed], ablations(args)
     for subject in args.subj_ID:
         page = build_report(layout, dataset, subject, seeds[0], timings[subject])
-        print(f"report: {page}")
+        print("; ".join([f"report: {page}", *claims_held(layout, dataset, subject, seeds[0])]))
     if len(args.subj_ID) > 1 or args.seeds or args.ablate:
         variants = [(arm, None) for arm in args.arms if None in parts]
         variants += [("full", part) for part in parts if part] if args.ablate and "full" in args.arms else []

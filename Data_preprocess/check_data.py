@@ -320,7 +320,7 @@ def main(args):
     if not args.released_root:
         print(f"{dataset.name}: {dataset.n_train} training and {dataset.n_test} test clips come out of a complete data set")
     if mixed or good.total() < len(files):
-        print(f"not as expected; {f'it comes from {source}' if source else f'check the entry of {dataset.name} in common/datasets'}")
+        print(f"not as expected; {f'it comes from {source}' if source else f'correct what is named above, or the entry of {dataset.name} in common/datasets'}")
         sys.exit(1)
 
 

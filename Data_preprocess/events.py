@@ -68,8 +68,10 @@ def read_events(dataset, data_root, timed=True):
     for split in ("train", "test"):
         n = len(clips_of(events, split))
         if n != dataset.n_clips(split):
+            lost = next((event for event in events if event.split == split and not dataset.film_path(data_root, event.film).exists()), None)
+            maybe = f" (line {lost.line} names {lost.film}, which is not there)" if lost else ""
             raise UserError(
-                f"{path} has {n} different {split} clips, but n_{split} of {dataset.name} is {dataset.n_clips(split)}; "
+                f"{path} has {n} different {split} clips{maybe}, but n_{split} of {dataset.name} is {dataset.n_clips(split)}; "
                 "correct the table, or the entry in common/datasets/own.py"
             )
     return events

@@ -141,7 +141,7 @@ def load_measured(args, dataset, place):
         explainable share of one repetition's variance; 1 where it is not known
     """
     if not hasattr(dataset, "clips_per_run"):
-        raise UserError(f"the brain-side score needs runs of the scanner, which {dataset.name} does not name; use a data set with runs")
+        raise UserError(f"the brain-side score needs runs of the scanner, all with as many clips, which {dataset.name} does not have; leave it out")
     every, n = dataset.runs("train"), dataset.clips_per_run("train")
     runs = every[::2] if args.half == "odd" else every[1::2]
     if len(runs) < 2:

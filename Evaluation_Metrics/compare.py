@@ -28,7 +28,7 @@ from common.readers import format_clips, open_clips
 from Evaluation_Metrics.blind_page import build_blind_page
 from Evaluation_Metrics.bootstrap_with_wilcoxon import bootstrap_wilcoxon, paired_interval, stars
 from Evaluation_Metrics.comparison_page import build_comparison, who_is_who
-from Evaluation_Metrics.gallery import note_of, subject_pages
+from Evaluation_Metrics.gallery import about, note_of, read_manifest, subject_pages
 from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, align, differing, read_result, write_csv, write_dicts
 from Evaluation_Metrics.samples import spread_of
 from Evaluation_Metrics.tables import table_lines
@@ -129,6 +129,11 @@ def open_method(facts, path=None):
     return pred, pred.other_side() if truth == recons else open_clips(truth, **form)
 
 
+def made_from(folder):
+    """Sentences on what a reconstruction of this project was made from; "" of others."""
+    return " ".join(about(read_manifest(folder))) if (folder / "manifest.json").is_file() else ""
+
+
 # ---------------------------------------------------------------------------------------------- script
 
 
@@ -191,7 +196,7 @@ def main(args):
         pages = {page: label for method in methods for label, page in subject_pages(method[0].path.parent.parent)}
         build_comparison(
             out, title, names, table, clips, shown, readers, n_clips=args.n_clips, lower_is_better=LOWER_IS_BETTER, note=note,
-            pages=[(label, page) for page, label in pages.items()],
+            pages=[(label, page) for page, label in pages.items()], made=[made_from(method[0].path.parent) for method in methods],
         )  # fmt: skip
     print(f"wrote {out}")
 

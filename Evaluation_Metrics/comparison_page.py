@@ -36,7 +36,7 @@ def write_strips(pictures):
     return width
 
 
-def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note="", pages=()):
+def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips=4, lower_is_better=(), note="", pages=(), made=()):
     """Write gallery.html, and below strips/ the pictures that it shows; returns the page's path.
 
     Parameters
@@ -53,6 +53,8 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         clips per metric
     pages : sequence of (str, Path)
         other pages, linked on top
+    made : sequence of str
+        what A and B were made from, as far as it is known
     """
     out = Path(out)
     path = out / "gallery.html"
@@ -76,6 +78,7 @@ def build_comparison(out, title, names, table, clips, pairs, readers, *, n_clips
         pages=pages,
         docs=("evaluation", "beyond"),
         table=table,
+        made=[f"{letter}: {words}" for letter, words in zip("AB", made, strict=False) if words],
         remarks=list(dict.fromkeys(row["note"] for row in table if row.get("note"))),
         lower_is_better=lower_is_better,
         metrics=[(metric, [card(i, *pairs[metric]) for i in indices]) for metric, indices in shown.items() if indices],

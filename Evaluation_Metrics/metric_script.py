@@ -31,7 +31,7 @@ def add_clip_flags(parser):
     group.add_argument("--layout", choices=LAYOUTS, help="layout of --recons_dir; default: ours, or the protocol's")
     group.add_argument("--released_borders", action="store_true", help="frames with the borders of released side-by-side grids")
     group.add_argument("--out", type=Path, changes_result=False, help="folder for the results; default: metrics/sub{ID}/{name}")
-    group.add_argument("--name", default="full", help="name of one of a subject's reconstructions")
+    group.add_argument("--name", default="full", help="name of one of a subject's reconstructions, or, of --recons_dir, of the method in tables (there by default the folder's)")
     group.add_argument("--clips", nargs="+", metavar="1-40,52", help="clips to score, numbers from 1; default: all")
     group.add_argument("--allow_missing", action="store_true", help="permission to leave out clips that are missing or unreadable")
     group.add_argument("--resize", action="store_true", help="resizing of frames of another size, which is an error otherwise")
@@ -63,6 +63,8 @@ def method_name(name="full", recons_dir=None, released_root=None):
     """Name of the method that is scored, for tables."""
     if recons_dir is None:
         return "released" if released_root else name
+    if name != "full":
+        return name
     return recons_dir.parent.name if recons_dir.name.startswith("results_recons") and recons_dir.parent.name else recons_dir.stem
 
 

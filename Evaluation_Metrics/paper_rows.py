@@ -227,4 +227,4 @@ class Ours:
         samples = (
             f"Mean over {count_samples(self.facts)} samples of a clip, between which the standard deviation is {words}." if words else ""
         )
-        return [self.dataset.note, f"Ours: {', '.join(n)}; protocol {self.protocol}.", samples, STAR_NOTE if self.differences else ""]
+        return [self.dataset.note, f"Scored here: {', '.join(n)}; protocol {self.protocol}.", samples, STAR_NOTE if self.differences else ""]

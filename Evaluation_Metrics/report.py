@@ -89,6 +89,11 @@ def _checks(layout, dataset, subject, seed):
     return [(name, facts) for name, facts in found if "checks" in facts]
 
 
+def claims_held(layout, dataset, subject, seed):
+    """Words on how many claims hold of a data set whose truth is known, list of str; those of `seed` first."""
+    return [words for words, _ in _summary(_checks(layout, dataset, subject, seed))]
+
+
 def _summary(checks):
     """Badges that say how many claims hold, (words, good)."""
     badges = []

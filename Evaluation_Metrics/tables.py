@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from common.files import write_text
 from Evaluation_Metrics.results import LOWER_IS_BETTER, UNRANKED, write_dicts
 
+HERE = "scored here"  # source of a value that is not published
+
 
 @dataclass
 class Row:
@@ -100,8 +102,8 @@ def _heads(table):
 
 def _heads_and_rows(table, style, write=str):
     """Heads and rows, as text; where something is published, the last column names its source. `write` writes plain text."""
-    sources = [", ".join(sorted(set(row.source.values()))) or ("ours" if row.values else "") for row in table.rows]
-    with_sources = set(sources) - {"ours", ""} != set()
+    sources = [", ".join(sorted(set(row.source.values()))) or (HERE if row.values else "") for row in table.rows]
+    with_sources = set(sources) - {HERE, ""} != set()
     heads = [*_heads(table), *["source"] * with_sources]
     rows = [
         [*map(write, (row.method, row.subject, row.clips)), *cells, *[write(source)] * with_sources]
@@ -169,6 +171,6 @@ def write_table(folder, table):
         for column in table.columns:
             cell = {"method": row.method, table.second: row.subject, "clips": row.clips, "metric": column}
             cell |= {"value": row.values.get(column, ""), "std": row.spread.get(column, "")}
-            source = row.source.get(column, "ours" if column in row.values else "")
+            source = row.source.get(column, HERE if column in row.values else "")
             cells.append(cell | {"source": source, "stars": row.marks.get(column, "")})
     write_dicts(folder / f"{table.file}.csv", cells)

@@ -370,7 +370,7 @@ def load_array(path, *, shape=None, dtype=None, finite=True, mmap=False, verify=
         for i in range(0, len(array), step):
             bad = ~np.isfinite(array[i : i + step])
             if bad.any():
-                raise UserError(f"{path} has NaN or infinite values, the first in row {i + np.argwhere(bad)[0][0]}; {do}")
+                raise UserError(f"{path} has NaN or infinite values, the first in row {i + np.argwhere(bad)[0][0]}, counted from 0; {do}")
     return array
 
 

@@ -108,7 +108,7 @@ class Record:
         before = {key: old["arguments"].get(key, _plain(self.flags[key][0]) if key in self.flags else None) for key in now}
         changed = [f"{key} {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
         if changed:
-            raise UserError(f"{self.folder} holds results of other settings ({'; '.join(changed)}); {self.ways_out(old['arguments'])}")
+            raise UserError(f"{self.folder} holds results of other settings ({'; '.join(changed)}); {self.ways_out(old['arguments'], before)}")
         known = {entry["file"]: entry for entry in old["inputs"]}
         for path in self.inputs:
             entry = known.get(path.as_posix())
@@ -118,12 +118,14 @@ class Record:
             if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["mtime_ns"]) and sha256(path) != entry["sha256"]:
                 raise UserError(f"{path} has changed since the results in {self.folder} were computed; use --overwrite to recompute them")
 
-    def ways_out(self, before):
-        """What a user can do who finds results of the arguments `before` in the folder, in words."""
+    def ways_out(self, recorded, before):
+        """What a user can do who finds results of the arguments `recorded`, settings `before`, in the folder, in words."""
         elsewhere = next((f"--{name}" for name in ("model_dir", "out", "out_root") if name in self.flags), None)
         kept = f"{elsewhere} for another folder" if elsewhere else "another folder"
-        config = before.get("config")
-        again = f"--config {config} as they were made with, " if config and config != self.args.get("config") else ""
+        config, now = recorded.get("config"), self.settings()
+        left_out = [key for key in now if now[key] is None and isinstance(before[key], (str, int, float))]
+        again = [f"--config {config}"] if config and config != self.args.get("config") else [f"--{key} {before[key]}" for key in left_out]
+        again = f"{' '.join(again)} as they were made with, " if again else ""
         return f"give {again}{kept}, or --overwrite to recompute them"
 
     # -- writing

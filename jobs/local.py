@@ -85,6 +85,12 @@ def said_lines(log_path):
     return [line.strip() for line in lines if line.strip()]
 
 
+def end_of_log(log_path, width=60):
+    """The end of a log's last line, for the progress bar."""
+    line = "".join(said_lines(log_path)[-1:])
+    return line if len(line) <= width else f"…{line[1 - width:]}"
+
+
 def failure(job, code, log_path):
     """The error of a script that failed, as a UserError of one sentence."""
     lines = said_lines(log_path) or ["it said nothing"]
@@ -133,7 +139,7 @@ def _run_wave(wave, layout, workers, free, timings, bar):
                 job, gpu = taken
                 log_path = layout.logs(job.subject) / job.log
                 running[start(job, log_path, limit > 1, gpu)] = (job, log_path, time.time(), gpu)
-            shown = [f"{Path(job.task.script).stem}: {''.join(said_lines(log_path)[-1:])[-60:]}" for job, log_path, *_ in running.values()]
+            shown = [f"{Path(job.task.script).stem}: {end_of_log(log_path)}" for job, log_path, *_ in running.values()]
             bar.set_postfix_str(" | ".join(shown), refresh=sys.stderr.isatty())
             pid, status, usage = os.wait4(-1, os.WNOHANG)
             if not pid:

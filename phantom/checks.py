@@ -327,8 +327,8 @@ def ordered_row(statement, values, claim="ceiling", **more):
     steps = [paired(values[better], values[worse]) for better, worse in (("oracle", "full"), ("full", "control"))]
     held = arms["oracle"] > arms["full"] > arms["control"]
     return row(
-        claim, statement, held, value=arms["oracle"], control=arms["full"], compared_with="the full arm", bar="oracle > full > control",
-        n=len(values["full"]), se=steps[0][1], margin=in_errors(*steps), arms=arms, **more,
+        claim, statement, held, value=arms["oracle"], control=arms["full"], compared_with=f"the full arm; control {arms['control']:.3f}",
+        bar="oracle > full > control", n=len(values["full"]), se=steps[0][1], margin=in_errors(*steps), arms=arms, **more,
     )  # fmt: skip
 
 

@@ -655,7 +655,7 @@ def test_check_data(small, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["wrong", "missing", "wrong"]
     assert "lasts 30.00 s, not 36.00 s" in lines[0] and "has 50 volumes" in lines[2]
-    assert lines[-1] == "not as expected; check the entry of mine in common/datasets"
+    assert lines[-1] == "not as expected; correct what is named above, or the entry of mine in common/datasets"
     entry.film_path(small / "DATA", "films/test.mp4").unlink()
     fails(script, *argv, status=1)
     table = entry.events_path(small / "DATA").read_text().splitlines()

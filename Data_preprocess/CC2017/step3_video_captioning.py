@@ -90,6 +90,8 @@ def main(args):
     indices = (dataset.frame_indices[0], dataset.middle_frame, dataset.frame_indices[-1])
 
     def describe(split, frames, names):
+        if not args.caption_model:
+            print(f"{dataset.label}no {split} captions at hand: a captioner writes them; --captions_{split}, or a column of an event table, gives ready ones")
         clip_model = open_clip_model(model_path(args, "clip"), cli.choose_device(args.device))
         return describe_clips(open_captioner(args), clip_model, frames, names, args.prompt, (args.seed, split))
 

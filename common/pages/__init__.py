@@ -15,7 +15,7 @@ import jinja2
 
 from common.files import write_text
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def render(template, path, *, title, subtitle="", note="", pages=(), docs=(), forward="", **values):
@@ -30,14 +30,15 @@ def render(template, path, *, title, subtitle="", note="", pages=(), docs=(), fo
     pages : sequence of (str, Path or None or "")
         other pages, linked on top; None for the page itself, "" for a word before the next ones
     docs : sequence of str
-        names of pages in docs/ that explain this one, linked at the end as far as they are there
+        names of pages in docs/ that explain this one, linked at the end as far as they are there: as the site has them, if it was built
     forward : str
         address to which the page forwards
     **values
         what else the template shows
     """
     pages = [(label, target and relative(target, path)) for label, target in pages]
-    docs = [(name.replace("_", " "), relative(DOCS / f"{name}.md", path)) for name in docs if (DOCS / f"{name}.md").is_file()]
+    found = {name: next(filter(Path.is_file, (PROJECT / f"site/{name}.html", PROJECT / f"docs/{name}.md")), None) for name in docs}
+    docs = [(name.replace("_", " "), relative(file, path)) for name, file in found.items() if file]
     text = _environment().get_template(template).render(
         title=title, subtitle=subtitle, note=note, pages=pages, docs=docs, forward=forward, **values
     )  # fmt: skip
