@@ -562,6 +562,7 @@ def test_other_settings_come_with_ways_out(tmp_path):
             parser = cli.make_parser("A script.")
             parser.add_argument("--model_dir", changes_result=False)
             parser.add_argument("--epoch", type=int, default=3)
+            parser.add_argument("--sd_path")
             return parser
 
         return Record(tmp_path / "work", cli.parse(get_parser, argv, "x"), [], [tmp_path / "work/made"])
@@ -575,6 +576,9 @@ def test_other_settings_come_with_ways_out(tmp_path):
         make().is_done()
     with pytest.raises(UserError, match=re.escape("(epoch 2 -> 4); give --model_dir for another folder, or --overwrite to")):
         make("--config", str(tmp_path / "short.yaml"), "--epoch", "4").is_done()
+    make("--sd_path", "a/b", "--overwrite").start().finish()
+    with pytest.raises(UserError, match=re.escape("(sd_path a/b -> None); give --sd_path a/b as they were made with, --model_dir")):
+        make().is_done()
 
 
 def test_a_log_goes_on_after_a_line_that_was_cut_off_and_no_result_binds_nobody(tmp_path):

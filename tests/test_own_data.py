@@ -369,7 +369,8 @@ def test_films_lie_below_stimuli_where_bids_has_them(tmp_path):
         (TABLE.replace("9.5,3", "9.5,0"), "'0' is no value for duration; use a number of seconds from 2.975 to 1000000"),
         (TABLE.replace("run,onset", "subject,onset"), "has no column run"),
         (TABLE.replace("caption", "subject"), "is no value for subject; use one of 1, 2"),
-        (TABLE.splitlines()[0], "has 0 different train clips"),
+        (TABLE.splitlines()[0], "has 0 different train clips, but n_train"),
+        (TABLE.replace("x.mp4", "z.mp4", 1), "different train clips (line 2 names z.mp4, which is not there), but n_train"),
     ],
 )
 def test_tables_that_would_give_wrong_clips(tmp_path, content, says):

@@ -177,6 +177,14 @@ def test_addresses_and_numbers():
     assert [pages.number(value) for value in (0.123456, 59412, None, "words")] == ["0.1235", 59412, "–", "words"]
 
 
+def test_pages_link_the_built_site_or_else_its_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "PROJECT", tmp_path)
+    for name in ("docs/a.md", "docs/b.md", "site/a.html"):
+        write_text(tmp_path / name, "")
+    page = Page(pages.render("overview.html", tmp_path / "out/page.html", title="t", docs=("a", "b", "c"), subjects=[]))
+    assert {"../site/a.html", "../docs/b.md"} == {address for address in page.addresses if address.startswith("..")}
+
+
 def test_whatever_a_page_shows_is_escaped(tmp_path):
     folder = tmp_path / "x"
     make_reconstruction(folder, PHANTOM)
@@ -319,7 +327,7 @@ def test_report_links_resolve_and_say_what_the_data_are(run):
     linked = ("metrics/sub1/full/table.md", "metrics/sub1/full/per_clip.csv", "metrics/tables/main_table.md")
     for address in (*linked, *explained, "retrieval/sub1/small_set/gallery.html"):
         assert address in page.addresses
-    assert {"evaluation.md", "reconstruction.md", "explain.md"} <= {Path(address).name for address in page.addresses}
+    assert {"evaluation", "reconstruction", "explain"} <= {Path(address).stem for address in page.addresses}
     for name in ("full", "control"):
         assert {"../../../report_sub1.html"} <= set(Page(layout.recons(1, name) / "gallery.html").check().addresses)
     assert "../control/gallery.html" in Page(layout.recons(1, "full") / "gallery.html").addresses

@@ -243,7 +243,7 @@ def test_paper_tables(tmp_path, capsys):
     assert float(cell("this project", "mean", "SSIM")["value"]) == pytest.approx(mean)
     assert float(cell("this project", "2", "EPE")["std"]) == pytest.approx(values[2]["EPE"].std())
     assert cell("Mind-Animator, CC2017", "", "SSIM")["value"] == "0.321" and cell("Nishimoto 2011, CC2017", "", "EPE")["value"] == ""
-    assert cell("this project, control", "1", "SSIM")["stars"] == "***" and cell("this project, control", "1", "SSIM")["source"] == "ours"
+    assert cell("this project, control", "1", "SSIM")["stars"] == "***" and cell("this project, control", "1", "SSIM")["source"] == "scored here"
     text = (out / "main.md").read_text()
     assert "protocol paper" in text and "| chance |  |  | 0.750 |" in text and "| this project | 2 | 30 |" in text and "| – |" in text
     line = next(line for line in text.splitlines() if line.startswith("| this project | mean"))
@@ -255,7 +255,7 @@ def test_paper_tables(tmp_path, capsys):
     assert r"\label{tab:CC2017-main}" in tex and "30 clips of subject 1" in tex and "$^{***}$" in tex
     assert r"\textbf{11.043}" in tex and r"\underline{10.637}" in tex and "_" not in tex.replace(r"\_", "")
     assert "full_ablate_motion" in (out / "ablation.md").read_text() and "this project" in (out / "retrieval.md").read_text()
-    assert "| 5.00 | 30.00 | 5.00 | 20.00 | ours |" in (out / "retrieval.md").read_text()
+    assert "| 5.00 | 30.00 | 5.00 | 20.00 | scored here |" in (out / "retrieval.md").read_text()
     with open(out / "differences.csv") as handle:
         gaps = list(csv.DictReader(handle))
     control = next(r for r in gaps if (r["row"], r["subject"], r["metric"]) == ("this project, control", "3", "SSIM"))
