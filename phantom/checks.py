@@ -36,7 +36,7 @@ NOTES = {
     "retrieval": "Top 10 of the test clips, by the retrieval decoder (Retrieval/small_set.py); of equal captions the first counts.",
     "structure": "The first frame as the structure decoder and the VAE give it, before Stable Diffusion.",
     "motion": "Still: the first decoded frame eight times, before stage 2 or through it. Direction: the sign of the mean flow of a "
-    "reconstruction, over four directions. The end-point error of a control is above a still's: wrong motion costs more than none.",
+    "reconstruction, over four directions. A control's end-point error can exceed a still's: wrong motion costs more than none.",
     "localisation": "Importance of a vertex by the weights of a decoder (Explainable_analysis/Cortical_visualization), in the areas that were "
     "planted for it less elsewhere in the mask; errors over vertices. The released map averages signed weights, so that the structure "
     "decoder's localises nothing: shown without a bar.",
@@ -52,12 +52,12 @@ NOTES = {
     "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
-    "step exceeds the oracle's. In V1-V4 reconstructions lie a little above the true clips with it as well, the oracle's too, which has seen no "
+    "step exceeds the oracle's. In V1-V4 reconstructions can lie a little above the true clips with it as well, the oracle's too, which has seen no "
     "fMRI: the reason is not known. Errors are over clips, of 1000 resamples.",
     "bands": "Each band of the encoding model's features alone, from the true test clips; the area of the smallest margin is shown.",
     "ceiling": "Oracle: the chain with the scenes' true features in place of fMRI.",
-    "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published, which moves even the first frame given eight times. On this "
-    "small generator the phantom's own profile has a lower end-point error, from true features and on the same clips: the number at the end.",
+    "released recipe": "Inversion, start at timestep 981, guidance 12.5, as published, which moves even the first frame given eight times. The "
+    "number at the end is of the phantom's own profile, from true features and on the same clips.",
 }
 
 
