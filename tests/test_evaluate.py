@@ -232,7 +232,7 @@ def test_protocols_read_and_resize(house, tmp_path, capsys):
     run(evaluate, "--protocol", "released", "--recons_dir", grids, "--out", "named", "--name", "mine", "--baselines", "none")
     assert result["method"] == "grids" and read_json("named/metrics.json")["method"] == "mine"
     assert not result["of_project"] and read_json(house / "metrics/sub1/full/neuroclips/metrics.json")["of_project"]
-    assert capsys.readouterr().out.count("warning: 11 clips are scored; phantom has 120 test clips") == 2
+    assert capsys.readouterr().out.count("warning: 11 clips are scored; phantom has 120 test clips") == 3
     assert result["rows"]["black"]["SSIM"]["n"] == N and "truth through VAE" in result["baselines_not_made"]
 
 
