@@ -318,7 +318,11 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+_arrived = []  # signals that end the script
+
+
 def _terminate(number, frame):
+    _arrived.append(number)
     raise Terminated
 
 
@@ -349,14 +353,22 @@ def one_line_errors(debug=False):
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
 
+    def end(word, status):
+        print(f"{word}; run the same command again to continue", file=sys.stderr)
+        sys.exit(status)
+
     given = {}
     try:
         yield given
     except UserError as error:
+        if _arrived:  # and a library, such as safetensors, made an error of its own of it
+            end("terminated", 143)
         if debug:
             raise
         stop(f"{error}; if it is whole, there is not enough memory: {_less_memory(given)}" if lacks_memory(error.__context__) else error)
     except Exception as error:
+        if _arrived:
+            end("terminated", 143)
         full, forbidden = full_disk(error), getattr(error, "errno", None) in _FORBIDDEN
         if not debug and lacks_memory(error):
             stop(f"not enough memory ({one_line(error)[:200]}); {_less_memory(given)}")
@@ -364,10 +376,10 @@ def one_line_errors(debug=False):
             raise
         where, why = getattr(error, "filename", None) or "the output folder", os.strerror(full or error.errno)
         stop(f"cannot write {where}: {why}; free space or choose another --out_root, then run the same command again")
-    except (KeyboardInterrupt, Terminated) as error:
-        word, status = ("stopped", 130) if isinstance(error, KeyboardInterrupt) else ("terminated", 143)
-        print(f"{word}; run the same command again to continue", file=sys.stderr)
-        sys.exit(status)
+    except KeyboardInterrupt:
+        end("stopped", 130)
+    except Terminated:
+        end("terminated", 143)
 
 
 def script_name(main):
@@ -385,6 +397,7 @@ def run(main, get_parser, argv=None):
             stream.reconfigure(errors="replace")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tqdm.__init__ = _draw_bar if sys.stderr.isatty() else _log_bar
+    _arrived.clear()
     signal.signal(signal.SIGTERM, _terminate)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a file-size limit then shows as an OSError
     with one_line_errors("--debug" in argv) as given:

@@ -364,6 +364,23 @@ def test_exit_status(error, status, says, capsys, handlers):
     assert stopped.value.code == status and says in shown and shown.count("\n") == 1
 
 
+@pytest.mark.parametrize("kind", [LibraryError, UserError])
+def test_a_termination_that_a_library_makes_an_error_of(kind, capsys, handlers):
+    def main(args):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError
+        except cli.Terminated as error:
+            raise kind("broken weights") from error
+
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(main, lambda: cli.make_parser("doc"), [])
+    assert stopped.value.code == 143 and capsys.readouterr().err == "terminated; run the same command again to continue\n"
+    with pytest.raises(SystemExit) as stopped:  # and the next run in this process knows nothing of it
+        cli.run(lambda args: fail_with(kind("No space left on device")), lambda: cli.make_parser("doc"), [])
+    assert stopped.value.code == 2
+
+
 @pytest.mark.parametrize(
     "flags, advice",
     [
