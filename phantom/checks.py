@@ -47,8 +47,8 @@ NOTES = {
     "neighbours": "Identification: share of the wrong test clips whose true frames correlate less with a reconstruction's CLIP features than "
     "the right ones. Opponent motion energy: correlation over Gabor filters at 1 Hz, each direction minus the opposite one; a still has 0, the first decoded "
     "frame eight times nearly, since stage 2 changes single grey levels. "
-    "The control's decoder is an arbitrary map, the same for all clips of one motion: its chance, error and p are over all assignments of "
-    "the eight motions to each other, with clips drawn within a motion. "
+    "The control's decoder is an arbitrary map, the same for all clips of one motion: its error is over the eight motions, few enough "
+    "that it is itself uncertain; p is over all assignments of the motions to each other, with clips drawn within a motion. "
     "Identification counts clips as independent, so that its error is too small for such a control, which can lie beyond it.",
     "brain-side score": "An encoding model predicts the test fMRI from clips (Evaluation_Metrics/brain_score.py). Of the clip alone: less the "
     "run's slow trend and the volumes before and after. A reconstruction inherits both from the fMRI it was decoded from, and without this "
@@ -332,6 +332,13 @@ def ordered_row(statement, values, claim="ceiling", **more):
     )  # fmt: skip
 
 
+def cluster_error(values, groups):
+    """Standard error of a mean over clips, values (N,), that depend on each other within groups (N,)."""
+    values, names = np.asarray(values, float), np.unique(groups)
+    sums = np.array([(values - values.mean())[groups == name].sum() for name in names])
+    return float(np.sqrt((sums**2).sum() * len(names) / (len(names) - 1)) / len(values))
+
+
 def over_assignments(pairs, motions):
     """How a control's score lies among those that it would have if its motions were any other ones.
 
@@ -383,16 +390,20 @@ def neighbours(identified, moving, pairs, motions):
     """
     if any(arm not in identified for arm in ARMS):
         return []
-    zero, spread, p = over_assignments(pairs, motions)
     (name, level), other, n = ("2-way identification by CLIP", 0.5), "opponent motion energy", len(pairs)
+    wrong = (np.sum(pairs, 1) - np.diag(pairs)) / (n - 1)
+    zero, _, p = over_assignments(pairs, motions)
+    error, mean = cluster_error(moving["control"] - wrong, motions), np.mean(moving["control"])
     possible = len(set(motions)) == len(DIRECTIONS) * len(SPEEDS)  # of fewer motions, the true assignment is no rare one
     return [
         ordered_row(f"{name}: oracle above decoded above control", identified, "neighbours", chance=level),
         ordered_row(f"{other}: oracle above decoded above control", moving, "neighbours", chance=zero),
         at_chance("neighbours", name, np.mean(identified["control"]), level, standard_error(identified["control"]), n),
+        at_chance("neighbours", other, mean, float(np.mean(wrong)), error, n),
         row(
-            "neighbours", f"{other}: the control at chance (p {p:.2g})", p >= P_OF_3_SE if possible else None, value=np.mean(moving["control"]),
-            control=zero, compared_with="chance", chance=zero, bar=f"p >= {P_OF_3_SE}" if possible else "none: too few motions", n=n, se=spread, p=p,
+            "neighbours", f"{other}: the control among all assignments of the motions, p {p:.2g}", p >= P_OF_3_SE if possible else None,
+            value=mean, control=zero, compared_with="mean of the assignments", chance=zero,
+            bar=f"p >= {P_OF_3_SE}" if possible else "none: too few motions", n=n, p=p,
         ),
     ]
 

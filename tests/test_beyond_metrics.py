@@ -533,11 +533,14 @@ def test_claims_of_the_phantom_can_miss():
     motions = np.arange(100) % 8
     alike = np.cos(np.subtract.outer(motions // 2, motions // 2) * np.pi / 2)  # four directions, two speeds each
     arbitrary = alike[np.random.default_rng(3).permutation(8)[motions]]  # what an arbitrary map of the motions scores
-    assert [row["held"] for row in checks.neighbours(identified, moving, arbitrary, motions)] == [True, True, True, True]
+    assert [row["held"] for row in checks.neighbours(identified, moving, arbitrary, motions)] == [True, True, True, True, True]
     swapped = identified | {"full": identified["control"], "control": identified["full"]}
     leaking = arbitrary + 2 * alike
-    assert [row["held"] for row in checks.neighbours(swapped, moving, leaking, motions)] == [False, True, False, False]
-    assert checks.neighbours(swapped, moving, leaking[:80, :80], motions[:80] // 2)[3]["held"] is None  # four motions tell nothing
+    assert [row["held"] for row in checks.neighbours(swapped, moving, leaking, motions)] == [False, True, False, True, False]
+    fewer = {arm: values[:80] for arm, values in moving.items()}
+    assert checks.neighbours(swapped, fewer, leaking[:80, :80], motions[:80] // 2)[4]["held"] is None  # four motions tell nothing
+    off = moving | {"control": moving["control"] + 0.15}
+    assert [row["held"] for row in checks.neighbours(identified, off, arbitrary, motions)] == [True, True, True, False, True]
     row = checks.neighbours(identified, moving, arbitrary, motions)[0]
     steps = [(identified[a] - identified[b]) for a, b in (("oracle", "full"), ("full", "control"))]
     assert row["margin"] == pytest.approx(min(step.mean() / (step.std(ddof=1) / 10) for step in steps))
@@ -547,6 +550,11 @@ def test_claims_of_the_phantom_can_miss():
     assert [row["held"] for row in checks.still_energy(static | {"control": 0.6 + noise[2]}, {"full": noise[0], "still": 0 * noise[0]})] == [
         False, False,
     ]  # fmt: skip
+
+
+def test_error_over_groups_of_equal_clips_is_that_over_groups():
+    eight = np.random.default_rng(2).normal(size=8)
+    assert checks.cluster_error(np.repeat(eight, 10), np.repeat(np.arange(8), 10)) == pytest.approx(eight.std(ddof=1) / np.sqrt(8))
 
 
 def test_a_controls_motion_is_compared_with_all_assignments():
