@@ -177,6 +177,11 @@ def test_addresses_and_numbers():
     assert [pages.number(value) for value in (0.123456, 59412, None, "words")] == ["0.1235", 59412, "–", "words"]
 
 
+def test_what_a_side_of_a_comparison_was_made_from(tmp_path):
+    make_reconstruction(tmp_path / "x", PHANTOM)
+    assert compare.made_from(tmp_path / "x").startswith("Decoded from the fMRI.") and compare.made_from(tmp_path) == ""
+
+
 def test_pages_link_the_built_site_or_else_its_sources(tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "PROJECT", tmp_path)
     for name in ("docs/a.md", "docs/b.md", "site/a.html"):
